@@ -1,0 +1,90 @@
+"""Networks, and `Stacked`: n copies of a module as one batched module."""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+
+def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.SiLU) -> nn.Sequential:
+    """Multilayer perceptron W_L σ(W_{L-1} … σ(W_1 z + b_1) …) + b_L.
+
+    Args:
+        sizes: widths of all layers, input and output included: (2, 128, 64) has one hidden layer.
+        activation: constructor of the elementwise nonlinearity between the layers.
+
+    Returns:
+        `nn.Sequential` of `nn.Linear` and activations; no nonlinearity after the last layer.
+
+    Raises:
+        ValueError: fewer than two sizes, or a size below one.
+    """
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"sizes: expected at least an input and an output width, all positive; got {tuple(sizes)}.")
+    layers: list[nn.Module] = []
+    for width_in, width_out in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(width_in, width_out), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Stacked(nn.Module):
+    """n modules of one architecture as one batched module: (f_1(z), …, f_n(z)).
+
+    The weights are copied and stacked along a new first dimension, under the names that they have in one module
+    (`template.` in front), so saving, `.to(device)` and optimisers work as for any module.
+
+    Args:
+        modules: at least one module; all of the same architecture, without buffers that change in the forward pass.
+
+    Raises:
+        ValueError: no modules, or modules whose parameters differ in name or shape.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not modules:
+            raise ValueError("modules: expected at least one module; got none.")
+        states = [dict(module.named_parameters()) | dict(module.named_buffers()) for module in modules]
+        shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in states]
+        if any(shape != shapes[0] for shape in shapes):
+            raise ValueError("modules: expected one architecture; got modules whose parameters differ in name or shape.")
+        self.num_members = len(modules)
+        self.template = copy.deepcopy(modules[0])
+        for path in shapes[0]:
+            owner_name, _, name = path.rpartition(".")
+            owner = self.template.get_submodule(owner_name)
+            stacked = torch.stack([state[path].detach() for state in states])
+            if name in owner._parameters:
+                owner._parameters[name] = nn.Parameter(stacked)
+            else:
+                owner._buffers[name] = stacked
+
+    def _state(self) -> dict[str, Tensor]:
+        return dict(self.template.named_parameters()) | dict(self.template.named_buffers())
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Every member at the same input: (*batch, in) -> (member, *batch, out)."""
+        return vmap(lambda state: functional_call(self.template, state, (z,)), randomness="different")(self._state())
+
+    def each(self, z: Tensor) -> Tensor:
+        """Member i at its own input z[i]: (member, *batch, in) -> (member, *batch, out)."""
+
+        def call(state: dict[str, Tensor], rows: Tensor) -> Tensor:
+            return functional_call(self.template, state, (rows,))
+
+        return vmap(call, randomness="different")(self._state(), z)
+
+    def member(self, index: int) -> nn.Module:
+        """Member `index` as a module of its own, its weights copied."""
+        module = copy.deepcopy(self.template)
+        for path, stacked in self._state().items():
+            owner_name, _, name = path.rpartition(".")
+            owner = module.get_submodule(owner_name)
+            values = stacked[index].detach().clone()
+            if name in owner._parameters:
+                owner._parameters[name] = nn.Parameter(values)
+            else:
+                owner._buffers[name] = values
+        return module
