@@ -1,0 +1,49 @@
+"""Data: published sets (checksummed downloads, cached), synthetic manifolds with known geometry, pairs of rows."""
+
+from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.pairs import all_pairs, class_representatives, neighbour_pairs, sample_pairs
+from probgeo.datasets.published import cache_folder, digits, fashion_mnist, mnist, tasic
+from probgeo.datasets.synthetic import blobs, circle, circles, s_curve, sphere, surface, swiss_roll, two_moons
+
+__all__ = [
+    "Dataset",
+    "all_pairs",
+    "blobs",
+    "cache_folder",
+    "circle",
+    "circles",
+    "class_representatives",
+    "digits",
+    "fashion_mnist",
+    "load",
+    "mnist",
+    "neighbour_pairs",
+    "s_curve",
+    "sample_pairs",
+    "sphere",
+    "surface",
+    "swiss_roll",
+    "tasic",
+    "two_moons",
+]
+
+
+def load(name: str) -> Dataset:
+    """The data set of that name, with the defaults of its own function: load("mnist") = mnist().
+
+    Args:
+        name: digits, mnist, fashion_mnist, tasic, or the name of a synthetic set.
+
+    Returns:
+        the data set.
+
+    Raises:
+        ValueError: no data set has that name.
+        OSError: a file is neither in the cache nor can it be downloaded.
+    """
+    published = (digits, mnist, fashion_mnist, tasic)
+    synthetic = (circle, two_moons, swiss_roll, s_curve, sphere, surface, blobs, circles)
+    functions = {function.__name__: function for function in published + synthetic}
+    if name not in functions:
+        raise ValueError(f"name: unknown data set {name!r}; choose from {', '.join(functions)}.")
+    return functions[name]()

@@ -1,0 +1,137 @@
+"""`Dataset`: observations with labels, and the true geometry where it is known."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Labelled observations x_1 … x_n, one flat row each.
+
+    Args:
+        name: what to call the set in tables and figures.
+        x: observations, float32 (row, feature).
+        labels: class code of each row, an index into `label_names`; int64 (row,).
+        label_names: name of each class.
+        shape: how one observation is displayed, (8, 8) for an image; (feature,) for a vector.
+        colors: a colour for each class, "#rrggbb", in the order of `label_names`.
+        latent: true coordinates of each row on a synthetic manifold, float32 (row, latent).
+        immersion: the manifold itself, coordinates (*batch, latent) -> (*batch, feature), differentiable, noise-free.
+        distance: geodesic distance in closed form, coordinates (*batch, latent) twice -> (*batch,), in the units of x.
+
+    Raises:
+        ValueError: fields that do not belong together.
+    """
+
+    name: str
+    x: Float32[Tensor, "row feature"]
+    labels: Int64[Tensor, " row"]
+    label_names: tuple[str, ...]
+    shape: tuple[int, ...]
+    colors: tuple[str, ...] | None = None
+    latent: Float[Tensor, "row latent"] | None = None
+    immersion: Callable[[Tensor], Tensor] | None = None
+    distance: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        num_rows, num_classes = self.x.shape[0], len(self.label_names)
+        if self.labels.shape != (num_rows,):
+            raise ValueError(
+                f"labels: expected one label for each of the {num_rows} rows of x; got {tuple(self.labels.shape)}."
+            )
+        if num_rows and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < num_classes:
+            raise ValueError(
+                f"labels: expected codes 0 … {num_classes - 1}, one for each of label_names; "
+                f"got {int(self.labels.min())} … {int(self.labels.max())}."
+            )
+        if math.prod(self.shape) != self.x.shape[1]:
+            raise ValueError(f"shape: expected a product of {self.x.shape[1]}, the features of x; got {self.shape}.")
+        if self.colors is not None and len(self.colors) != num_classes:
+            raise ValueError(f"colors: expected one for each of the {num_classes} classes; got {len(self.colors)}.")
+        if self.latent is not None and len(self.latent) != num_rows:
+            raise ValueError(f"latent: expected one row for each of the {num_rows} rows of x; got {len(self.latent)}.")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __repr__(self) -> str:
+        size = "×".join(str(extent) for extent in self.shape)
+        num_classes = self.labels.unique().numel()
+        classes = "1 class" if num_classes == 1 else f"{num_classes} classes"
+        return f"Dataset({self.name!r}: {len(self)} rows of {size}, {classes})"
+
+    def rows(self, index: Int64[Tensor, " selected"]) -> "Dataset":
+        """The rows x_i, i in index, in that order; names, colours and geometry stay."""
+        latent = None if self.latent is None else self.latent[index]
+        return dataclasses.replace(self, x=self.x[index], labels=self.labels[index], latent=latent)
+
+    def subset(
+        self, classes: Sequence[int | str] | None = None, per_class: int | None = None, seed: int = 0
+    ) -> "Dataset":
+        """Rows of some classes, at most so many of each, in their order here; labels keep their codes and names.
+
+        The rows drawn from a class depend on the seed and on that class alone, not on the other classes asked for.
+
+        Args:
+            classes: codes or names of the classes to keep; all by default.
+            per_class: number of rows drawn without replacement from each class; all by default.
+            seed: of the draw.
+
+        Returns:
+            the smaller data set.
+
+        Raises:
+            ValueError: no class, an unknown or empty class, per_class below one or above the size of a class.
+        """
+        codes = sorted(set(self.labels.tolist()) if classes is None else {self._code(item) for item in classes})
+        if not codes:
+            raise ValueError("classes: expected at least one class; got none.")
+        if per_class is not None and per_class < 1:
+            raise ValueError(f"per_class: expected at least 1; got {per_class}.")
+        kept = []
+        for code in codes:
+            members = np.flatnonzero((self.labels == code).cpu().numpy())
+            if per_class is not None:
+                if per_class > len(members):
+                    raise ValueError(
+                        f"per_class: expected at most {len(members)}, "
+                        f"the rows of class {self.label_names[code]!r}; got {per_class}."
+                    )
+                members = np.random.default_rng([seed, code]).choice(members, per_class, replace=False)
+            kept.append(members)
+        return self.rows(torch.from_numpy(np.sort(np.concatenate(kept))))
+
+    def split(self, fraction: float = 0.9, seed: int = 0) -> tuple["Dataset", "Dataset"]:
+        """Two disjoint parts (train, test) that together hold every row, drawn at random, rows in their order here.
+
+        Args:
+            fraction: share of the rows that goes into the first part, strictly between 0 and 1.
+            seed: of the draw.
+
+        Returns:
+            the first part, of round(fraction · n) rows, and the rest.
+
+        Raises:
+            ValueError: a fraction that leaves either part empty.
+        """
+        num_first = round(fraction * len(self)) if 0 < fraction < 1 else 0
+        if not 0 < num_first < len(self):
+            raise ValueError(f"fraction: {fraction} of {len(self)} rows leaves one part empty; choose one in (0, 1).")
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self)))
+        return self.rows(order[:num_first].sort().values), self.rows(order[num_first:].sort().values)
+
+    def _code(self, item: int | str) -> int:
+        """Code of a class given by code or by name; the class must have rows."""
+        present = self.labels.unique().tolist()
+        known = {self.label_names[code]: code for code in present}
+        code = known.get(item, -1) if isinstance(item, str) else item
+        if code not in present:
+            choices = ", ".join(f"{code} ({name})" for name, code in known.items())
+            raise ValueError(f"classes: {item!r} is not among the classes of {self.name!r}: {choices}.")
+        return code

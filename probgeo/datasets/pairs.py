@@ -1,0 +1,118 @@
+"""Pairs of rows between which distances are measured, as indices (pair, 2)."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int64
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+
+def sample_pairs(
+    labels: Int[Tensor, " row"], num_pairs: int, seed: int = 0, across_classes: bool = False
+) -> Int64[Tensor, "pair 2"]:
+    """Distinct unordered pairs {i, j}, i ≠ j, drawn uniformly without replacement.
+
+    Args:
+        labels: class code of each row; without `across_classes` only their number matters.
+        num_pairs: how many.
+        seed: of the draw.
+        across_classes: only pairs of rows of different classes.
+
+    Returns:
+        row indices, the smaller one first.
+
+    Raises:
+        ValueError: num_pairs below one, or more pairs than there are; one class only with `across_classes`.
+    """
+    if num_pairs < 1:
+        raise ValueError(f"num_pairs: expected at least 1; got {num_pairs}.")
+    codes = labels.cpu().numpy()
+    if across_classes and len(np.unique(codes)) < 2:
+        raise ValueError("across_classes: expected labels of at least two classes; got one class only.")
+    # Any pair of rows is a pair across classes where each row is a class of its own: one rule serves both.
+    groups = codes if across_classes else np.arange(len(codes))
+    order = np.argsort(groups, kind="stable")
+    # The rows behind the end of a row's own group are its partners; this numbers all pairs without listing them.
+    group_end = np.searchsorted(groups[order], groups[order], side="right")
+    last_number = np.cumsum(len(codes) - group_end)
+    num_possible = int(last_number[-1]) if len(codes) else 0
+    if num_pairs > num_possible:
+        kind = "pairs across classes" if across_classes else "distinct pairs"
+        raise ValueError(f"num_pairs: {len(codes)} rows have {num_possible} {kind}; got {num_pairs}.")
+    number = np.random.default_rng(seed).choice(num_possible, num_pairs, replace=False)
+    first = np.searchsorted(last_number, number, side="right")
+    second = len(codes) - (last_number[first] - number)
+    return torch.from_numpy(np.sort(order[np.stack([first, second], axis=1)], axis=1))
+
+
+def neighbour_pairs(
+    x: Float[Tensor, "row feature"], num_centres: int = 20, num_neighbours: int = 10, seed: int = 0
+) -> Int64[Tensor, "pair 2"]:
+    """Close pairs (centre, neighbour): random rows, each with its nearest rows in ‖x_i − x_j‖.
+
+    A centre that was drawn earlier is passed over as a neighbour, so that no pair comes twice.
+
+    Args:
+        x: points, observations or encodings.
+        num_centres: rows drawn at random without replacement.
+        num_neighbours: nearest rows paired with each centre.
+        seed: of the draw of the centres.
+
+    Returns:
+        row indices, num_centres · num_neighbours pairs, centre by centre, nearest first.
+
+    Raises:
+        ValueError: a count below one, or too few rows for that many centres with that many neighbours.
+    """
+    for name, count in (("num_centres", num_centres), ("num_neighbours", num_neighbours)):
+        if count < 1:
+            raise ValueError(f"{name}: expected at least 1; got {count}.")
+    if num_centres + num_neighbours > len(x):
+        raise ValueError(
+            f"num_centres + num_neighbours: expected at most {len(x)}, the rows of x; "
+            f"got {num_centres} + {num_neighbours}."
+        )
+    points = x.detach().cpu().numpy()
+    centres = np.random.default_rng(seed).choice(len(points), num_centres, replace=False)
+    candidates = NearestNeighbors(n_neighbors=num_centres + num_neighbours).fit(points)
+    nearest = candidates.kneighbors(points[centres], return_distance=False)
+    pairs = [
+        (centre, row)
+        for position, centre in enumerate(centres)
+        for row in nearest[position][~np.isin(nearest[position], centres[: position + 1])][:num_neighbours]
+    ]
+    return torch.from_numpy(np.array(pairs, dtype=np.int64))
+
+
+def all_pairs(num_points: int) -> Int64[Tensor, "pair 2"]:
+    """Every pair (i, j) with i < j < num_points, in lexicographic order: n (n − 1) / 2 of them.
+
+    Raises:
+        ValueError: fewer than two points.
+    """
+    if num_points < 2:
+        raise ValueError(f"num_points: expected at least 2; got {num_points}.")
+    return torch.triu_indices(num_points, num_points, offset=1).T.contiguous()
+
+
+def class_representatives(z: Float[Tensor, "row latent"], labels: Int[Tensor, " row"]) -> Int64[Tensor, " class"]:
+    """Row nearest to the centroid of its class, argmin_i ‖z_i − mean z_class‖, for each class that has rows.
+
+    Args:
+        z: points, as a rule encodings.
+        labels: class code of each row.
+
+    Returns:
+        row indices in the order of the class codes; `labels[rows]` are the codes.
+
+    Raises:
+        ValueError: points and labels differ in number.
+    """
+    if len(z) != len(labels):
+        raise ValueError(f"labels: expected {len(z)}, one for each row of z; got {len(labels)}.")
+    representatives = []
+    for code in labels.unique():
+        rows = torch.nonzero(labels == code).squeeze(1)
+        to_centroid = torch.linalg.vector_norm(z[rows] - z[rows].mean(0), dim=1)
+        representatives.append(int(rows[to_centroid.argmin()]))
+    return torch.tensor(representatives, dtype=torch.int64)

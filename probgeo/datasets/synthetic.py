@@ -1,0 +1,226 @@
+"""Synthetic sets with a seed of their own; manifolds carry true coordinates, immersion and geodesic distance."""
+
+from collections.abc import Callable
+from functools import partial
+from math import pi
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.datasets import make_blobs, make_circles, make_moons, make_s_curve, make_swiss_roll
+from torch import Tensor
+
+from probgeo.datasets.dataset import Dataset
+
+
+def circle(num_points: int = 500, noise: float = 0.0, seed: int = 0, ambient: int = 2) -> Dataset:
+    """Unit circle (cos θ, sin θ), turned at random into R^ambient; distance |θ_a − θ_b| the shorter way round.
+
+    Args:
+        num_points: rows, θ uniform on [−π, π).
+        noise: standard deviation of isotropic Gaussian noise on x.
+        seed: of coordinates, rotation and noise.
+        ambient: dimension of x; at 2 the circle is not turned.
+
+    Returns:
+        a data set with latent (row, 1) = θ in radians, immersion and distance.
+
+    Raises:
+        ValueError: num_points below one, noise below zero, ambient below two.
+    """
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(-pi, pi, size=(_count(num_points), 1))
+    immersion = partial(_product_of_circles, frame=_frame(2, ambient, rng))
+    return _manifold("circle", angle, immersion, _circle_distance, noise, rng)
+
+
+def swiss_roll(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Dataset:
+    """Swiss roll (t cos t, h, t sin t), scikit-learn's; flat: distance √((s_a − s_b)² + (h_a − h_b)²).
+
+    Here s(t) = ½ (t √(1 + t²) + arsinh t) is the arc length of the spiral.
+
+    Args:
+        num_points: rows, t uniform on [1.5 π, 4.5 π], h uniform on [0, 21].
+        noise: standard deviation of isotropic Gaussian noise on x.
+        seed: of coordinates and noise.
+
+    Returns:
+        a data set with latent (row, 2) = (t, h), immersion and distance.
+
+    Raises:
+        ValueError: num_points below one, noise below zero.
+    """
+    points, t = make_swiss_roll(_count(num_points), random_state=seed)
+    latent = np.stack([t, points[:, 1]], axis=1)
+    return _manifold("swiss_roll", latent, _swiss_roll, _swiss_roll_distance, noise, np.random.default_rng(seed))
+
+
+def s_curve(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Dataset:
+    """S-curve (sin t, h, sign(t) (cos t − 1)), scikit-learn's; flat: distance √((t_a − t_b)² + (h_a − h_b)²).
+
+    Args:
+        num_points: rows, t uniform on [−1.5 π, 1.5 π], h uniform on [0, 2].
+        noise: standard deviation of isotropic Gaussian noise on x.
+        seed: of coordinates and noise.
+
+    Returns:
+        a data set with latent (row, 2) = (t, h), immersion and distance.
+
+    Raises:
+        ValueError: num_points below one, noise below zero.
+    """
+    points, t = make_s_curve(_count(num_points), random_state=seed)
+    latent = np.stack([t, points[:, 1]], axis=1)
+    return _manifold("s_curve", latent, _s_curve, _plane_distance, noise, np.random.default_rng(seed))
+
+
+def sphere(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Dataset:
+    """Unit sphere (cos φ cos λ, cos φ sin λ, sin φ), points uniform on it; distance along great circles.
+
+    Args:
+        num_points: rows.
+        noise: standard deviation of isotropic Gaussian noise on x.
+        seed: of coordinates and noise.
+
+    Returns:
+        a data set with latent (row, 2) = (latitude φ, longitude λ) in radians, immersion and distance.
+
+    Raises:
+        ValueError: num_points below one, noise below zero.
+    """
+    rng = np.random.default_rng(seed)
+    height, longitude = rng.uniform([-1, -pi], [1, pi], size=(_count(num_points), 2)).T
+    latent = np.stack([np.arcsin(height), longitude], axis=1)
+    return _manifold("sphere", latent, _sphere, _great_circle_distance, noise, rng)
+
+
+def surface(num_points: int = 1000, noise: float = 0.0, seed: int = 0, ambient: int = 10) -> Dataset:
+    """Curved sheet (cos u, sin u, cos v, sin v), turned at random into R^ambient; distance √((u_a−u_b)² + (v_a−v_b)²).
+
+    A patch of the flat torus, three quarters of the way round each circle: isometric to a square, so its geodesics
+    are the straight lines of (u, v), while straight lines in R^ambient leave it.
+
+    Args:
+        num_points: rows, u and v uniform on [−0.75 π, 0.75 π].
+        noise: standard deviation of isotropic Gaussian noise on x.
+        seed: of coordinates, rotation and noise.
+        ambient: dimension of x; at 4 the sheet is not turned.
+
+    Returns:
+        a data set with latent (row, 2) = (u, v), immersion and distance.
+
+    Raises:
+        ValueError: num_points below one, noise below zero, ambient below four.
+    """
+    rng = np.random.default_rng(seed)
+    latent = rng.uniform(-0.75 * pi, 0.75 * pi, size=(_count(num_points), 2))
+    immersion = partial(_product_of_circles, frame=_frame(4, ambient, rng))
+    return _manifold("surface", latent, immersion, _plane_distance, noise, rng)
+
+
+def two_moons(num_points: int = 500, noise: float = 0.1, seed: int = 0) -> Dataset:
+    """Two interleaved half circles of radius 1 in the plane, scikit-learn's; the moon is the label."""
+    x, moon = make_moons(num_points, noise=noise, random_state=seed)
+    return _classes("two_moons", x, moon, ("upper", "lower"))
+
+
+def circles(num_points: int = 500, noise: float = 0.05, seed: int = 0) -> Dataset:
+    """Two concentric circles of radius 1 and 0.5 in the plane, scikit-learn's; the circle is the label."""
+    x, ring = make_circles(num_points, noise=noise, random_state=seed, factor=0.5)
+    return _classes("circles", x, ring, ("outer", "inner"))
+
+
+def blobs(num_points: int = 500, noise: float = 1.0, seed: int = 0, ambient: int = 2, num_classes: int = 3) -> Dataset:
+    """Isotropic Gaussians of standard deviation `noise` around random centres, scikit-learn's; one class each."""
+    x, blob, *_ = make_blobs(num_points, ambient, centers=num_classes, cluster_std=noise, random_state=seed)
+    return _classes("blobs", x, blob, tuple(str(code) for code in range(num_classes)))
+
+
+def _count(num_points: int) -> int:
+    if num_points < 1:
+        raise ValueError(f"num_points: expected at least 1; got {num_points}.")
+    return num_points
+
+
+def _frame(dimension: int, ambient: int, rng: np.random.Generator) -> Float[Tensor, "ambient dimension"]:
+    """Orthonormal columns, uniformly random; the identity where there is nothing to turn into."""
+    if ambient < dimension:
+        raise ValueError(f"ambient: expected at least {dimension} dimensions; got {ambient}.")
+    if ambient == dimension:
+        return torch.eye(dimension, dtype=torch.float64)
+    return torch.from_numpy(np.linalg.qr(rng.standard_normal((ambient, dimension)))[0])
+
+
+def _manifold(
+    name: str,
+    latent: np.ndarray,
+    immersion: Callable[[Tensor], Tensor],
+    distance: Callable[[Tensor, Tensor], Tensor],
+    noise: float,
+    rng: np.random.Generator,
+) -> Dataset:
+    """One class of points: the immersed coordinates, with noise."""
+    if noise < 0:
+        raise ValueError(f"noise: expected a standard deviation of at least 0; got {noise}.")
+    coordinates = torch.from_numpy(latent)
+    x = immersion(coordinates)
+    x = x + noise * torch.from_numpy(rng.standard_normal(x.shape))
+    return Dataset(
+        name=name,
+        x=x.float(),
+        labels=torch.zeros(len(x), dtype=torch.int64),
+        label_names=(name,),
+        shape=(x.shape[1],),
+        latent=coordinates.float(),
+        immersion=immersion,
+        distance=distance,
+    )
+
+
+def _classes(name: str, x: np.ndarray, labels: np.ndarray, label_names: tuple[str, ...]) -> Dataset:
+    codes = torch.from_numpy(labels).long()
+    return Dataset(name, torch.from_numpy(x).float(), codes, label_names, shape=(x.shape[1],))
+
+
+def _product_of_circles(
+    z: Float[Tensor, "*batch latent"], frame: Float[Tensor, "ambient twice"]
+) -> Float[Tensor, "*batch ambient"]:
+    return torch.stack([z.cos(), z.sin()], dim=-1).flatten(-2) @ frame.T.to(z)
+
+
+def _swiss_roll(z: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 3"]:
+    t, h = z.unbind(-1)
+    return torch.stack([t * t.cos(), h, t * t.sin()], dim=-1)
+
+
+def _s_curve(z: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 3"]:
+    t, h = z.unbind(-1)
+    return torch.stack([t.sin(), h, t.sign() * (t.cos() - 1)], dim=-1)
+
+
+def _sphere(z: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 3"]:
+    latitude, longitude = z.unbind(-1)
+    return torch.stack([latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin(), latitude.sin()], dim=-1)
+
+
+def _plane_distance(a: Float[Tensor, "*#batch 2"], b: Float[Tensor, "*#batch 2"]) -> Float[Tensor, "*#batch"]:
+    return torch.linalg.vector_norm(a - b, dim=-1)
+
+
+def _circle_distance(a: Float[Tensor, "*#batch 1"], b: Float[Tensor, "*#batch 1"]) -> Float[Tensor, "*#batch"]:
+    apart = (a - b).squeeze(-1).abs() % (2 * pi)
+    return torch.minimum(apart, 2 * pi - apart)
+
+
+def _swiss_roll_distance(a: Float[Tensor, "*#batch 2"], b: Float[Tensor, "*#batch 2"]) -> Float[Tensor, "*#batch"]:
+    def unrolled(z: Tensor) -> Tensor:
+        t, h = z.unbind(-1)
+        return torch.stack([(t * (1 + t**2).sqrt() + t.asinh()) / 2, h], dim=-1)
+
+    return _plane_distance(unrolled(a), unrolled(b))
+
+
+def _great_circle_distance(a: Float[Tensor, "*#batch 2"], b: Float[Tensor, "*#batch 2"]) -> Float[Tensor, "*#batch"]:
+    # Half-angle form: accurate for near and for opposite points, where the arc cosine of the inner product is not.
+    u, v = _sphere(a), _sphere(b)
+    return 2 * torch.atan2(torch.linalg.vector_norm(u - v, dim=-1), torch.linalg.vector_norm(u + v, dim=-1))
