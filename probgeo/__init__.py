@@ -1,1 +1,52 @@
 """Probabilistic latent geometry: which distances, angles and volumes of a latent space survive retraining."""
+
+from probgeo import datasets, identifiability, nn, paths, plots
+from probgeo.datasets import all_pairs, class_representatives, neighbour_pairs, sample_pairs
+from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
+from probgeo.likelihoods import Bernoulli, Gaussian
+from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
+from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
+from probgeo.models.vae import VAE, Warmup
+from probgeo.storage import load, save
+from probgeo.study import Geodesic, StraightLine, Study
+from probgeo.training import Training, TrainingDiverged, fit
+
+__all__ = [
+    "VAE",
+    "Bernoulli",
+    "ConformalMetric",
+    "Decoder",
+    "DecorrelatedEnergy",
+    "EnsembleDecoder",
+    "ExpectedMetric",
+    "GaussNewton",
+    "Gaussian",
+    "Geodesic",
+    "Geodesics",
+    "PullbackMetric",
+    "RBFDecoder",
+    "RandomMember",
+    "SplitBatch",
+    "Status",
+    "StraightLine",
+    "Study",
+    "TensorMetric",
+    "Training",
+    "TrainingDiverged",
+    "Warmup",
+    "all_pairs",
+    "class_representatives",
+    "datasets",
+    "energy",
+    "fit",
+    "geodesic",
+    "identifiability",
+    "length",
+    "load",
+    "neighbour_pairs",
+    "nn",
+    "paths",
+    "plots",
+    "sample_pairs",
+    "save",
+]

@@ -1,9 +1,13 @@
 """Networks, and `Stacked`: n copies of a module as one batched module."""
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -24,9 +28,34 @@ def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.SiLU) -> 
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"sizes: expected at least an input and an output width, all positive; got {tuple(sizes)}.")
     layers: list[nn.Module] = []
-    for width_in, width_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for width_in, width_out in itertools.pairwise(sizes):
         layers += [nn.Linear(width_in, width_out), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Spec of a multilayer perceptron.
+
+    Args:
+        hidden: widths of the hidden layers.
+        activation: class of the elementwise nonlinearity, e.g. `torch.nn.SiLU`.
+
+    Raises:
+        ValueError: a width below one.
+    """
+
+    hidden: tuple[int, ...] = (128, 128)
+    activation: type[nn.Module] = nn.SiLU
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden: expected positive widths; got {self.hidden}.")
+
+    def build(self, num_inputs: int, num_outputs: int) -> nn.Sequential:
+        """The network, freshly initialised from torch's random state."""
+        return mlp((num_inputs, *self.hidden, num_outputs), self.activation)
 
 
 class Stacked(nn.Module):
@@ -49,7 +78,9 @@ class Stacked(nn.Module):
         states = [dict(module.named_parameters()) | dict(module.named_buffers()) for module in modules]
         shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in states]
         if any(shape != shapes[0] for shape in shapes):
-            raise ValueError("modules: expected one architecture; got modules whose parameters differ in name or shape.")
+            raise ValueError(
+                "modules: expected one architecture; got modules whose parameters differ in name or shape."
+            )
         self.num_members = len(modules)
         self.template = copy.deepcopy(modules[0])
         for path in shapes[0]:
@@ -68,13 +99,17 @@ class Stacked(nn.Module):
         """Every member at the same input: (*batch, in) -> (member, *batch, out)."""
         return vmap(lambda state: functional_call(self.template, state, (z,)), randomness="different")(self._state())
 
-    def each(self, z: Tensor) -> Tensor:
-        """Member i at its own input z[i]: (member, *batch, in) -> (member, *batch, out)."""
+    def each(self, *inputs: Any) -> Any:
+        """Member i at its own inputs: (member, *batch, in) -> (member, *batch, out); pytrees of tensors pass too."""
 
-        def call(state: dict[str, Tensor], rows: Tensor) -> Tensor:
-            return functional_call(self.template, state, (rows,))
+        def call(state: dict[str, Tensor], *rows: Any) -> Any:
+            return functional_call(self.template, state, rows)
 
-        return vmap(call, randomness="different")(self._state(), z)
+        return vmap(call, randomness="different")(self._state(), *inputs)
+
+    def one(self, index: Int[Tensor, ""], z: Tensor) -> Tensor:
+        """Member `index` (a tensor, so that it may be random) at z: (*batch, in) -> (*batch, out)."""
+        return functional_call(self.template, {name: value[index] for name, value in self._state().items()}, (z,))
 
     def member(self, index: int) -> nn.Module:
         """Member `index` as a module of its own, its weights copied."""

@@ -1,0 +1,1 @@
+"""The models: the only Pyro models of the library, and the only use of GPyTorch (`gp`)."""

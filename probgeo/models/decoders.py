@@ -1,0 +1,323 @@
+"""Decoders: distributions over functions z -> parameters of the likelihood, each with the metric of its uncertainty."""
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probgeo.likelihoods import Gaussian, Likelihood, Parameters
+from probgeo.metrics import ExpectedMetric, Metric, PullbackMetric
+from probgeo.models.gp import RBFPrecision
+from probgeo.nn import MLP, Stacked
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of training: which parameters move, for how long, and what happens before.
+
+    Args:
+        name: what the progress bar and the history call it.
+        trains: whether the parameter of this (dotted) name moves.
+        share: epochs of this phase, as a fraction of `Training.epochs`.
+        rate: learning rate of this phase, as a multiple of `Training.learning_rate`.
+        start: called once with (model, x, seed) before the first epoch; may set buffers and initial values in place.
+    """
+
+    name: str
+    trains: Callable[[str], bool]
+    share: float = 1.0
+    rate: float = 1.0
+    start: Callable[[nn.Module, Tensor, int], None] | None = None
+
+
+class DecoderModule(nn.Module, abc.ABC):
+    """A decoder with weights. Its Pyro sample statements, if any, are made by `guide` and by `forward`."""
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The parts of training, in order."""
+        return (Phase("fit", trains=lambda name: True, start=_start_from_data),)
+
+    def guide(self) -> None:
+        """Pyro sample statements of the variational posterior over the decoder's own latent variables."""
+
+    @abc.abstractmethod
+    def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
+        """One draw of the likelihood's (output, parameters) per row."""
+
+    @abc.abstractmethod
+    def mean(self, head: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The mean over draws of head(output) as a function of z: (*batch, latent) -> (*batch, observation)."""
+
+    @abc.abstractmethod
+    def variance(self, z: Float[Tensor, "*batch latent"], head: nn.Module) -> Float[Tensor, "*batch observation"]:
+        """The decoder's variance of head(output) at z: what it does not know, or takes for noise that depends on z."""
+
+    @abc.abstractmethod
+    def metric(self, head: nn.Module) -> Metric:
+        """The metric of this source of uncertainty in the space that `head` maps the decoder's output to."""
+
+
+def _with_head(network: nn.Module, head: nn.Module) -> nn.Module:
+    return network if isinstance(head, nn.Identity) else nn.Sequential(network, head)
+
+
+class SingleDecoder(DecoderModule):
+    """One network, no uncertainty."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
+        return self.network(z), parameters
+
+    def mean(self, head: nn.Module) -> Callable[[Tensor], Tensor]:
+        return _with_head(self.network, head)
+
+    def variance(self, z: Float[Tensor, "*batch latent"], head: nn.Module) -> Float[Tensor, "*batch observation"]:
+        return torch.zeros_like(self.mean(head)(z))
+
+    def metric(self, head: nn.Module) -> Metric:
+        """G = JᵀJ of head ∘ network."""
+        return PullbackMetric(_with_head(self.network, head))
+
+
+class EnsembleModule(DecoderModule):
+    """S networks; each row of a minibatch is decoded by the member that `assignment` gives it."""
+
+    def __init__(self, members: Stacked, assignment: "SplitBatch | RandomMember") -> None:
+        super().__init__()
+        self.members = members
+        self.assignment = assignment
+
+    def guide(self) -> None:
+        self.assignment.guide()
+
+    def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
+        return self.assignment.decode(self.members, z), parameters
+
+    def draws(self, num_draws: int | None = None, head: nn.Module | None = None) -> Stacked:
+        """Fixed functions (*batch, latent) -> (member, *batch, observation): an ensemble's draws are its members.
+
+        Raises:
+            ValueError: num_draws below one, or above the number of members.
+        """
+        available = self.members.num_members
+        num_draws = available if num_draws is None else num_draws
+        if not 1 <= num_draws <= available:
+            raise ValueError(f"num_draws: expected 1 to {available}, the number of members; got {num_draws}.")
+        members = [self.members.member(index) for index in range(num_draws)]
+        return Stacked([_with_head(member, head or nn.Identity()) for member in members])
+
+    def mean(self, head: nn.Module) -> Callable[[Tensor], Tensor]:
+        draws = self.draws(head=head)
+        return lambda z: draws(z).mean(0)
+
+    def variance(self, z: Float[Tensor, "*batch latent"], head: nn.Module) -> Float[Tensor, "*batch observation"]:
+        return self.draws(head=head)(z).var(0, correction=0)
+
+    def metric(self, head: nn.Module) -> Metric:
+        """E[JᵀJ] over the members, of head ∘ member."""
+        return ExpectedMetric(self.draws(head=head))
+
+
+class RBFModule(DecoderModule):
+    """A mean network and an RBF precision; the precision is trained in a second phase, on the codes of the first."""
+
+    def __init__(self, network: nn.Module, precision: RBFPrecision) -> None:
+        super().__init__()
+        self.network = network
+        self.precision = precision
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        weights = "decoder.precision.log_weights"
+        return (
+            Phase("mean", trains=lambda name: name != weights, start=_start_from_data),
+            Phase("precision", trains=lambda name: name == weights, share=0.5, rate=10.0, start=_place_centers),
+        )
+
+    def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
+        # In the first phase the likelihood's own standard deviation holds: the centres are not placed yet.
+        log_std = torch.where(self.precision.placed, -0.5 * self.precision(z).log(), parameters["log_std"])
+        return self.network(z), {**parameters, "log_std": log_std}
+
+    def mean(self, head: nn.Module) -> Callable[[Tensor], Tensor]:
+        return _with_head(self.network, head)
+
+    def variance(self, z: Float[Tensor, "*batch latent"], head: nn.Module) -> Float[Tensor, "*batch observation"]:
+        """σ²(z)."""
+        self._check(head)
+        return 1 / self.precision(z)
+
+    def metric(self, head: nn.Module) -> Metric:
+        """G = J_μᵀJ_μ + J_σᵀJ_σ, the pull-back of [μ(z); σ(z)] (Arvanitidis, Hansen & Hauberg 2018, eq. 8)."""
+        self._check(head)
+        return PullbackMetric(_MeanAndStd(self.network, self.precision))
+
+    def _check(self, head: nn.Module) -> None:
+        if not isinstance(head, nn.Identity):
+            raise TypeError(
+                "metric: an RBF decoder's metric is that of the mean and standard deviation of a Gaussian, not after "
+                f"{type(head).__name__}; use model.metric()."
+            )
+
+
+class _MeanAndStd(nn.Module):
+    """z -> [μ(z); σ(z)]."""
+
+    def __init__(self, network: nn.Module, precision: RBFPrecision) -> None:
+        super().__init__()
+        self.network = network
+        self.precision = precision
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([self.network(z), self.precision(z).rsqrt()], dim=-1)
+
+
+@torch.no_grad()
+def _start_from_data(model: nn.Module, x: Tensor, seed: int) -> None:
+    """The likelihood's own parameters at values that suit x: a noise level that starts far off is slow to learn."""
+    for name, value in model.spec.likelihood.initial_parameters(x).items():
+        model.shared[name].copy_(value)
+
+
+@torch.no_grad()
+def _place_centers(model: nn.Module, x: Tensor, seed: int) -> None:
+    """Centres at the codes of x; every precision at the data equal to the likelihood's own, 1 / std²."""
+    model.decoder.precision.place(model.encode(x).mean, (-2 * model.parameters_of_likelihood()["log_std"]).exp(), seed)
+
+
+# --- specs -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Spec of a single decoder network: no uncertainty.
+
+    Args:
+        network: spec with `build(num_inputs, num_outputs)`.
+    """
+
+    network: MLP = MLP()
+    num_members = 1
+
+    def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> SingleDecoder:
+        """The module, freshly initialised from torch's random state."""
+        return SingleDecoder(self.network.build(latent, num_outputs))
+
+
+@dataclass(frozen=True)
+class SplitBatch:
+    """Row i of a minibatch is decoded by member i mod S: every member learns from every batch."""
+
+    def guide(self) -> None:
+        """Nothing is random: the minibatch is shuffled already."""
+
+    def decode(self, members: Stacked, z: Float[Tensor, "row latent"]) -> Float[Tensor, "row observation"]:
+        num_rows, num_members = len(z), members.num_members
+        padding = -num_rows % num_members
+        padded = torch.cat([z, z[:1].expand(padding, -1)]) if padding else z
+        by_member = padded.reshape(-1, num_members, z.shape[-1]).transpose(0, 1)
+        return members.each(by_member).transpose(0, 1).reshape(len(padded), -1)[:num_rows]
+
+
+@dataclass(frozen=True)
+class RandomMember:
+    """The whole minibatch is decoded by one member, drawn uniformly: the published training of decoder ensembles.
+
+    References:
+        Syrota, Moreno-Muñoz & Hauberg (2024), Decoder ensembling for learned latent geometries, section 3.
+    """
+
+    def guide(self) -> Tensor:
+        """The Pyro sample statement of the member, as a uniform variable on [0, 1); the same in model and guide."""
+        return pyro.sample("member", dist.Uniform(0.0, 1.0))
+
+    def decode(self, members: Stacked, z: Float[Tensor, "row latent"]) -> Float[Tensor, "row observation"]:
+        index = (self.guide() * members.num_members).long().clamp(max=members.num_members - 1)
+        return members.one(index, z)
+
+
+@dataclass(frozen=True)
+class EnsembleDecoder:
+    """Spec of an ensemble of decoders that share one encoder.
+
+    Args:
+        members: number S of decoder networks.
+        network: spec of each network.
+        assignment: which member decodes which row during training: `SplitBatch()` or `RandomMember()`.
+
+    Raises:
+        ValueError: fewer than one member.
+
+    References:
+        Syrota, Moreno-Muñoz & Hauberg (2024), Decoder ensembling for learned latent geometries.
+    """
+
+    members: int = 10
+    network: MLP = MLP()
+    assignment: SplitBatch | RandomMember = SplitBatch()
+
+    def __post_init__(self) -> None:
+        if self.members < 1:
+            raise ValueError(f"members: expected at least one decoder; got {self.members}.")
+
+    @property
+    def num_members(self) -> int:
+        return self.members
+
+    def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> EnsembleModule:
+        """The module, freshly initialised from torch's random state."""
+        networks = [self.network.build(latent, num_outputs) for _ in range(self.members)]
+        return EnsembleModule(Stacked(networks), self.assignment)
+
+
+@dataclass(frozen=True)
+class RBFDecoder:
+    """Spec of a decoder whose precision is an RBF network: uncertainty grows away from the codes of the data.
+
+    Args:
+        network: spec of the mean network.
+        num_centers: number of radial basis functions (k-means centres of the codes).
+        floor: precision far from the data over the mean precision at the data, in (0, 1). It sets the lengths of
+            curves far from the data: the standard deviation rises to 1/√floor times its value at the data.
+        curve: length scale of a basis function, in units of its cluster's mean radius.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    References:
+        Arvanitidis, Hansen & Hauberg (2018), Latent Space Oddity.
+    """
+
+    network: MLP = MLP()
+    num_centers: int = 64
+    floor: float = 1e-2
+    curve: float = 2.0
+    num_members = 1
+
+    def __post_init__(self) -> None:
+        if self.num_centers < 1:
+            raise ValueError(f"num_centers: expected at least one centre; got {self.num_centers}.")
+        if not 0 < self.floor < 1:
+            raise ValueError(f"floor: expected a fraction between 0 and 1; got {self.floor}.")
+        if not self.curve > 0:
+            raise ValueError(f"curve: expected a positive multiple of the cluster radius; got {self.curve}.")
+
+    def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> RBFModule:
+        """The module, freshly initialised from torch's random state.
+
+        Raises:
+            ValueError: a likelihood other than a Gaussian with learned standard deviation.
+        """
+        if not (isinstance(likelihood, Gaussian) and likelihood.std is None):
+            raise ValueError(f"likelihood: RBFDecoder learns the variance of Gaussian(); got {likelihood}.")
+        precision = RBFPrecision(num_outputs, latent, self.num_centers, self.floor, self.curve)
+        return RBFModule(self.network.build(latent, num_outputs), precision)

@@ -1,0 +1,213 @@
+"""The variational autoencoder: a spec, and the Pyro model and guide that it builds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+import xarray as xr
+from jaxtyping import Float
+from pyro import poutine
+from torch import Tensor, nn
+
+from probgeo.likelihoods import Gaussian, Likelihood, Parameters
+from probgeo.metrics import Metric
+from probgeo.models.decoders import Decoder, DecoderModule, EnsembleDecoder, Phase, RBFDecoder
+from probgeo.nn import MLP
+
+
+class Encoding(NamedTuple):
+    """Mean and standard deviation of q(z | x), each (row, latent)."""
+
+    mean: Float[Tensor, "row latent"]
+    std: Float[Tensor, "row latent"]
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """β rises linearly from `start` at epoch 0 to `stop` at epoch `epochs`, and stays there.
+
+    Raises:
+        ValueError: epochs below one, or a negative β.
+    """
+
+    epochs: int
+    start: float = 0.0
+    stop: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.start < 0 or self.stop < 0:
+            raise ValueError(f"Warmup: expected epochs >= 1 and start, stop >= 0; got {self}.")
+
+    def at(self, epoch: int) -> float:
+        return self.start + (self.stop - self.start) * min(1.0, epoch / self.epochs)
+
+
+@dataclass(frozen=True)
+class VAE:
+    """Spec of a variational autoencoder: z ~ N(0, I), x ~ likelihood(decoder(z)), q(z | x) a diagonal Gaussian.
+
+    Args:
+        latent: dimension d of z.
+        decoder: spec of the decoder, with its source of uncertainty.
+        likelihood: distribution of x given the decoder's output.
+        encoder: spec of the network x -> mean and log standard deviation of q(z | x).
+        beta: weight of KL(q ‖ p) in the objective: a number, one number per latent dimension, or a `Warmup`.
+
+    Raises:
+        ValueError: latent below one, a negative β, or as many β as there are not latent dimensions.
+
+    References:
+        Kingma & Welling (2014), Auto-Encoding Variational Bayes; Higgins et al. (2017), β-VAE.
+    """
+
+    latent: int = 2
+    decoder: Decoder | EnsembleDecoder | RBFDecoder = Decoder()
+    likelihood: Likelihood = Gaussian()
+    encoder: MLP = MLP()
+    beta: float | tuple[float, ...] | Warmup = 1.0
+
+    def __post_init__(self) -> None:
+        if self.latent < 1:
+            raise ValueError(f"latent: expected at least one dimension; got {self.latent}.")
+        if isinstance(self.beta, Sequence):
+            object.__setattr__(self, "beta", tuple(self.beta))
+            if len(self.beta) != self.latent or min(self.beta) < 0:
+                raise ValueError(
+                    f"beta: expected {self.latent} non-negative numbers, one per dimension; got {self.beta}."
+                )
+        elif not isinstance(self.beta, Warmup) and self.beta < 0:
+            raise ValueError(f"beta: expected a non-negative number; got {self.beta}.")
+
+    @property
+    def num_members(self) -> int:
+        return self.decoder.num_members
+
+    def beta_at(self, epoch: int) -> Float[Tensor, " latent"]:
+        """β of every latent dimension at an epoch."""
+        beta = self.beta.at(epoch) if isinstance(self.beta, Warmup) else self.beta
+        return torch.as_tensor(beta, dtype=torch.get_default_dtype()).expand(self.latent)
+
+    def final_beta(self) -> Float[Tensor, " latent"]:
+        """β of every latent dimension once any warm-up is over."""
+        return self.beta_at(self.beta.epochs if isinstance(self.beta, Warmup) else 0)
+
+    def check(self, x: Tensor) -> None:
+        """Raise if x cannot be data of this model.
+
+        Raises:
+            TypeError: x is not a floating-point tensor.
+            ValueError: x is not (row, observation), is empty, or is outside the likelihood's support.
+        """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
+        if x.ndim != 2 or 0 in x.shape:
+            raise ValueError(f"x: expected shape (row, observation), neither empty; got {tuple(x.shape)}.")
+        self.likelihood.check(x)
+
+    def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> "FittedVAE":
+        """The model with weights drawn from `seed`; torch's global random state is left as found."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return FittedVAE(self, num_features, history)
+
+
+class FittedVAE(nn.Module):
+    """A variational autoencoder with weights: a Pyro model/guide pair over minibatches, and its latent geometry.
+
+    Built by `VAE.build`, fitted by `probgeo.fit`, restored by `probgeo.load`. Plates: `data` (dim -2), `latent` and
+    `feature` (dim -1), so that every term of the ELBO is available per row and per dimension.
+    """
+
+    def __init__(self, spec: VAE, num_features: int, history: xr.Dataset | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.history = history
+        self.num_features = num_features
+        self.encoder = spec.encoder.build(num_features, 2 * spec.latent)
+        self.decoder: DecoderModule = spec.decoder.build(spec.latent, num_features, spec.likelihood)
+        self.shared = nn.ParameterDict(
+            {name: nn.Parameter(value) for name, value in spec.likelihood.initial_parameters().items()}
+        )
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return self.decoder.phases
+
+    def parameters_of_likelihood(self) -> Parameters:
+        """Parameters that all observations share, by name."""
+        return dict(self.shared.items())
+
+    def _check(self, x: Tensor) -> None:
+        if x.shape[-1] != self.num_features:
+            raise ValueError(
+                f"x: this model was built for {self.num_features} observations per row; got shape {tuple(x.shape)}."
+            )
+
+    def _data(self, x: Tensor, num_rows: int | None) -> pyro.plate:
+        rows = torch.arange(len(x), device=x.device)
+        return pyro.plate("data", num_rows or len(x), subsample=rows, dim=-2)
+
+    def model(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
+        """Pyro model of a minibatch x (row, observation) out of num_rows rows (default: x is all the data)."""
+        self._check(x)
+        beta = self.spec.final_beta().to(x) if beta is None else beta
+        standard = dist.Normal(torch.zeros_like(beta), torch.ones_like(beta))
+        with self._data(x, num_rows):
+            with pyro.plate("latent", self.spec.latent, dim=-1), poutine.scale(scale=_positive(beta)):
+                z = pyro.sample("z", standard)
+            output, parameters = self.decoder(z, self.parameters_of_likelihood())
+            with pyro.plate("feature", self.num_features, dim=-1):
+                pyro.sample("x", self.spec.likelihood.distribution(output, parameters), obs=x)
+
+    def guide(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
+        """Pyro guide: q(z | x), and the decoder's own posterior if it has one."""
+        beta = self.spec.final_beta().to(x) if beta is None else beta
+        self.decoder.guide()
+        mean, std = self.encode(x)
+        latent = pyro.plate("latent", self.spec.latent, dim=-1)
+        with self._data(x, num_rows), latent, poutine.scale(scale=_positive(beta)):
+            pyro.sample("z", dist.Normal(mean, std))
+
+    def encode(self, x: Float[Tensor, "row observation"]) -> Encoding:
+        """Mean and standard deviation of q(z | x), each (row, latent)."""
+        self._check(x)
+        mean, log_std = self.encoder(x).chunk(2, dim=-1)
+        return Encoding(mean, log_std.exp())
+
+    def reconstruct(self, x: Float[Tensor, "row observation"]) -> Float[Tensor, "row observation"]:
+        """E[x | z] at the posterior mean of z, averaged over the decoder's draws."""
+        return self.decode(self.encode(x).mean)
+
+    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
+        """E[x | z], averaged over the decoder's draws."""
+        return self.decoder.mean(self.spec.likelihood.mean())(z)
+
+    def metric(self) -> Metric:
+        """The metric of the decoder's uncertainty in the space of E[x | z]: units of x per unit of z."""
+        return self.decoder.metric(self.spec.likelihood.mean())
+
+    def fisher_rao_metric(self) -> Metric:
+        """The metric of the decoder's uncertainty in the likelihood's isometric space: nats^½ per unit of z."""
+        return self.decoder.metric(self.spec.likelihood.isometry(self.parameters_of_likelihood()))
+
+    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+        """Root mean square, over the observations, of the decoder's standard deviation at z; units of x."""
+        return self.decoder.variance(z, self.spec.likelihood.mean()).mean(-1).sqrt()
+
+    def draws(self, num_draws: int | None = None) -> Callable[[Tensor], Tensor]:
+        """Fixed decoder functions z (*batch, latent) -> E[x | z] (member, *batch, observation).
+
+        Raises:
+            TypeError: a decoder without draws.
+        """
+        if not hasattr(self.decoder, "draws"):
+            raise TypeError(f"draws: {type(self.spec.decoder).__name__} has no draws; use an EnsembleDecoder.")
+        return self.decoder.draws(num_draws, self.spec.likelihood.mean())
+
+
+def _positive(beta: Tensor) -> Tensor:
+    # Pyro refuses a scale of exactly 0, at which a warm-up may start.
+    return beta.clamp(min=torch.finfo(beta.dtype).tiny)

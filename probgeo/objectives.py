@@ -1,0 +1,85 @@
+"""The evidence lower bound of a Pyro model/guide pair, with given noise, so that many of them can be batched."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+from torch.distributions import Distribution, kl_divergence
+
+
+class ELBO(nn.Module):
+    """Terms of -ELBO = KL(q ‖ p) - E_q[log p(x | z)] per row of data, of a model/guide pair, with given noise.
+
+    The expectation is one reparametrised sample; Kullback-Leibler divergences are exact, site by site.
+    """
+
+    def __init__(self, model: nn.Module, num_rows: int) -> None:
+        super().__init__()
+        self.model = model
+        self.num_rows = num_rows
+
+    def forward(
+        self, x: Float[Tensor, "row observation"], noise: dict[str, Tensor], beta: Float[Tensor, " latent"]
+    ) -> dict[str, Tensor]:
+        """Terms per row: loss = β-weighted kl - log_likelihood; kl is unweighted."""
+        with _GivenNoise(noise):
+            posterior = poutine.trace(self.model.guide).get_trace(x, self.num_rows, beta)
+        joint = poutine.trace(poutine.replay(self.model.model, posterior)).get_trace(x, self.num_rows, beta)
+        log_likelihood = kl = weighted_kl = torch.zeros((), dtype=x.dtype, device=x.device)
+        for name, site in prune_subsample_sites(joint).nodes.items():
+            if site["type"] != "sample":
+                continue
+            if site["is_observed"]:
+                log_likelihood = log_likelihood + (site["scale"] * site["fn"].log_prob(site["value"])).sum()
+            else:
+                divergence = kl_divergence(posterior.nodes[name]["fn"], site["fn"])
+                kl = kl + _plate_scale(site) * divergence.sum()
+                weighted_kl = weighted_kl + (site["scale"] * divergence).sum()
+        terms = {"loss": weighted_kl - log_likelihood, "log_likelihood": log_likelihood, "kl": kl}
+        return {name: value / self.num_rows for name, value in terms.items()}
+
+
+def _plate_scale(site: dict[str, Any]) -> float:
+    return math.prod(
+        (frame.full_size or frame.size) / frame.size for frame in site["cond_indep_stack"] if frame.vectorized
+    )
+
+
+def noise_shapes(model: nn.Module, x: Float[Tensor, "row observation"]) -> dict[str, torch.Size]:
+    """Shape of the standard normal noise that each latent variable of the guide needs for a minibatch like x."""
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
+        trace = poutine.trace(model.guide).get_trace(x)
+    sites = prune_subsample_sites(trace).nodes.items()
+    return {name: site["value"].shape for name, site in sites if site["type"] == "sample"}
+
+
+class _GivenNoise(Messenger):
+    """Samples latent variables from given standard normal noise, so that a retraining's noise is its own."""
+
+    def __init__(self, noise: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def _pyro_sample(self, message: dict[str, Any]) -> None:
+        if message["name"] in self.noise:
+            message["value"] = _transformed(message["name"], message["fn"], self.noise[message["name"]])
+            message["done"] = True
+
+
+def _transformed(name: str, distribution: Distribution, noise: Tensor) -> Tensor:
+    """The sample of `distribution` that standard normal `noise` maps to."""
+    base = distribution
+    while hasattr(base, "base_dist") and not hasattr(base, "transforms"):
+        base = base.base_dist
+    if isinstance(base, torch.distributions.Normal):
+        return base.loc + base.scale * noise
+    if isinstance(base, torch.distributions.Uniform):
+        return base.low + (base.high - base.low) * torch.special.ndtr(noise)
+    raise TypeError(
+        f"guide: expected sites with Normal or Uniform distributions; site {name!r} has {type(base).__name__}."
+    )

@@ -1,0 +1,104 @@
+"""Fitted models on disk: a JSON configuration beside safetensors weights; nothing is unpickled."""
+
+import json
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from probgeo.specs import digest, from_config, to_config
+
+
+def save(
+    model: nn.Module,
+    folder: str | os.PathLike,
+    extra: dict[str, Any] | None = None,
+    last: dict[str, Tensor] | None = None,
+) -> None:
+    """Write a fitted model: `config.json`, `weights.safetensors`, and `history.nc` if it has a history.
+
+    The folder appears whole or not at all. `extra` (JSON-able) is kept in the configuration, and is part of its hash;
+    `last`, parameters by name, is kept as `last.safetensors`.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    content = {"model": to_config(model.spec), "num_features": model.num_features, "extra": to_config(extra or {})}
+    config = {"probgeo": version("probgeo"), "digest": digest(content), **content}
+    (partial / "config.json").write_text(json.dumps(config, indent=2))
+    save_file(_contiguous(model.state_dict()), partial / "weights.safetensors")
+    if last is not None:
+        save_file(_contiguous(last), partial / "last.safetensors")
+    if model.history is not None:
+        model.history.to_netcdf(partial / "history.nc", engine="h5netcdf")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def load(folder: str | os.PathLike) -> nn.Module:
+    """The fitted model that `save` or `fit` wrote to a folder, on the CPU.
+
+    Raises:
+        FileNotFoundError: the folder holds no model.
+        ValueError: its configuration was edited, or its weights are truncated or belong to another configuration.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    history = folder / "history.nc"
+    model = from_config(config["model"]).build(
+        config["num_features"],
+        seed=0,
+        history=xr.load_dataset(history, engine="h5netcdf") if history.exists() else None,
+    )
+    weights = read_tensors(folder / "weights.safetensors")
+    dtypes = {value.dtype for value in weights.values() if value.is_floating_point()}
+    try:
+        model.to(dtypes.pop() if dtypes else None).load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"folder: the weights in {folder} do not fit its config.json; retrain. ({error})") from error
+    return model.eval()
+
+
+def read_config(folder: str | os.PathLike) -> dict[str, Any]:
+    """The configuration of a saved model, its hash verified."""
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"folder: expected a saved model with {path}; there is none.")
+    config = json.loads(path.read_text())
+    if digest({key: config[key] for key in ("model", "num_features", "extra")}) != config["digest"]:
+        raise ValueError(f"folder: {path} does not match its own hash: it was edited. Retrain, or restore the file.")
+    return config
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a safetensors file.
+
+    Raises:
+        ValueError: the file is missing, truncated or not safetensors.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"checkpoint: {path} is missing, truncated or corrupt ({error}). Delete its folder to retrain."
+        ) from error
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Named tensors to a safetensors file, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    save_file(_contiguous(tensors), partial)
+    os.replace(partial, path)
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Clones, because safetensors refuses tensors that share memory.
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}

@@ -1,0 +1,329 @@
+"""A study: models × measures × retrainings × pairs -> one labelled dataset on disk; resumes, on any executor."""
+
+import abc
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from probgeo import paths
+from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
+from probgeo.metrics import DecorrelatedEnergy, Energy, Metric
+from probgeo.specs import digest, to_config
+from probgeo.training import Training, fit
+
+# --- measures: fitted model -> distances of pairs --------------------------------------------------------------------
+
+
+def expected_metric(model: nn.Module) -> Metric:
+    """The metric of the model's uncertainty in the space of E[x | z]."""
+    return model.metric()
+
+
+def fisher_rao_metric(model: nn.Module) -> Metric:
+    """The metric of the model's uncertainty in the likelihood's isometric space."""
+    return model.fisher_rao_metric()
+
+
+def decorrelated_energy(model: nn.Module) -> Energy:
+    """The published energy of decoder ensembles, in closed form."""
+    return DecorrelatedEnergy(model.draws())
+
+
+class Measure(abc.ABC):
+    """A distance of two points of a fitted model's latent space. A frozen dataclass, so that it can be a key."""
+
+    @abc.abstractmethod
+    def paths(self, model: nn.Module, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+        """Paths between start and stop (batch, latent) and their lengths; codes (row, latent) are those of the data."""
+
+    def applies_to(self, spec: Any) -> bool:
+        """Whether models of this spec have what the measure needs; where not, the study holds NaN."""
+        return True
+
+
+@dataclass(frozen=True)
+class Geodesic(Measure):
+    """Length of the shortest path under `metric(model)`, found from a graph over the codes of the data.
+
+    Args:
+        metric: fitted model -> metric or energy.
+        solver: how it is minimised.
+        needs_draws: whether the metric exists for ensembles only.
+    """
+
+    metric: Callable[[nn.Module], Energy] = expected_metric
+    solver: GaussNewton = GaussNewton()
+    needs_draws: bool = False
+
+    def applies_to(self, spec: Any) -> bool:
+        return not self.needs_draws or spec.num_members > 1
+
+    def paths(self, model: nn.Module, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+        metric = self.metric(model)
+        return geodesic(metric, start, stop, init=paths.Graph(metric, codes), solver=self.solver)
+
+
+@dataclass(frozen=True)
+class StraightLine(Measure):
+    """Length of the straight latent line under `metric(model)`: what the metric earns without the path.
+
+    Args:
+        metric: fitted model -> metric.
+        num_segments: segments of the line.
+    """
+
+    metric: Callable[[nn.Module], Metric] = expected_metric
+    num_segments: int = 256
+
+    def paths(self, model: nn.Module, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+        metric = self.metric(model)
+        line = paths.Straight(self.num_segments)(start, stop)
+        energies = energy(metric, line)
+        status = torch.where(energies.isfinite(), int(Status.CONVERGED), int(Status.NONFINITE))
+        return Geodesics(line, energies, length(metric, line), torch.zeros_like(status), status)
+
+
+DEFAULT_MEASURES: Mapping[str, Measure] = {"geodesic": Geodesic(), "straight": StraightLine()}
+
+
+# --- the study -------------------------------------------------------------------------------------------------------
+
+
+class Study:
+    """Distances of the same pairs of observations in many retrainings of several models.
+
+    Args:
+        folder: where everything is kept: `trainings/<key>/seed-<seed>` (models), `distances/<key>.nc`, `study.nc`.
+            Keys are hashes of content, so a run that was killed, or asks for more seeds, other pairs or other measures,
+            computes what is missing and nothing else.
+        data: observations (row, feature), floating point; everything runs on its device.
+        pairs: rows of data (pair, 2) whose distances are measured.
+        models: specs by name.
+        seeds: one retraining per seed.
+        measures: by name; default: the geodesic distance and the straight latent line, under each model's metric.
+        training: options of `fit`.
+
+    Raises:
+        ValueError: no models, no seeds, pairs of another shape, or a row index outside the data.
+        FileExistsError: the folder holds a study of other data, training or models under the same names.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        data: Tensor,
+        pairs: Int[Tensor, "pair 2"],
+        models: Mapping[str, Any],
+        seeds: Sequence[int],
+        measures: Mapping[str, Measure] = DEFAULT_MEASURES,
+        training: Training = Training(),
+    ) -> None:
+        _check(data, pairs, models, seeds, measures)
+        self.folder = Path(folder)
+        self.data, self.pairs, self.training = data, pairs.to(data.device), training
+        self.models, self.seeds, self.measures = dict(models), [int(seed) for seed in seeds], dict(measures)
+        for spec in self.models.values():
+            spec.check(data)
+        self._claim()
+
+    def run(self, executor: Executor | None = None, progress: bool = True) -> xr.Dataset:
+        """Train what is not trained, measure what is not measured, and return the dataset (also in `study.nc`).
+
+        Args:
+            executor: any `concurrent.futures.Executor` whose workers see the folder (process pool, Dask, MPI);
+                None runs here, retrainings stacked.
+            progress: show bars with the remaining time.
+
+        Returns:
+            Dataset with dims (model, measure, retraining, pair): `distance` (the measures, and `euclidean`, the
+            Euclidean distance of the codes), `energy`, `status`, `euclidean_latent`, `euclidean_reconstructed` (model,
+            retraining, pair), `euclidean_ambient` (pair), coordinates `seed`, `num_members`, the configuration in attrs.
+
+        Raises:
+            TrainingDiverged: an objective became NaN; whatever had finished is kept.
+        """
+        missing = [(name, seed) for name in self.models for seed in self.seeds if self._unmeasured(name, seed)]
+        stack = 1 if executor else 10
+        jobs = [
+            (name, group)
+            for name in self.models
+            for group in _groups([seed for model, seed in missing if model == name], stack)
+        ]
+        _carry_out(self._train, [(*job, progress and not executor) for job in jobs], executor, "training", progress)
+        _carry_out(self._measure, missing, executor, "measuring distances", progress)
+        dataset = self._assemble()
+        partial = self.folder / "study.nc.partial"
+        dataset.to_netcdf(partial, engine="h5netcdf")
+        os.replace(partial, self.folder / "study.nc")
+        return dataset
+
+    def fitted(self, name: str, seed: int) -> nn.Module:
+        """The fitted model of a name and seed, trained now if it is not yet."""
+        return self._train(name, [seed], False)[0].to(self.data)
+
+    # --- where things are ---
+
+    def _training_folder(self, name: str) -> Path:
+        return self.folder / "trainings" / digest(self.models[name], self.training, self.data)
+
+    def _distance_file(self, name: str, seed: int, measure: str) -> Path:
+        key = digest(self.models[name], self.training, self.data, seed, self.pairs, self.measures[measure])
+        return self.folder / "distances" / f"{key}.nc"
+
+    def _baseline_file(self, name: str, seed: int) -> Path:
+        key = digest(self.models[name], self.training, self.data, seed, self.pairs, "euclidean")
+        return self.folder / "distances" / f"{key}.nc"
+
+    def _applicable(self, name: str) -> list[str]:
+        return [measure for measure, how in self.measures.items() if how.applies_to(self.models[name])]
+
+    def _unmeasured(self, name: str, seed: int) -> list[Path]:
+        files = [self._distance_file(name, seed, measure) for measure in self._applicable(name)]
+        return [file for file in [*files, self._baseline_file(name, seed)] if not file.exists()]
+
+    def _claim(self) -> None:
+        """Note in the folder whose study it is; refuse another's."""
+        config = {
+            "data": digest(self.data),
+            "training": to_config(self.training),
+            "models": {name: to_config(spec) for name, spec in self.models.items()},
+        }
+        path = self.folder / "study.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            different = [key for key in ("data", "training") if found[key] != config[key]]
+            shared = found["models"].keys() & config["models"].keys()
+            different += [f"model {name!r}" for name in shared if found["models"][name] != config["models"][name]]
+            if different:
+                raise FileExistsError(
+                    f"folder: {self.folder} holds a study of other {', '.join(different)}. Choose another folder."
+                )
+            config["models"] = found["models"] | config["models"]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(config, indent=2))
+
+    # --- the work; called by the workers of an executor ---
+
+    def _train(self, name: str, seeds: list[int], progress: bool) -> list[nn.Module]:
+        folder = self._training_folder(name)
+        return fit(self.models[name], self.data, seeds, training=self.training, folder=folder, progress=progress)
+
+    @torch.no_grad()
+    def _measure(self, name: str, seed: int) -> None:
+        model = self.fitted(name, seed)
+        codes = model.encode(self.data).mean
+        start, stop = codes[self.pairs].unbind(1)
+        for measure in self._applicable(name):
+            file = self._distance_file(name, seed, measure)
+            if not file.exists():
+                found = self.measures[measure].paths(model, start, stop, codes)
+                _write(file, distance=found.length, energy=found.energy, status=found.status)
+        reconstructed = model.decode(torch.stack([start, stop]))
+        _write(
+            self._baseline_file(name, seed),
+            euclidean_latent=(start - stop).norm(dim=-1),
+            euclidean_reconstructed=(reconstructed[0] - reconstructed[1]).norm(dim=-1),
+        )
+
+    # --- the dataset ---
+
+    def _assemble(self) -> xr.Dataset:
+        rows = []
+        for name in self.models:
+            measured = [xr.concat([self._read(name, seed, m) for m in self.measures], "measure") for seed in self.seeds]
+            rows.append(xr.concat(measured, "retraining"))
+        dataset = xr.concat(rows, "model").assign_coords(
+            model=list(self.models),
+            measure=list(self.measures),
+            retraining=range(len(self.seeds)),
+            pair=range(len(self.pairs)),
+            seed=("retraining", self.seeds),
+            num_members=("model", [spec.num_members for spec in self.models.values()]),
+            row=(("pair", "end"), self.pairs.cpu().numpy()),
+        )
+        for variable in ("euclidean_latent", "euclidean_reconstructed"):
+            dataset[variable] = dataset[variable].isel(measure=0, drop=True)
+        dataset = dataset.reindex(measure=[*self.measures, "euclidean"])
+        euclidean = dataset.euclidean_latent.expand_dims(measure=["euclidean"])
+        dataset["distance"] = xr.concat([dataset.distance.drop_sel(measure="euclidean"), euclidean], "measure")
+        start, stop = self.data[self.pairs].unbind(1)
+        dataset["euclidean_ambient"] = ("pair", (start - stop).norm(dim=-1).cpu().numpy())
+        dataset["status"] = dataset.status.assign_attrs(meaning=str({int(status): status.name for status in Status}))
+        dataset.attrs = {
+            "probgeo": version("probgeo"),
+            "data": digest(self.data),
+            "models": json.dumps({name: to_config(spec) for name, spec in self.models.items()}),
+            "measures": json.dumps({name: to_config(measure) for name, measure in self.measures.items()}),
+            "training": json.dumps(to_config(self.training)),
+        }
+        order = ("model", "measure", "retraining", "pair")
+        return dataset.transpose(*order, ...)
+
+    def _read(self, name: str, seed: int, measure: str) -> xr.Dataset:
+        with xr.open_dataset(self._baseline_file(name, seed), engine="h5netcdf") as baseline:
+            dataset = baseline.load()
+        if measure in self._applicable(name):
+            with xr.open_dataset(self._distance_file(name, seed, measure), engine="h5netcdf") as measured:
+                return dataset.merge(measured.load())
+        absent = ("pair", np.full(len(self.pairs), np.nan))
+        return dataset.assign(distance=absent, energy=absent, status=absent)
+
+
+def _check(data: Tensor, pairs: Tensor, models: Mapping, seeds: Sequence[int], measures: Mapping) -> None:
+    if not models or not measures:
+        raise ValueError(f"models, measures: expected at least one each; got {len(models)} and {len(measures)}.")
+    if len(seeds) == 0 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds: expected at least one, none repeated; got {list(seeds)}.")
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or len(pairs) == 0 or pairs.is_floating_point():
+        raise ValueError(f"pairs: expected integers of shape (pair, 2); got {pairs.dtype}, {tuple(pairs.shape)}.")
+    outside = ((pairs < 0) | (pairs >= len(data))).any(1).nonzero().flatten()
+    if len(outside):
+        first = int(outside[0])
+        raise ValueError(
+            f"pairs: expected row indices from 0 to {len(data) - 1}; pair {first} is {pairs[first].tolist()} "
+            f"({len(outside)} such pairs)."
+        )
+
+
+def _groups(seeds: Sequence[int], size: int) -> Iterable[list[int]]:
+    return ([*seeds[i : i + size]] for i in range(0, len(seeds), size))
+
+
+def _carry_out(task: Callable, jobs: list[tuple], executor: Executor | None, label: str, progress: bool) -> None:
+    """task(*job) for all jobs, here or on the executor, with a bar; the first error is raised after all have ended."""
+    bar = tqdm(total=len(jobs), desc=label, unit="job", disable=not (progress and jobs))
+    errors: list[Exception] = []
+    with bar:
+        if executor:
+            futures = [executor.submit(task, *job) for job in jobs]
+            for future in as_completed(futures):
+                error = future.exception()
+                if isinstance(error, Exception):
+                    errors.append(error)
+                bar.update()
+        else:
+            for job in jobs:
+                task(*job)
+                bar.update()
+    if errors:
+        raise errors[0]
+
+
+def _write(file: Path, **values: Tensor) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    dataset = xr.Dataset({name: ("pair", value.cpu().numpy()) for name, value in values.items()})
+    dataset.to_netcdf(partial, engine="h5netcdf")
+    os.replace(partial, file)
