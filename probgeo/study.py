@@ -108,15 +108,16 @@ class Study:
         folder: where everything is kept: `trainings/<key>/seed-<seed>` (models), `distances/<key>.nc`, `study.nc`.
             Keys are hashes of content, so a run that was killed, or asks for more seeds, other pairs or other measures,
             computes what is missing and nothing else.
-        data: observations (row, feature), floating point; everything runs on its device.
-        pairs: rows of data (pair, 2) whose distances are measured.
+        data: observations (row, feature) that the models are trained on, floating point; everything runs on its device.
+        pairs: rows of `points` (pair, 2) whose distances are measured.
         models: specs by name.
         seeds: one retraining per seed.
         measures: by name; default: the geodesic distance and the straight latent line, under each model's metric.
         training: options of `fit`.
+        points: observations (row, feature) that `pairs` refers to, e.g. a test set; None for `data`.
 
     Raises:
-        ValueError: no models, no seeds, pairs of another shape, or a row index outside the data.
+        ValueError: no models, no seeds, pairs of another shape, or a row index outside `points`.
         FileExistsError: the folder holds a study of other data, training or models under the same names.
     """
 
@@ -129,13 +130,16 @@ class Study:
         seeds: Sequence[int],
         measures: Mapping[str, Measure] = DEFAULT_MEASURES,
         training: Training = Training(),
+        points: Tensor | None = None,
     ) -> None:
-        _check(data, pairs, models, seeds, measures)
+        points = data if points is None else points.to(data)
+        _check(points, pairs, models, seeds, measures)
         self.folder = Path(folder)
-        self.data, self.pairs, self.training = data, pairs.to(data.device), training
+        self.data, self.points, self.pairs, self.training = data, points, pairs.to(data.device), training
         self.models, self.seeds, self.measures = dict(models), [int(seed) for seed in seeds], dict(measures)
         for spec in self.models.values():
             spec.check(data)
+            spec.check(points)
         self._claim()
 
     def run(self, executor: Executor | None = None, progress: bool = True) -> xr.Dataset:
@@ -179,12 +183,16 @@ class Study:
         return self.folder / "trainings" / digest(self.models[name], self.training, self.data)
 
     def _distance_file(self, name: str, seed: int, measure: str) -> Path:
-        key = digest(self.models[name], self.training, self.data, seed, self.pairs, self.measures[measure])
+        key = digest(self.models[name], self.training, self.data, seed, self._ends(), self.measures[measure])
         return self.folder / "distances" / f"{key}.nc"
 
     def _baseline_file(self, name: str, seed: int) -> Path:
-        key = digest(self.models[name], self.training, self.data, seed, self.pairs, "euclidean")
+        key = digest(self.models[name], self.training, self.data, seed, self._ends(), "euclidean")
         return self.folder / "distances" / f"{key}.nc"
+
+    def _ends(self) -> Tensor:
+        """The two observations of every pair: (pair, 2, feature)."""
+        return self.points[self.pairs]
 
     def _applicable(self, name: str) -> list[str]:
         return [measure for measure, how in self.measures.items() if how.applies_to(self.models[name])]
@@ -224,7 +232,7 @@ class Study:
     def _measure(self, name: str, seed: int) -> None:
         model = self.fitted(name, seed)
         codes = model.encode(self.data).mean
-        start, stop = codes[self.pairs].unbind(1)
+        start, stop = model.encode(self._ends().flatten(0, 1)).mean.unflatten(0, (-1, 2)).unbind(1)
         for measure in self._applicable(name):
             file = self._distance_file(name, seed, measure)
             if not file.exists():
@@ -258,7 +266,7 @@ class Study:
         dataset = dataset.reindex(measure=[*self.measures, "euclidean"])
         euclidean = dataset.euclidean_latent.expand_dims(measure=["euclidean"])
         dataset["distance"] = xr.concat([dataset.distance.drop_sel(measure="euclidean"), euclidean], "measure")
-        start, stop = self.data[self.pairs].unbind(1)
+        start, stop = self._ends().unbind(1)
         dataset["euclidean_ambient"] = ("pair", (start - stop).norm(dim=-1).cpu().numpy())
         dataset["status"] = dataset.status.assign_attrs(meaning=str({int(status): status.name for status in Status}))
         dataset.attrs = {
@@ -281,18 +289,18 @@ class Study:
         return dataset.assign(distance=absent, energy=absent, status=absent)
 
 
-def _check(data: Tensor, pairs: Tensor, models: Mapping, seeds: Sequence[int], measures: Mapping) -> None:
+def _check(points: Tensor, pairs: Tensor, models: Mapping, seeds: Sequence[int], measures: Mapping) -> None:
     if not models or not measures:
         raise ValueError(f"models, measures: expected at least one each; got {len(models)} and {len(measures)}.")
     if len(seeds) == 0 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one, none repeated; got {list(seeds)}.")
     if pairs.ndim != 2 or pairs.shape[1] != 2 or len(pairs) == 0 or pairs.is_floating_point():
         raise ValueError(f"pairs: expected integers of shape (pair, 2); got {pairs.dtype}, {tuple(pairs.shape)}.")
-    outside = ((pairs < 0) | (pairs >= len(data))).any(1).nonzero().flatten()
+    outside = ((pairs < 0) | (pairs >= len(points))).any(1).nonzero().flatten()
     if len(outside):
         first = int(outside[0])
         raise ValueError(
-            f"pairs: expected row indices from 0 to {len(data) - 1}; pair {first} is {pairs[first].tolist()} "
+            f"pairs: expected row indices from 0 to {len(points) - 1}; pair {first} is {pairs[first].tolist()} "
             f"({len(outside)} such pairs)."
         )
 
