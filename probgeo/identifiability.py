@@ -143,7 +143,7 @@ def paired_test(distance_a: xr.DataArray, distance_b: xr.DataArray, alternative:
         ) from error
     difference = a - b
     mean, df = difference.mean("pair"), difference.count("pair") - 1
-    standard_error = np.sqrt(((difference - mean) ** 2).sum("pair") / (df.where(df > 0) * (df + 1)))
+    standard_error = (((difference - mean) ** 2).sum("pair") / (df.where(df > 0) * (df + 1))) ** 0.5
     t = mean / standard_error.where(standard_error > 0)
     return xr.Dataset({"t": t, "p": xr.apply_ufunc(tails[alternative], t, df), "df": df, "mean_difference": mean})
 
