@@ -1,0 +1,311 @@
+"""Geodesics: paths of least discrete energy between pairs of latent points, by one batched Gauss–Newton solver."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from probgeo.linalg import block_tridiagonal_product, block_tridiagonal_solution
+from probgeo.metrics import Energy, Linearization, Metric
+from probgeo.paths import Straight, resampled
+
+Start = Callable[[Tensor, Tensor], Tensor]
+
+MAX_DAMPING = 1e3
+
+
+class Status(IntEnum):
+    """How the solution of one pair ended."""
+
+    CONVERGED = 0  #: the last step promised, or brought, less than the tolerance
+    MAX_STEPS = 1  #: the steps were used up before
+    STALLED = 2  #: no step found that lowers the energy
+    NONFINITE = 3  #: the energy along the path is not finite; energy and length are NaN
+
+
+class Geodesics(NamedTuple):
+    """Solutions for a batch of pairs."""
+
+    path: Float[Tensor, "batch node latent"]  #: nodes at uniform times, ends included
+    energy: Float[Tensor, "batch"]  #: E of the path
+    length: Float[Tensor, "batch"]  #: L of the path; √(2E) for an energy that is no metric
+    steps: Int[Tensor, "batch"]  #: Gauss–Newton steps tried, over all levels
+    status: Int[Tensor, "batch"]  #: a `Status` each
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    """Coarse-to-fine Gauss–Newton: solve with few segments, resample at constant speed, solve with more.
+
+    Args:
+        num_segments: N of the result.
+        tolerance: relative decrease of the energy below which a pair is finished at N.
+        coarse_tolerance: the same, on the coarser levels.
+        max_steps: steps tried on each level, at most.
+    """
+
+    num_segments: int = 256
+    tolerance: float = 1e-3
+    coarse_tolerance: float = 1e-4
+    max_steps: int = 30
+
+    def __post_init__(self) -> None:
+        if self.num_segments < 2:
+            raise ValueError(f"num_segments: expected at least 2; got {self.num_segments}.")
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps: expected at least 1; got {self.max_steps}.")
+        if not (self.tolerance > 0 and self.coarse_tolerance > 0):
+            raise ValueError(f"tolerance: expected positive tolerances; got {self.tolerance}, {self.coarse_tolerance}.")
+
+
+def energy(metric: Energy, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch"]:
+    """Discrete energy of each path; ½ N Σ ‖r_i‖² for a metric.
+
+    Args:
+        metric: a metric or another energy.
+        path: nodes at uniform times, ends included.
+
+    Returns:
+        E of each path, differentiable in the path.
+    """
+    return metric.measure(path).energy
+
+
+def length(metric: Metric, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch"]:
+    """Discrete length L = Σ ‖r_i‖ of each path.
+
+    Args:
+        metric: a metric.
+        path: nodes, ends included.
+
+    Returns:
+        L of each path.
+
+    Raises:
+        TypeError: `metric` is an energy that belongs to no metric, such as `DecorrelatedEnergy`.
+    """
+    if not isinstance(metric, Metric):
+        raise TypeError(
+            f"metric: expected a Metric; got {type(metric).__name__}, which depends on a path's speed and has "
+            "no length. Use `energy`, or √(2E) to compare with published numbers."
+        )
+    return metric.squared_residuals(path).sqrt().sum(1)
+
+
+def geodesic(
+    metric: Energy,
+    start: Tensor,
+    stop: Tensor,
+    *,
+    init: Tensor | Start | None = None,
+    solver: GaussNewton | None = None,
+    throw: bool = False,
+) -> Geodesics:
+    """Paths of least energy E between the pairs (start, stop); each pair is solved as if it were alone.
+
+    Args:
+        metric: a metric or another energy.
+        start: first points, (batch, latent).
+        stop: last points, (batch, latent).
+        init: None for the straight line; paths (batch, node, latent); or a callable (start, stop) -> paths, such as
+            `paths.Graph(metric, encodings)`. Their number of segments is that of the first level.
+        solver: by default `GaussNewton(num_segments=256)`.
+        throw: raise an error if any pair does not converge.
+
+    Returns:
+        Paths, energies, lengths, steps and status. At equal ends the path is constant, energy and length are 0. Where
+        the energy is not finite the status is NONFINITE, energy and length NaN. Nothing that happens to one pair
+        touches another.
+
+    Raises:
+        TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
+        RuntimeError: with `throw`, some pair did not converge.
+    """
+    solver = GaussNewton() if solver is None else solver
+    _check(metric, start, stop)
+    with torch.no_grad():
+        solution = _solved(metric, _initial(init, start, stop, solver.num_segments), solver)
+    if throw and (solution.status != Status.CONVERGED).any():
+        pairs = (solution.status != Status.CONVERGED).nonzero()[:, 0].tolist()
+        names = ", ".join(f"{pair}: {Status(int(solution.status[pair])).name}" for pair in pairs[:10])
+        raise RuntimeError(f"geodesic: {len(pairs)} of {len(start)} pairs did not converge ({names}).")
+    return solution
+
+
+def _check(metric: Energy, start: Tensor, stop: Tensor) -> None:
+    if not isinstance(metric, Energy):
+        raise TypeError(
+            f"metric: expected a metric or energy, such as PullbackMetric(decoder); got {type(metric).__name__}."
+        )
+    for name, points in (("start", start), ("stop", stop)):
+        if not isinstance(points, Tensor) or not points.is_floating_point():
+            found = points.dtype if isinstance(points, Tensor) else type(points).__name__
+            raise TypeError(f"{name}: expected a floating-point tensor (batch, latent); got {found}.")
+        if points.ndim != 2:
+            raise ValueError(
+                f"{name}: expected (batch, latent); got shape {tuple(points.shape)}. Use {name}[None] for one pair."
+            )
+    if start.shape != stop.shape:
+        raise ValueError(f"stop: expected the shape of start, {tuple(start.shape)}; got {tuple(stop.shape)}.")
+    if start.dtype != stop.dtype:
+        raise ValueError(f"stop: expected the dtype of start, {start.dtype}; got {stop.dtype}.")
+    if start.device != stop.device:
+        raise ValueError(f"stop: expected the device of start, {start.device}; got {stop.device}.")
+
+
+def _initial(init: Tensor | Start | None, start: Tensor, stop: Tensor, num_segments: int) -> Tensor:
+    """Initial paths with ends exactly start and stop; constant at equal ends."""
+    if init is None:
+        return Straight(min(16, num_segments))(start, stop)
+    path = init if isinstance(init, Tensor) else init(start, stop)
+    if path.ndim != 3 or path.shape[0] != len(start) or path.shape[1] < 3 or path.shape[2] != start.shape[1]:
+        raise ValueError(
+            f"init: expected paths (batch, node, latent) = ({len(start)}, at least 3, {start.shape[1]}); "
+            f"got {tuple(path.shape)}."
+        )
+    if path.dtype != start.dtype or path.device != start.device:
+        raise ValueError(
+            f"init: expected the dtype and device of start, {start.dtype} on {start.device}; "
+            f"got {path.dtype} on {path.device}."
+        )
+    path = torch.cat([start[:, None], path[:, 1:-1], stop[:, None]], dim=1)
+    equal = (start == stop).all(1)
+    return torch.where(equal[:, None, None], start[:, None], path)
+
+
+def _levels(first: int, last: int) -> list[int]:
+    """Numbers of segments from the first level to the last: doubled up to a quarter of the last."""
+    if first >= last:
+        return [last]
+    levels = [first]
+    while 4 * levels[-1] <= last // 2:
+        levels.append(2 * levels[-1])
+    return [*levels, last]
+
+
+def _solved(metric: Energy, path: Float[Tensor, "batch node latent"], solver: GaussNewton) -> Geodesics:
+    """All levels, one after the other; pairs that turn out not to be finite drop out."""
+    start, stop = path[:, 0], path[:, -1]
+    found = Straight(solver.num_segments)(start, stop)
+    energies = path.new_full((len(path),), torch.nan)
+    lengths = energies.clone()
+    steps = torch.zeros(len(path), dtype=torch.int64, device=path.device)
+    status = torch.full_like(steps, Status.CONVERGED)
+
+    # At equal ends the constant path is the answer, unless the metric has no value there.
+    equal = (start == stop).all(1)
+    if equal.any():
+        energies[equal] = lengths[equal] = 0 * metric.measure(found[equal]).energy
+        status[equal & energies.isnan()] = Status.NONFINITE
+
+    rows = (~equal).nonzero()[:, 0]
+    path, durations = path[rows], None
+    for num_segments in _levels(path.shape[1] - 1, solver.num_segments):
+        if not len(rows):
+            break
+        if path.shape[1] - 1 != num_segments:
+            path = resampled(path, metric.measure(path).durations if durations is None else durations, num_segments)
+        tolerance = solver.tolerance if num_segments == solver.num_segments else solver.coarse_tolerance
+        level = _minimised(metric, path, tolerance, solver.max_steps)
+        steps[rows] += level.steps
+        status[rows] = level.status
+        finite = level.status != Status.NONFINITE
+        rows, path, durations = rows[finite], level.path[finite], level.durations[finite]
+        if num_segments == solver.num_segments:
+            found[rows], energies[rows] = path, level.energy[finite]
+            lengths[rows] = durations.sum(1) if isinstance(metric, Metric) else (2 * energies[rows]).sqrt()
+    return Geodesics(found, energies, lengths, steps, status)
+
+
+class _Level(NamedTuple):
+    """What one level leaves to the next."""
+
+    path: Float[Tensor, "batch node latent"]
+    energy: Float[Tensor, "batch"]
+    durations: Float[Tensor, "batch segment"]
+    steps: Int[Tensor, "batch"]
+    status: Int[Tensor, "batch"]
+
+
+def _minimised(metric: Energy, path: Float[Tensor, "batch node latent"], tolerance: float, max_steps: int) -> _Level:
+    """Damped Gauss–Newton steps on one level, each pair until its own end.
+
+    A trial is linearised at once, as nearly all are accepted. Only a pair's last step, which promises less than the
+    tolerance, is not: its energy is compared at the end, for all pairs together.
+    """
+    steps = torch.zeros(len(path), dtype=torch.int64, device=path.device)
+    status = torch.full_like(steps, Status.MAX_STEPS)
+    checked, path = path.clone(), path.clone()
+    model = metric.linearize(path)
+    energies, damping = model.energy.clone(), torch.zeros_like(model.energy)
+    active = _finite(model)
+    status[~active] = Status.NONFINITE
+    active, model, damping = active.nonzero()[:, 0], _rows(model, active), damping[active]
+    for _ in range(max_steps):
+        if not len(active):
+            break
+        step, promised = _damped_step(model, damping)
+        steps[active] += 1
+        trial = checked[active]
+        trial[:, 1:-1] += step
+        path[active] = trial
+        last = (promised <= tolerance * model.energy) & (damping <= 1e-2)
+        status[active[last]] = Status.CONVERGED
+        active, damping, trial, promised = (x[~last] for x in (active, damping, trial, promised))
+        model = _rows(model, ~last)
+        if not len(active):
+            break
+        new = metric.linearize(trial)
+        gain = model.energy - new.energy
+        accepted = (gain > 0) & _finite(new)
+        checked[active] = torch.where(accepted[:, None, None], trial, checked[active])
+        done = accepted & (gain <= tolerance * model.energy) & (damping <= 1e-2)
+        good = accepted & (gain > promised / 2)
+        model = _where(accepted, new, model)
+        energies[active], path[active] = model.energy, checked[active]
+        damping = torch.where(accepted, torch.where(good, damping / 8, damping), (6 * damping).clamp_min(1e-2))
+        stalled = damping > MAX_DAMPING
+        status[active[done]] = Status.CONVERGED
+        status[active[stalled]] = Status.STALLED
+        keep = ~(done | stalled)
+        active, model, damping = active[keep], _rows(model, keep), damping[keep]
+    measure = metric.measure(path)
+    worse = ~(measure.energy <= energies) & (status != Status.NONFINITE)
+    if worse.any():
+        path[worse] = checked[worse]
+        again = metric.measure(path[worse])
+        measure.energy[worse], measure.durations[worse] = again
+    return _Level(path, *measure, steps, status)
+
+
+def _damped_step(model: Linearization, damping: Float[Tensor, "batch"]) -> tuple[Tensor, Tensor]:
+    """δ of (H + λ diag H) δ = −g and the decrease −g·δ − ½ δᵀHδ that the model promises."""
+    scale = model.diagonal.diagonal(dim1=-2, dim2=-1)
+    # Directions in which the metric vanishes get a share of the largest entry, so that the sum is definite there too.
+    scale = torch.maximum(scale, 1e-3 * scale.amax((1, 2), keepdim=True)).clamp_min(torch.finfo(scale.dtype).tiny)
+    ridge = damping[:, None, None] + torch.finfo(scale.dtype).eps
+    damped = model.diagonal + (ridge * scale).diag_embed()
+    step = block_tridiagonal_solution(damped, model.off_diagonal, -model.gradient)
+    product = block_tridiagonal_product(model.diagonal, model.off_diagonal, step)
+    promised = -(step * (model.gradient + product / 2)).sum((1, 2))
+    return step, promised
+
+
+def _finite(model: Linearization) -> Bool[Tensor, "batch"]:
+    return (
+        model.energy.isfinite() & model.gradient.isfinite().all(2).all(1) & model.diagonal.isfinite().flatten(1).all(1)
+    )
+
+
+def _rows(model: Linearization, rows: Bool[Tensor, "batch"]) -> Linearization:
+    return model if rows.all() else Linearization(*(x[rows] for x in model))
+
+
+def _where(rows: Bool[Tensor, "batch"], first: Linearization, second: Linearization) -> Linearization:
+    """First's rows where true, second's elsewhere."""
+    pairs = zip(first, second, strict=True)
+    return Linearization(*(torch.where(rows.view(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in pairs))

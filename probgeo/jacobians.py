@@ -1,0 +1,280 @@
+"""Values and Jacobians of maps out of a latent space, several at once: fused for perceptrons, general for any other."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import jvp, vmap
+
+from probgeo.nn import Stacked
+
+Immersion = Callable[[Tensor], Tensor]
+Members = Sequence[Immersion] | Immersion
+
+_ELEMENTWISE = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.Identity,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Mish,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.SELU,
+    nn.Sigmoid,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Softsign,
+    nn.Tanh,
+    nn.Tanhshrink,
+)
+
+
+class Affine:
+    """Members' linear layers x ↦ x W_s + b_s, as plain tensors.
+
+    Args:
+        weight: W_s, (member, in, out).
+        bias: b_s, (member, out).
+    """
+
+    def __init__(self, weight: Float[Tensor, "member in out"], bias: Float[Tensor, "member out"]) -> None:
+        self.weight = weight
+        self.bias = bias
+
+
+Layer = Affine | nn.Module
+
+
+class Maps:
+    """Maps f_1, …, f_S of one latent space, together: values f_s(z), jets [f_s(z), ∂_1 f_s(z), …, ∂_d f_s(z)].
+
+    A perceptron (an `nn.Sequential`, nested or not, of `nn.Linear` and elementwise modules) or a `Stacked` one is read
+    here, once, and evaluated by a fused forward-mode kernel, in the dtype and on the device of z. Elementwise are
+    torch's own activations and any module without parameters whose attribute `elementwise` is true. Every other
+    callable is differentiated by `torch.func.jvp`.
+
+    Args:
+        members: a sequence of callables (*batch, latent) -> (*batch, observation), or one callable with an attribute
+            `num_members`: (*batch, latent) -> (member, *batch, observation).
+
+    Raises:
+        ValueError: no members.
+        TypeError: something that is not callable.
+    """
+
+    def __init__(self, members: Members) -> None:
+        self._call, self.num_maps = _batched(members)
+        self._layers = _perceptron(self._call)
+
+    def compressed(self) -> "Maps":
+        """Maps with the same differences f_s(y) − f_s(z), up to a rotation of each map's outputs, and few outputs.
+
+        Where the maps end in linear layers W_s with more outputs than inputs, W_s = R_s Q_s, R_s square and Q_s with
+        orthonormal rows, is replaced by R_s.
+        """
+        if self._layers is None or not isinstance(self._layers[-1], Affine):
+            return self
+        last = self._layers[-1]
+        if last.weight.shape[2] <= last.weight.shape[1]:
+            return self
+        root = torch.linalg.qr(last.weight.double().mT, mode="r").R.mT.to(last.weight.dtype)
+        return self._with_last_layer(Affine(root, root.new_zeros(root.shape[0], root.shape[2])))
+
+    def jointly_compressed(self) -> "Maps":
+        """Maps with the same differences f_s(y) − f_t(z), s ≠ t included, up to one rotation of the outputs for all."""
+        if self._layers is None or not isinstance(self._layers[-1], Affine):
+            return self
+        last = self._layers[-1]
+        rows = torch.cat([last.weight, last.bias[:, None]], dim=1)
+        if rows.shape[2] <= rows.shape[0] * rows.shape[1]:
+            return self
+        root = torch.linalg.qr(rows.flatten(0, 1).double().mT, mode="r").R.mT.to(rows.dtype)
+        root = root.unflatten(0, rows.shape[:2])
+        return self._with_last_layer(Affine(root[:, :-1], root[:, -1]))
+
+    def _with_last_layer(self, last: Affine) -> "Maps":
+        maps = object.__new__(Maps)
+        maps._call, maps.num_maps, maps._layers = self._call, self.num_maps, [*(self._layers or [])[:-1], last]
+        return maps
+
+    def values(self, z: Float[Tensor, "point latent"]) -> Float[Tensor, "point member observation"]:
+        """f_s(z).
+
+        Args:
+            z: latent points.
+
+        Returns:
+            Every map at every point.
+
+        Raises:
+            ValueError: maps whose output is not (member, point, observation).
+        """
+        if self._layers is None:
+            return _checked(self._call(z), z, self.num_maps).transpose(0, 1)
+        x = z.expand(self.num_maps, *z.shape)
+        for layer in self._layers:
+            if isinstance(layer, Affine):
+                x = torch.baddbmm(layer.bias.to(z)[:, None], x, layer.weight.to(z))
+            else:
+                x = layer(x)
+        return x.transpose(0, 1)
+
+    def jets(self, z: Float[Tensor, "point latent"]) -> Float[Tensor, "point order member observation"]:
+        """[f_s(z), ∂_1 f_s(z), …, ∂_d f_s(z)] along the second axis, by forward mode.
+
+        Args:
+            z: latent points.
+
+        Returns:
+            Value and d partial derivatives of every map at every point, contiguous, a new tensor.
+
+        Raises:
+            ValueError: maps whose output is not (member, point, observation).
+        """
+        if self._layers is not None:
+            return _perceptron_jets(self._layers, z, self.num_maps)
+        directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+
+        def pushed(direction: Tensor) -> tuple[Tensor, Tensor]:
+            value, tangent, *_ = jvp(self._call, (z,), (direction.expand_as(z).contiguous(),))
+            return _checked(value, z, self.num_maps), tangent
+
+        values, tangents = vmap(pushed, randomness="same")(directions)
+        return torch.cat([values[:1], tangents]).permute(2, 0, 1, 3).contiguous()
+
+    def num_floats(self, z: Float[Tensor, "point latent"]) -> int:
+        """How many floats the evaluation of one point's values holds at once, roughly.
+
+        Args:
+            z: any points of the latent space.
+
+        Returns:
+            The widest layer of all maps together; for general maps a multiple of their outputs.
+        """
+        if self._layers is None:
+            with torch.no_grad():
+                return 8 * self._call(z[:1]).numel()
+        widths = [width for layer in self._layers if isinstance(layer, Affine) for width in layer.weight.shape[1:]]
+        return self.num_maps * max(widths)
+
+
+def _batched(members: Members) -> tuple[Immersion, int]:
+    """One callable (*batch, latent) -> (member, *batch, observation), and how many members it has."""
+    if isinstance(members, nn.ModuleList):
+        members = list(members)
+    if not isinstance(members, Sequence):
+        if callable(members) and hasattr(members, "num_members"):
+            return members, int(members.num_members)
+        raise TypeError(
+            "members: expected a sequence of callables or one callable with an attribute num_members; "
+            f"got {type(members).__name__}. For one decoder, pass [decoder]."
+        )
+    if not members:
+        raise ValueError("members: expected at least one; got none.")
+    for member in members:
+        if not callable(member):
+            raise TypeError(f"members: expected callables; got {type(member).__name__}.")
+    modules = [member for member in members if isinstance(member, nn.Module)]
+    if len(modules) == len(members) and _of_one_architecture(modules):
+        return Stacked(modules), len(members)
+    calls = tuple(members)
+    return lambda z: torch.stack([call(z) for call in calls]), len(calls)
+
+
+def _of_one_architecture(modules: Sequence[nn.Module]) -> bool:
+    """Whether all modules are the same up to their weights: known of torch.nn's, whose text shows their settings."""
+
+    def settings(part: nn.Module) -> dict[str, object] | None:
+        if type(part).__module__.startswith("torch.nn."):
+            return {}
+        return {name: value for name, value in vars(part).items() if name[0] != "_"} if _elementwise(part) else None
+
+    first = [settings(part) for part in modules[0].modules()]
+    return (
+        None not in first
+        and any(True for _ in modules[0].parameters())
+        and len({repr(module) for module in modules}) == 1
+        and all([settings(part) for part in module.modules()] == first for module in modules)
+    )
+
+
+def _elementwise(part: nn.Module) -> bool:
+    marked = getattr(part, "elementwise", False) and not list(part.parameters())
+    return type(part) in _ELEMENTWISE or bool(marked)
+
+
+def _perceptron(call: Immersion) -> list[Layer] | None:
+    """The layers of a Stacked perceptron; None where the callable is anything else."""
+    if type(call) is not Stacked:
+        return None
+    layers: list[Layer] = []
+    for part in _flattened(call.template):
+        if type(part) is nn.Linear:
+            weight = part.weight.detach().mT.contiguous()
+            bias = (
+                weight.new_zeros(weight.shape[0], weight.shape[2]) if part.bias is None else part.bias.detach().clone()
+            )
+            layers.append(Affine(weight, bias))
+        elif _elementwise(part):
+            layers.append(part)
+        elif not (type(part) is nn.Dropout and not part.training):
+            return None
+    return layers if any(isinstance(layer, Affine) for layer in layers) else None
+
+
+def _flattened(module: nn.Module) -> list[nn.Module]:
+    if type(module) is nn.Sequential:
+        return [part for child in module for part in _flattened(child)]
+    return [module]
+
+
+def _perceptron_jets(
+    layers: Sequence[Layer], z: Float[Tensor, "point latent"], num_maps: int
+) -> Float[Tensor, "point order member observation"]:
+    points, latent = z.shape
+    x = z.new_zeros(num_maps, 1 + latent, points, latent)
+    x[:, 0] = z
+    for direction in range(latent):
+        x[:, 1 + direction, :, direction] = 1
+    for layer in layers:
+        if isinstance(layer, Affine):
+            x = torch.bmm(x.flatten(1, 2), layer.weight.to(z)).unflatten(1, (1 + latent, points))
+            x[:, 0] += layer.bias.to(z)[:, None]
+        else:
+            value, slope = _value_and_slope(layer, x[:, 0])
+            x[:, 1:] *= slope[:, None]
+            x[:, 0] = value
+    return x.permute(2, 1, 0, 3).contiguous()
+
+
+def _value_and_slope(activation: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """σ(x) and σ'(x), in closed form for the common activations."""
+    if type(activation) is nn.ReLU:
+        return x.clamp_min(0), x > 0
+    if type(activation) is nn.Tanh:
+        value = x.tanh()
+        return value, 1 - value.square()
+    if type(activation) is nn.Sigmoid:
+        value = x.sigmoid()
+        return value, value * (1 - value)
+    if type(activation) is nn.SiLU:
+        gate = x.sigmoid()
+        value = x * gate
+        return value, gate + value * (1 - gate)
+    value, slope, *_ = jvp(activation, (x.clone(),), (torch.ones_like(x),))
+    return value, slope
+
+
+def _checked(output: Tensor, z: Tensor, num_maps: int) -> Tensor:
+    if output.ndim != 3 or output.shape[:2] != (num_maps, z.shape[0]):
+        raise ValueError(
+            f"immersion: expected outputs (point, observation) for every point and member, here "
+            f"({num_maps}, {z.shape[0]}, observation); got {tuple(output.shape)}. Flatten images to one last axis."
+        )
+    return output

@@ -1,0 +1,265 @@
+"""Initial paths between latent points, and paths resampled to another number of segments."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import dijkstra
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from probgeo.metrics import Energy
+
+GRAPH_SEGMENTS = 64
+
+
+@final
+@dataclass(frozen=True)
+class Straight:
+    """Straight lines (1 − t) start + t stop at num_segments + 1 uniform times.
+
+    Args:
+        num_segments: number of segments, which is also the solver's first level.
+    """
+
+    num_segments: int = 16
+
+    def __call__(
+        self, start: Float[Tensor, "batch latent"], stop: Float[Tensor, "batch latent"]
+    ) -> Float[Tensor, "batch node latent"]:
+        """Lines from start to stop.
+
+        Args:
+            start: first points.
+            stop: last points.
+
+        Returns:
+            Paths whose ends are exactly `start` and `stop`.
+        """
+        times = torch.linspace(0, 1, self.num_segments + 1, dtype=start.dtype, device=start.device)[:, None]
+        return torch.lerp(start[:, None], stop[:, None], times)
+
+
+def resampled(
+    path: Float[Tensor, "batch node latent"], durations: Float[Tensor, "batch segment"], num_segments: int
+) -> Float[Tensor, "batch new_node latent"]:
+    """The path at num_segments + 1 uniform times, when its segments take `durations`; cubic Hermite in between.
+
+    Args:
+        path: nodes.
+        durations: time each segment takes, up to a factor; not negative.
+        num_segments: new number of segments.
+
+    Returns:
+        New nodes; the ends are kept exactly.
+    """
+    segments = path.shape[1] - 1
+    # No segment is given less than a thousandth of its share, so that slopes stay finite where a metric vanishes.
+    share = durations / durations.sum(1, keepdim=True).clamp_min(torch.finfo(path.dtype).tiny)
+    step = share.clamp_min(1e-3 / segments)
+    step = step / step.sum(1, keepdim=True)
+    slope = _slopes(path, step)
+    times = torch.nn.functional.pad(step.cumsum(1), (1, 0))
+    wanted = torch.linspace(0, 1, num_segments + 1, dtype=path.dtype, device=path.device).repeat(len(path), 1)
+    segment = (torch.searchsorted(times, wanted, right=True) - 1).clamp(0, segments - 1)
+
+    def at(values: Tensor, index: Tensor) -> Tensor:
+        return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
+
+    width = step.gather(1, segment)[..., None]
+    t = ((wanted - times.gather(1, segment))[..., None] / width).clamp(0, 1)
+    left, right = at(path, segment), at(path, segment + 1)
+    bend_left = width * at(slope, segment) - (right - left)
+    bend_right = (right - left) - width * at(slope, segment + 1)
+    new = torch.lerp(left, right, t) + t * (1 - t) * ((1 - t) * bend_left + t * bend_right)
+    return torch.cat([path[:, :1], new[:, 1:-1], path[:, -1:]], dim=1)
+
+
+def _slopes(
+    path: Float[Tensor, "batch node latent"], step: Float[Tensor, "batch segment"]
+) -> Float[Tensor, "batch node latent"]:
+    """dz/dt at the nodes: of the parabola through three neighbours, at most twice the slower neighbouring chord."""
+    width = step[..., None]
+    chord = path.diff(dim=1) / width
+    if chord.shape[1] == 1:
+        return chord.expand(-1, 2, -1)
+    before, after = width[:, :-1], width[:, 1:]
+    inner = (after * chord[:, :-1] + before * chord[:, 1:]) / (before + after)
+    first = chord[:, :1] + width[:, :1] * (chord[:, :1] - chord[:, 1:2]) / (width[:, :1] + width[:, 1:2])
+    last = chord[:, -1:] + width[:, -1:] * (chord[:, -1:] - chord[:, -2:-1]) / (width[:, -1:] + width[:, -2:-1])
+    slope = torch.cat([first, inner, last], dim=1)
+    speed = chord.norm(dim=2, keepdim=True)
+    slower = torch.minimum(torch.cat([speed[:, :1], speed], dim=1), torch.cat([speed, speed[:, -1:]], dim=1))
+    return slope * (2 * slower / slope.norm(dim=2, keepdim=True).clamp_min(torch.finfo(path.dtype).tiny)).clamp_max(1)
+
+
+@final
+class Graph:
+    """Shortest paths in a graph over the encodings: starts near the global minimum, on the right side of holes.
+
+    In two dimensions the graph is a grid over the encodings' bounding box, in more a neighbour graph of the encodings.
+    It is built once, from the encodings alone, and then gives the path of any pair, whatever other pairs are asked for
+    with it.
+
+    Args:
+        metric: gives the edges their weights.
+        encodings: latent points of data, (point, latent).
+
+    Raises:
+        ValueError: `encodings` are not a finite matrix of at least two points.
+    """
+
+    def __init__(self, metric: Energy, encodings: Tensor) -> None:
+        if encodings.ndim != 2 or len(encodings) < 2 or not encodings.isfinite().all():
+            raise ValueError(
+                "encodings: expected a finite matrix (point, latent) of at least two points; "
+                f"got {'non-finite values' if encodings.ndim == 2 and len(encodings) > 1 else tuple(encodings.shape)}."
+            )
+        self._metric = metric
+        if encodings.shape[1] <= 2:
+            self._nodes, edges = _grid(encodings, num_nodes=120)
+            with torch.no_grad():
+                links = torch.from_numpy(edges).to(encodings.device)
+                weights = metric.edge_weights(self._nodes, links).double().cpu().numpy()
+        else:
+            self._nodes, edges = _neighbours(encodings, num_nodes=2000, num_neighbours=12)
+            weights = self._weights(self._nodes, edges, pieces=4)
+        self._graph = _symmetric(edges, weights, len(self._nodes))
+        self._tree = cKDTree(self._nodes.double().cpu().numpy())
+
+    def __call__(self, start: Float[Tensor, "batch latent"], stop: Float[Tensor, "batch latent"]) -> Tensor:
+        """Shortest paths from start to stop, (batch, 65, latent), at constant speed in the graph's weights.
+
+        Args:
+            start: first points.
+            stop: last points.
+
+        Returns:
+            Paths whose ends are exactly `start` and `stop`: the straight line where that is shorter, or where the graph
+            does not join the two.
+        """
+        paths = Straight(GRAPH_SEGMENTS)(start, stop)
+        line = self._weights(torch.cat([start, stop]), np.arange(2 * len(start)).reshape(2, -1).T, GRAPH_SEGMENTS)
+        ends, number = torch.unique(torch.cat([start, stop]), dim=0, return_inverse=True)
+        first, second = number.view(2, -1).cpu().numpy()
+        # A pair is solved from the end that comes first in the order of coordinates: a choice made without the batch.
+        source, target = np.minimum(first, second), np.maximum(first, second)
+        near, weights = self._exits(ends)
+        sources = np.unique(source)
+        for chunk in np.array_split(sources, -(-len(sources) // 64)):
+            rows = np.flatnonzero(np.isin(source, chunk))
+            distance, previous = self._shortest(near[chunk], weights[chunk])
+            row = np.searchsorted(chunk, source[rows])
+            total = distance[row[:, None], near[target[rows]]] + weights[target[rows]]
+            exit_node = np.take_along_axis(near[target[rows]], total.argmin(1)[:, None], axis=1)[:, 0]
+            trail = _trails(previous, row, exit_node)
+            points = torch.cat([self._nodes, ends[chunk].to(self._nodes)])[trail]
+            points = torch.cat([points, ends[target[rows]].to(points)[:, None]], dim=1)
+            times = np.concatenate([distance[row[:, None], trail], total.min(1, keepdims=True)], axis=1)
+            better = total.min(1) < line[rows]
+            found = _interpolated(points[better], torch.from_numpy(times[better]).to(points), GRAPH_SEGMENTS)
+            backwards = torch.from_numpy(first[rows] > second[rows])[better].to(points.device)
+            paths[rows[better]] = torch.where(backwards[:, None, None], found.flip(1), found).to(paths)
+        paths[:, 0], paths[:, -1] = start, stop
+        return paths
+
+    def _weights(self, points: Float[Tensor, "point latent"], edges: np.ndarray, pieces: int) -> np.ndarray:
+        """Weights of edges cut into equal pieces, each weighed by the metric; infinite where they are not finite."""
+        first, second = points[edges[:, 0]], points[edges[:, 1]]
+        nodes = Straight(pieces)(first, second).flatten(0, 1)
+        index = torch.arange(len(nodes), device=nodes.device).view(len(edges), pieces + 1)
+        links = torch.stack([index[:, :-1], index[:, 1:]], dim=2).flatten(0, 1)
+        with torch.no_grad():
+            weights = self._metric.edge_weights(nodes, links).view(len(edges), pieces).sum(1)
+        return np.nan_to_num(weights.double().cpu().numpy(), nan=np.inf)
+
+    def _exits(self, ends: Float[Tensor, "end latent"]) -> tuple[np.ndarray, np.ndarray]:
+        """The nodes near each end, and the weights of the edges to them; both (end, exit)."""
+        count = min(8, len(self._nodes))
+        near = self._tree.query(ends.double().cpu().numpy(), k=[*range(1, count + 1)])[1]
+        edges = np.stack([np.repeat(np.arange(len(ends)), count) + len(self._nodes), near.reshape(-1)], axis=1)
+        return near, self._weights(torch.cat([self._nodes, ends.to(self._nodes)]), edges, 4).reshape(near.shape)
+
+    def _shortest(self, near: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distances and predecessors from sources, given as edges (source, exit) out of each; node n + i is source i.
+
+        A source has edges out only, so that no path leads through another one: pairs do not see each other.
+        """
+        nodes, finite = len(self._nodes), np.isfinite(weights)
+        augmented = csr_array(
+            (
+                np.concatenate([self._graph.data, weights[finite]]),
+                np.concatenate([self._graph.indices, near[finite]]),
+                np.concatenate([self._graph.indptr, self._graph.indptr[-1] + finite.sum(1).cumsum()]),
+            ),
+            shape=(nodes + len(near),) * 2,
+        )
+        return dijkstra(augmented, indices=np.arange(len(near)) + nodes, return_predecessors=True)
+
+
+def _trails(previous: np.ndarray, row: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Nodes from each row's source to its last node, (pair, step), the source repeated in front of shorter trails."""
+    trail = [last]
+    while True:
+        step = previous[row, trail[-1]]
+        step = np.where(step < 0, trail[-1], step)
+        if (step == trail[-1]).all():
+            return np.stack(trail[::-1], axis=1)
+        trail.append(step)
+
+
+def _interpolated(
+    points: Float[Tensor, "batch point latent"], times: Float[Tensor, "batch point"], num_segments: int
+) -> Float[Tensor, "batch node latent"]:
+    """Piecewise linear curves through points at increasing times, at num_segments + 1 uniform ones."""
+    share = torch.linspace(0, 1, num_segments + 1, dtype=times.dtype, device=times.device)
+    wanted = share * times[:, -1:]
+    right = torch.searchsorted(times, wanted, right=True).clamp(1, times.shape[1] - 1)
+    begin, end = times.gather(1, right - 1), times.gather(1, right)
+    t = ((wanted - begin) / (end - begin).clamp_min(torch.finfo(times.dtype).tiny)).clamp(0, 1)
+    index = right[..., None].expand(-1, -1, points.shape[2])
+    return torch.lerp(points.gather(1, index - 1), points.gather(1, index), t[..., None])
+
+
+def _grid(encodings: Float[Tensor, "point latent"], num_nodes: int) -> tuple[Tensor, np.ndarray]:
+    """Grid of num_nodes per axis over the bounding box and a tenth more, every node joined to the 24 around it."""
+    low, high = encodings.amin(0), encodings.amax(0)
+    margin = (high - low).clamp_min(1e-6 * (high - low).amax()) / 10
+    axes = [
+        torch.linspace(0, 1, num_nodes).to(encodings) * (b - a + 2 * m) + a - m
+        for a, b, m in zip(low, high, margin, strict=True)
+    ]
+    nodes = torch.cartesian_prod(*axes).view(-1, len(axes))
+    index = np.arange(len(nodes)).reshape((num_nodes,) * len(axes))
+    edges = []
+    for offset in np.ndindex((5,) * len(axes)):
+        shift = [o - 2 for o in offset]
+        if shift > [0] * len(axes) and np.gcd.reduce(shift) == 1:
+            near = tuple(slice(max(0, -o), num_nodes - max(0, o)) for o in shift)
+            far = tuple(slice(max(0, o), num_nodes - max(0, -o)) for o in shift)
+            edges.append(np.stack([index[near].ravel(), index[far].ravel()], axis=1))
+    return nodes, np.concatenate(edges)
+
+
+def _neighbours(
+    encodings: Float[Tensor, "point latent"], num_nodes: int, num_neighbours: int
+) -> tuple[Tensor, np.ndarray]:
+    """Evenly picked encodings, each joined to its nearest neighbours."""
+    picked = torch.linspace(0, len(encodings) - 1, min(num_nodes, len(encodings))).round().long()
+    nodes = encodings[picked.to(encodings.device)].unique(dim=0)
+    positions = nodes.double().cpu().numpy()
+    count = min(num_neighbours, len(nodes) - 1)
+    near = cKDTree(positions).query(positions, k=[*range(2, count + 2)])[1]
+    edges = np.stack([np.repeat(np.arange(len(nodes)), count), near.reshape(-1)], axis=1)
+    return nodes, np.unique(np.sort(edges, axis=1), axis=0)
+
+
+def _symmetric(edges: np.ndarray, weights: np.ndarray, num_nodes: int) -> csr_array:
+    """The undirected graph's matrix; edges without a finite weight are left out, no weight is zero."""
+    finite = np.isfinite(weights)
+    (first, second), weight = edges[finite].T, np.maximum(weights[finite], np.finfo(np.float64).tiny)
+    both = (np.concatenate([first, second]), np.concatenate([second, first]))
+    return coo_array((np.concatenate([weight, weight]), both), shape=(num_nodes, num_nodes)).tocsr()
