@@ -12,6 +12,7 @@ from scipy import stats
 from probgeo.identifiability import (
     bootstrap,
     coefficient_of_variation,
+    comparable,
     icc,
     paired_test,
     rank_agreement,
@@ -185,7 +186,7 @@ def test_bootstrap_widens_with_the_level_and_repeats_with_the_seed_whatever_the_
     interval = bootstrap(spread, d, num_resamples=50, seed=3)
     wide = bootstrap(spread, d, num_resamples=50, level=0.99, seed=3)
     assert float(wide[0]) < float(interval[0]) < float(spread(d)) < float(interval[1]) < float(wide[1])
-    monkeypatch.setattr("probgeo.identifiability._CHUNK", 7 * d.size)
+    monkeypatch.setattr("probgeo.identifiability.statistics._CHUNK", 7 * d.size)
     xr.testing.assert_allclose(bootstrap(spread, d, num_resamples=50, seed=3), interval, rtol=1e-12)
     assert not bootstrap(spread, d, num_resamples=50, seed=4).equals(interval)
 
@@ -251,6 +252,18 @@ def test_summary_leaves_out_a_retraining_without_any_distance_in_its_row_and_cou
     assert (table["pairs"] == 12).all()
     assert table["retrainings"].to_dict() == {row: 5 if row[0] == "single" else 6 for row in table.index}
     assert "5 to 6 retrainings" in " ".join(str(table).split())
+
+
+def test_comparable_rows_are_those_of_the_summary():
+    d = study()
+    d.loc[{"model": "rbf", "measure": "straight", "pair": 4, "retraining": 2}] = np.nan
+    d.loc[{"model": "single", "retraining": 5}] = np.nan
+    rows, table = comparable(d), summary(d, num_resamples=50)
+    assert list(rows) == list(table.index)
+    for label, row in rows.items():
+        assert row.notnull().all()
+        assert row.sizes == {"retraining": table.loc[label, "retrainings"], "pair": 11}
+        assert float(icc(row)) == pytest.approx(table.loc[label, "icc"], rel=1e-12)
 
 
 def test_summary_of_one_unnamed_distance_is_one_row():

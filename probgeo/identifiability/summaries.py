@@ -1,0 +1,213 @@
+"""One table: variation over retrainings beside what the distance tells apart, every row on the same pairs."""
+
+import functools
+import math
+import textwrap
+from collections.abc import Callable, Hashable, Mapping
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from probgeo.identifiability.statistics import (
+    CORE,
+    bootstrap,
+    checked,
+    coefficient_of_variation,
+    icc,
+    paired_test,
+    rank_agreement,
+    spread,
+)
+
+
+class Table(pd.DataFrame):
+    """A `pandas.DataFrame` of unrounded numbers, from `summary`, that prints rounded and explained."""
+
+    def __str__(self) -> str:
+        return _text(self)
+
+
+def summary(
+    distance: xr.DataArray,
+    references: Mapping[str, xr.DataArray] | None = None,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    points: np.ndarray | None = None,
+) -> Table:
+    """Variation over retrainings beside what the distance tells apart: one row per (model, measure).
+
+    All rows and references are compared on the same pairs: those whose distances are finite in all of them, with a
+    mean above 0. A row without any distance is left out, and so is a retraining without any distance in its row.
+
+    Args:
+        distance: distances, dims (retraining, pair, ...); rows are the combinations of the other dims' labels.
+        references: name -> distances (retraining, pair, ...) whose pairs' CVs each row's are tested against; further
+            dims, as `model`, are matched to the row. Default: those present among "rbf" (the `geodesic` of model
+            `rbf`) and "euclidean" (measure `euclidean` of the row's own model).
+        num_resamples, level, seed, points: of the intervals, see `bootstrap`.
+
+    Returns:
+        DataFrame with, per row: `cv` (mean over pairs), `cv_median`, `spread`, `icc`, `rank_agreement`, each but the
+        median with `_lower` and `_upper`; per reference `t_NAME` and `p_NAME` of the one-sided `paired_test` that the
+        row varies less (missing for the reference itself); `retrainings` and `pairs` used, and `pairs_missing`, those
+        that the row itself lacks. `print` shows it rounded.
+
+    Raises:
+        ValueError: a dim is missing, a row has fewer than two retrainings, fewer than two pairs are left, a reference
+            has other pairs or other labels, or an argument is out of range.
+    """
+    d = _labelled(distance)
+    others = _default_references(d) if references is None else references
+    others = {name: _by_row(_matched(name, reference, d)) for name, reference in others.items()}
+    d = _by_row(d).dropna("row", how="all")
+    kept = _kept_pairs(d, [other.sel(row=d["row"]) for other in others.values()])
+    ends = None if points is None else np.asarray(points)[kept]
+    interval = functools.partial(bootstrap, num_resamples=num_resamples, level=level, seed=seed, points=ends)
+    records = []
+    for label in d.indexes["row"]:
+        row = _present(d, label)
+        if row.sizes["retraining"] < 2:
+            raise ValueError(f"distance: expected at least 2 retrainings in row {label}; got 1. Train more seeds.")
+        record = _estimates(row[:, kept], interval)
+        for name, other in others.items():
+            record |= _test(row[:, kept], name, _present(other, label)[:, kept])
+        counts = {"retrainings": row.sizes["retraining"], "pairs": kept.sum(), "pairs_missing": (~_usable(row)).sum()}
+        records.append(record | {name: int(count) for name, count in counts.items()})
+    table = Table(records, index=d.indexes["row"])
+    table.attrs = {"level": level, "num_pairs": kept.size}
+    return table
+
+
+def comparable(distance: xr.DataArray) -> dict[tuple[Hashable, ...], xr.DataArray]:
+    """The rows of `summary`: label -> distances (retraining, pair), all on the same pairs, none missing.
+
+    Args:
+        distance: distances, dims (retraining, pair, ...).
+
+    Returns:
+        By label (one entry per further dim). Pairs with a missing or no distance in some row are left out of all,
+        retrainings without any distance are left out of their row.
+
+    Raises:
+        ValueError: a dim is missing or has fewer than two entries, or fewer than two pairs are left.
+    """
+    d = _by_row(_labelled(distance)).dropna("row", how="all")
+    kept = _kept_pairs(d, [])
+    return {label: _present(d, label)[:, kept] for label in d.indexes["row"]}
+
+
+def _labelled(distance: xr.DataArray) -> xr.DataArray:
+    """Checked distances with at least one dim of rows."""
+    d = checked(distance, *CORE)
+    return d.expand_dims(distance=[d.name or "distance"]) if d.ndim == 2 else d
+
+
+def _default_references(distance: xr.DataArray) -> dict[str, xr.DataArray]:
+    """The baselines among the rows: RBF geodesic distances, and Euclidean ones in the row's own latent space."""
+    models, measures = (list(distance[dim].values) if dim in distance.dims else [] for dim in ("model", "measure"))
+    references = {}
+    if "rbf" in models and "geodesic" in measures:
+        references["rbf"] = distance.sel(model="rbf", measure="geodesic", drop=True)
+    if "euclidean" in measures:
+        references["euclidean"] = distance.sel(measure="euclidean", drop=True)
+    return references
+
+
+def _matched(name: str, reference: xr.DataArray, distance: xr.DataArray) -> xr.DataArray:
+    """`reference` with the dims of `distance`: repeated along those that it lacks."""
+    d = checked(reference, *CORE)
+    try:
+        xr.align(d, distance, join="exact", exclude=["retraining"])
+        return xr.broadcast(d, distance, exclude=CORE)[0].transpose(*distance.dims)
+    except ValueError as error:
+        raise ValueError(
+            f"references[{name!r}]: expected the pairs of `distance`, and no dims or labels that it lacks, sizes "
+            f"{dict(distance.sizes)}; got {dict(d.sizes)}."
+        ) from error
+
+
+def _by_row(distance: xr.DataArray) -> xr.DataArray:
+    """Distances (row, retraining, pair), all dims but the last two stacked, infinite ones missing."""
+    dims = [dim for dim in distance.dims if dim not in CORE]
+    return distance.where(np.isfinite(distance)).stack(row=dims).transpose("row", *CORE)
+
+
+def _present(distance: xr.DataArray, label: tuple[Hashable, ...]) -> xr.DataArray:
+    """Distances (retraining, pair) of one row, without the retrainings that have none."""
+    return distance.sel(row=label, drop=True).dropna("retraining", how="all")
+
+
+def _usable(distance: xr.DataArray) -> xr.DataArray:
+    """Whether a pair has a CV: no distance missing but where the whole retraining is, and not all of them 0."""
+    absent = distance.isnull().all("pair")
+    complete = (distance.notnull() | absent).all("retraining")
+    zero = (distance.fillna(0) == 0).all("retraining") & ~absent.all("retraining")
+    return complete & ~zero
+
+
+def _kept_pairs(distance: xr.DataArray, references: list[xr.DataArray]) -> np.ndarray:
+    """Whether each pair (pair,) is usable in all rows and references."""
+    if not distance.size:
+        raise ValueError("distance: expected at least one row with distances; got none, all are missing.")
+    usable = _usable(distance)
+    kept = np.all([usable.all("row"), *(_usable(reference).all("row") for reference in references)], axis=0)
+    if kept.sum() < 2:
+        missing = dict(zip(distance.indexes["row"], (~usable).sum("pair").values.tolist(), strict=True))
+        raise ValueError(
+            f"distance: expected at least 2 pairs with finite, nonzero distances in all rows and references; got "
+            f"{kept.sum()} of {kept.size}. Missing by row: {missing}. Leave out the rows that lack most."
+        )
+    return kept
+
+
+def _estimates(distance: xr.DataArray, interval: Callable[..., xr.Dataset]) -> dict[str, float]:
+    """Statistics of one row (retraining, pair) with their intervals, confined to the statistics' ranges."""
+
+    def statistics(d: xr.DataArray) -> xr.Dataset:
+        cv = coefficient_of_variation(d).mean("pair", skipna=False)
+        return xr.Dataset({"cv": cv, "spread": spread(d), "icc": icc(d), "rank_agreement": rank_agreement(d)})
+
+    estimate, bounds = statistics(distance), interval(statistics, distance)
+    bounds = bounds.assign({name: bounds[name].clip(min=0) for name in ("cv", "spread")})
+    bounds = bounds.assign({name: bounds[name].clip(max=1) for name in ("icc", "rank_agreement")})
+    record = {"cv_median": float(coefficient_of_variation(distance).median("pair"))}
+    for name in map(str, estimate):
+        lower, upper = bounds[name].values.tolist()
+        record |= {name: float(estimate[name]), f"{name}_lower": lower, f"{name}_upper": upper}
+    return record
+
+
+def _test(row: xr.DataArray, name: str, reference: xr.DataArray) -> dict[str, float]:
+    """One-sided paired test that the row varies less; missing where the reference has no distances for the row."""
+    test = paired_test(row, reference) if reference.size else {"t": math.nan, "p": math.nan}
+    return {f"t_{name}": float(test["t"]), f"p_{name}": float(test["p"])}
+
+
+def _text(table: pd.DataFrame) -> str:
+    """The table with rounded numbers, few columns, and what they mean."""
+
+    def with_interval(name: str) -> list[str]:
+        values = zip(table[name], table[f"{name}_lower"], table[f"{name}_upper"], strict=True)
+        return [f"{value:.3f} [{lower:.3f}, {upper:.3f}]" for value, lower, upper in values]
+
+    columns = {
+        "CV": with_interval("cv"),
+        "median": [f"{value:.3f}" for value in table["cv_median"]],
+        "spread": [f"{value:.2f}" for value in table["spread"]],
+        "ICC": with_interval("icc"),
+        "rank": [f"{value:.3f}" for value in table["rank_agreement"]],
+    }
+    for name in [column[2:] for column in table.columns if column.startswith("t_")]:
+        tests = zip(table[f"t_{name}"], table[f"p_{name}"], strict=True)
+        columns[f"t {name} (p)"] = ["–" if math.isnan(t) else f"{t:.2f} ({p:.1g})" for t, p in tests]
+    retrainings = " to ".join(map(str, sorted({table["retrainings"].min(), table["retrainings"].max()})))
+    used, given = table["pairs"].iloc[0], table.attrs["num_pairs"]
+    notes = (
+        f"CV = std/mean over retrainings: mean, [{table.attrs['level']:.0%} bootstrap interval over retrainings and "
+        f"pairs] and median over pairs. spread = std/mean over pairs. rank = mean Spearman ρ between retrainings. "
+        f"t (p): one-sided paired t-test that the CVs are below the reference's. {retrainings} retrainings, {used} of "
+        f"{given} pairs" + ("." if used == given else ": the others have distances missing or 0 in some row.")
+    )
+    return pd.DataFrame(columns, index=table.index).to_string() + "\n" + textwrap.fill(notes, 118)
