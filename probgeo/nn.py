@@ -42,16 +42,19 @@ class MLP:
         activation: class of the elementwise nonlinearity, e.g. `torch.nn.SiLU`.
 
     Raises:
+        TypeError: an activation that is no class of modules.
         ValueError: a width below one.
     """
 
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: Sequence[int] = (128, 128)
     activation: type[nn.Module] = nn.SiLU
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: expected positive widths; got {self.hidden}.")
+        if not (isinstance(self.activation, type) and issubclass(self.activation, nn.Module)):
+            raise TypeError(f"activation: expected a class such as torch.nn.SiLU; got {self.activation!r}.")
 
     def build(self, num_inputs: int, num_outputs: int) -> nn.Sequential:
         """The network, freshly initialised from torch's random state."""
@@ -88,7 +91,8 @@ class Stacked(nn.Module):
             owner = self.template.get_submodule(owner_name)
             stacked = torch.stack([state[path].detach() for state in states])
             if name in owner._parameters:
-                owner._parameters[name] = nn.Parameter(stacked)
+                trained = states[0][path].requires_grad
+                owner._parameters[name] = nn.Parameter(stacked, requires_grad=trained)
             else:
                 owner._buffers[name] = stacked
 
@@ -119,7 +123,7 @@ class Stacked(nn.Module):
             owner = module.get_submodule(owner_name)
             values = stacked[index].detach().clone()
             if name in owner._parameters:
-                owner._parameters[name] = nn.Parameter(values)
+                owner._parameters[name] = nn.Parameter(values, requires_grad=stacked.requires_grad)
             else:
                 owner._buffers[name] = values
         return module
