@@ -16,21 +16,28 @@ _PACKAGES = ("probgeo.", "torch.nn.", "torch.optim.")
 
 
 def _named_class(name: str) -> type:
-    """The class of a dotted name. Nothing is imported on a file's word, except from probgeo and torch."""
+    """The spec or network class of a dotted name.
+
+    Nothing is imported on a file's word, except from probgeo and torch; and no other class is handed out, because
+    those of many a loaded module (subprocess) do harm when called.
+    """
     module, _, attribute = name.rpartition(".")
     if not name.startswith(_PACKAGES) and module not in sys.modules:
         raise ValueError(
             f"config: {name!r} is not a class of probgeo or torch; import {module!r} first, if you trust it."
         )
-    kind = getattr(importlib.import_module(module), attribute, None)
-    if not isinstance(kind, type):
-        raise ValueError(f"config: expected the name of a class; got {name!r}.")
+    try:
+        kind = getattr(importlib.import_module(module), attribute, None)
+    except ImportError as error:
+        raise ValueError(f"config: no module has the class {name!r} ({error}).") from error
+    if not isinstance(kind, type) or not (dataclasses.is_dataclass(kind) or issubclass(kind, torch.nn.Module)):
+        raise ValueError(f"config: expected the name of a dataclass or a torch module; got {name!r}.")
     return kind
 
 
 def _dotted_name(kind: Any) -> str:
     name = f"{kind.__module__}.{kind.__qualname__}"
-    if "<" in name:
+    if "." in kind.__qualname__ or "<" in name:
         raise TypeError(
             f"spec: expected classes and functions that a module defines, not lambdas or locals; got {name}."
         )
@@ -67,9 +74,12 @@ def from_config(config: Any) -> Any:
     """The spec that `to_config` described; lists come back as tuples.
 
     Raises:
-        ValueError: a class outside probgeo and torch that the caller has not imported.
+        ValueError: a class outside probgeo and torch that the caller has not imported, a class that is neither a
+            dataclass nor a torch module, or a function.
     """
     if isinstance(config, dict):
+        if "function" in config:
+            raise ValueError(f"config: functions are not restored from files; got {config['function']!r}.")
         if "class" in config:
             return _named_class(config["class"])
         fields = {key: from_config(value) for key, value in config.items() if key != "spec"}
