@@ -55,9 +55,9 @@ class _Scale(nn.Module):
 
     elementwise = True
 
-    def __init__(self, std: Tensor) -> None:
+    def __init__(self, std: float) -> None:
         super().__init__()
-        self.register_buffer("std", std.detach().clone())
+        self.std = std
 
     def forward(self, mean: Tensor) -> Tensor:
         return mean / self.std
@@ -94,20 +94,18 @@ class Gaussian(Likelihood):
             return {}
         return {"log_std": torch.zeros(()) if x is None else x.var(0).mean().sqrt().clamp(min=1e-6).log()}
 
-    def _std(self, output: Tensor, parameters: Parameters) -> Tensor:
-        if "log_std" in parameters:
-            return parameters["log_std"].exp()
-        return torch.as_tensor(self.std, dtype=output.dtype, device=output.device)
+    def _std(self, parameters: Parameters) -> Tensor | float:
+        return parameters["log_std"].exp() if self.std is None else self.std
 
     def distribution(self, output: Float[Tensor, "*batch observation"], parameters: Parameters) -> dist.Distribution:
-        return dist.Normal(output, self._std(output, parameters))
+        return dist.Normal(output, self._std(parameters))
 
     def mean(self) -> nn.Module:
         return nn.Identity()
 
     def isometry(self, parameters: Parameters) -> nn.Module:
         """μ / std: the Fisher-Rao metric of a Gaussian of fixed standard deviation."""
-        return _Scale(self._std(torch.zeros(()), parameters))
+        return _Scale(float(self._std(parameters)))
 
     def check(self, x: Float[Tensor, "row observation"]) -> None:
         _check_finite(x)
