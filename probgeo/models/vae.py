@@ -88,7 +88,7 @@ class VAE:
     def beta_at(self, epoch: int) -> Float[Tensor, " latent"]:
         """β of every latent dimension at an epoch."""
         beta = self.beta.at(epoch) if isinstance(self.beta, Warmup) else self.beta
-        return torch.as_tensor(beta, dtype=torch.get_default_dtype()).expand(self.latent)
+        return torch.as_tensor(beta, dtype=torch.float64).expand(self.latent)
 
     def final_beta(self) -> Float[Tensor, " latent"]:
         """β of every latent dimension once any warm-up is over."""
@@ -155,12 +155,13 @@ class FittedVAE(nn.Module):
         self._check(x)
         beta = self.spec.final_beta().to(x) if beta is None else beta
         standard = dist.Normal(torch.zeros_like(beta), torch.ones_like(beta))
-        with self._data(x, num_rows):
-            with pyro.plate("latent", self.spec.latent, dim=-1), poutine.scale(scale=_positive(beta)):
-                z = pyro.sample("z", standard)
-            output, parameters = self.decoder(z, self.parameters_of_likelihood())
-            with pyro.plate("feature", self.num_features, dim=-1):
-                pyro.sample("x", self.spec.likelihood.distribution(output, parameters), obs=x)
+        data, latent = self._data(x, num_rows), pyro.plate("latent", self.spec.latent, dim=-1)
+        with data, latent, poutine.scale(scale=_positive(beta)):
+            z = pyro.sample("z", standard)
+        # Outside the plates: a decoder's own latent variables belong to all rows.
+        output, parameters = self.decoder(z, self.parameters_of_likelihood())
+        with data, pyro.plate("feature", self.num_features, dim=-1):
+            pyro.sample("x", self.spec.likelihood.distribution(output, parameters), obs=x)
 
     def guide(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
         """Pyro guide: q(z | x), and the decoder's own posterior if it has one."""
