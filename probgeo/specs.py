@@ -100,6 +100,7 @@ def digest(*parts: Any) -> str:
             state.update(np.ascontiguousarray(part).tobytes())
         else:
             state.update(json.dumps(to_config(part), sort_keys=True).encode())
+        state.update(b"\0")  # parts end somewhere: (1, 2) is not (12,)
     return state.hexdigest()[:16]
 
 

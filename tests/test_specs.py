@@ -1,0 +1,112 @@
+"""Specs: to JSON and back, and hashes that identify content."""
+
+import json
+import subprocess
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from probgeo.likelihoods import Bernoulli, Gaussian
+from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder
+from probgeo.models.vae import VAE, Warmup
+from probgeo.nn import MLP
+from probgeo.specs import digest, from_config, stream, to_config
+from probgeo.study import Geodesic, expected_metric
+from probgeo.training import Training
+
+SPECS = [
+    VAE(),
+    VAE(latent=3, decoder=Decoder(MLP((5,), nn.ReLU)), likelihood=Gaussian(0.3), beta=(0.1, 1.0, 2.0)),
+    VAE(decoder=EnsembleDecoder(4, MLP(()), RandomMember()), likelihood=Bernoulli(), beta=Warmup(10, stop=0.5)),
+    VAE(decoder=RBFDecoder(num_centers=7, floor=0.03, curve=1.5)),
+    Training(epochs=3, max_gradient_norm=1.0),
+]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    names: tuple[str, ...]
+    table: dict
+
+
+@pytest.mark.parametrize("spec", SPECS[:4], ids=lambda spec: type(spec.decoder).__name__)
+def test_specs_survive_json(spec):
+    restored = from_config(json.loads(json.dumps(to_config(spec))))
+    assert restored == spec
+    assert hash(restored) == hash(spec)
+
+
+@settings(deadline=None)
+@given(st.integers(), st.floats(allow_nan=False), st.lists(st.text()), st.booleans())
+def test_values_survive_json(integer, real, texts, flag):
+    spec = Sequences(tuple(texts), {"integer": integer, "real": real, "flag": flag, "none": None, "range": [0, 1]})
+    restored = from_config(json.loads(json.dumps(to_config(spec))))
+    assert restored == replace(spec, table={**spec.table, "range": (0, 1)})
+
+
+def test_ranges_and_lists_are_written_as_sequences():
+    assert to_config(range(3)) == to_config([0, 1, 2]) == to_config((0, 1, 2)) == [0, 1, 2]
+
+
+def test_functions_and_classes_are_named_by_their_place():
+    assert to_config(expected_metric) == {"function": "probgeo.study.expected_metric"}
+    assert to_config(nn.SiLU) == {"class": "torch.nn.modules.activation.SiLU"}
+    assert to_config(Geodesic())["metric"] == {"function": "probgeo.study.expected_metric"}
+
+
+def test_what_no_file_can_name_is_refused():
+    class Local(nn.Module):
+        pass
+
+    for nameless in (lambda model: model, Local, Sequences.__init__):
+        with pytest.raises(TypeError, match="that a module defines"):
+            to_config(nameless)
+    with pytest.raises(TypeError, match="spec: expected dataclasses"):
+        to_config({"x": torch.zeros(2)})
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"class": "not_imported.Thing"}, "import 'not_imported' first"),
+        ({"spec": "not_imported.Thing", "size": 1}, "import 'not_imported' first"),
+        ({"spec": f"{subprocess.__name__}.Popen", "args": ["true"]}, "expected the name of a dataclass"),
+        ({"class": f"{subprocess.__name__}.Popen"}, "expected the name of a dataclass"),
+        ({"class": "probgeo.specs.digest"}, "expected the name of a dataclass"),
+        ({"class": "probgeo.specs.Missing"}, "expected the name of a dataclass"),
+        ({"class": "probgeo.no_such_module.Thing"}, "no module has the class"),
+        ({"function": "os.abort"}, "functions are not restored"),
+    ],
+)
+def test_foreign_names_in_a_file_are_refused(config, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        from_config({"spec": "probgeo.nn.MLP", "hidden": [8], "activation": config})
+
+
+def test_digest_depends_on_content_and_on_nothing_else():
+    x = torch.arange(6.0).reshape(2, 3)
+    assert digest(x) == digest(x.clone()) == digest(x.numpy()) == digest(x.T.contiguous().T)
+    assert digest(VAE()) == digest(VAE())
+    parts = [
+        (x,), (x.double(),), (x.reshape(3, 2),), (x + 1e-6,), (VAE(),), (VAE(latent=3),),
+        (1, 2), (12,), (2, 1), ("1", "2"), ("12",), (1.5,), (None,), (False,), (np.zeros(0),),
+    ]  # fmt: skip
+    assert len({digest(*part) for part in parts}) == len(parts)
+
+
+def test_dictionary_order_does_not_change_a_digest():
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+def test_streams_of_the_same_parts_are_equal_and_of_others_are_not():
+    before = torch.get_rng_state()
+    first = torch.randn(4, generator=stream(0, "noise", 1))
+    assert torch.equal(first, torch.randn(4, generator=stream(0, "noise", 1)))
+    for other in ((1, "noise", 1), (0, "order", 1), (0, "noise", 2)):
+        assert not torch.equal(first, torch.randn(4, generator=stream(*other)))
+    assert torch.equal(before, torch.get_rng_state())
