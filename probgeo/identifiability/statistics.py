@@ -158,7 +158,7 @@ def bootstrap(
         seed: of the resampling; the global random state is not used.
         points: (pair, 2) names of the pairs' end points. Where points recur in many pairs, pairs are not independent:
             then points are resampled and a pair counts as often as the product of its ends' counts. For points that
-            rarely recur this is too wide; leave it out.
+            rarely recur this is too wide, by up to √3; leave it out.
 
     Returns:
         As the statistic, with a further dim `bound`, ("lower", "upper"). Not confined to the range of the statistic.
