@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
+from pyro.distributions import TorchDistribution as Distribution
 from torch import Tensor, nn
 
 Parameters = Mapping[str, Tensor]
@@ -24,7 +25,7 @@ class Likelihood(abc.ABC):
         """Trainable parameters that all observations share, at values that suit x; empty if there are none."""
 
     @abc.abstractmethod
-    def distribution(self, output: Float[Tensor, "*batch observation"], parameters: Parameters) -> dist.Distribution:
+    def distribution(self, output: Float[Tensor, "*batch observation"], parameters: Parameters) -> Distribution:
         """Elementwise distribution of x, batch shape (*batch, observation)."""
 
     @abc.abstractmethod
@@ -97,7 +98,7 @@ class Gaussian(Likelihood):
     def _std(self, parameters: Parameters) -> Tensor | float:
         return parameters["log_std"].exp() if self.std is None else self.std
 
-    def distribution(self, output: Float[Tensor, "*batch observation"], parameters: Parameters) -> dist.Distribution:
+    def distribution(self, output: Float[Tensor, "*batch observation"], parameters: Parameters) -> Distribution:
         return dist.Normal(output, self._std(parameters))
 
     def mean(self) -> nn.Module:
@@ -118,7 +119,7 @@ class Bernoulli(Likelihood):
     def initial_parameters(self, x: Float[Tensor, "row observation"] | None = None) -> dict[str, Tensor]:
         return {}
 
-    def distribution(self, output: Float[Tensor, "*batch observation"], parameters: Parameters) -> dist.Distribution:
+    def distribution(self, output: Float[Tensor, "*batch observation"], parameters: Parameters) -> Distribution:
         # Grey values are probabilities here: the cross-entropy is defined for them, Pyro's support check would refuse.
         return dist.Bernoulli(logits=output, validate_args=False)
 

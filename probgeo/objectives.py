@@ -1,15 +1,18 @@
 """The evidence lower bound of a Pyro model/guide pair, with given noise, so that many of them can be batched."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
+
+from probgeo.specs import stream
 
 
 class ELBO(nn.Module):
@@ -18,9 +21,9 @@ class ELBO(nn.Module):
     The expectation is one reparametrised sample; Kullback-Leibler divergences are exact, site by site.
     """
 
-    def __init__(self, model: nn.Module, num_rows: int) -> None:
+    def __init__(self, model: Any, num_rows: int) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.num_rows = num_rows
 
     def forward(
@@ -31,13 +34,15 @@ class ELBO(nn.Module):
             posterior = poutine.trace(self.model.guide).get_trace(x, self.num_rows, beta)
         joint = poutine.trace(poutine.replay(self.model.model, posterior)).get_trace(x, self.num_rows, beta)
         log_likelihood = kl = weighted_kl = torch.zeros((), dtype=x.dtype, device=x.device)
+        site: Any
         for name, site in prune_subsample_sites(joint).nodes.items():
             if site["type"] != "sample":
                 continue
             if site["is_observed"]:
                 log_likelihood = log_likelihood + (site["scale"] * site["fn"].log_prob(site["value"])).sum()
             else:
-                divergence = kl_divergence(posterior.nodes[name]["fn"], site["fn"])
+                fitted: Any = posterior.nodes[name]
+                divergence = kl_divergence(fitted["fn"], site["fn"])
                 kl = kl + _plate_scale(site) * divergence.sum()
                 weighted_kl = weighted_kl + (site["scale"] * divergence).sum()
         terms = {"loss": weighted_kl - log_likelihood, "log_likelihood": log_likelihood, "kl": kl}
@@ -50,12 +55,30 @@ def _plate_scale(site: dict[str, Any]) -> float:
     )
 
 
-def noise_shapes(model: nn.Module, x: Float[Tensor, "row observation"]) -> dict[str, torch.Size]:
+def noise_shapes(model: Any, x: Float[Tensor, "row observation"]) -> dict[str, torch.Size]:
     """Shape of the standard normal noise that each latent variable of the guide needs for a minibatch like x."""
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
         trace = poutine.trace(model.guide).get_trace(x)
-    sites = prune_subsample_sites(trace).nodes.items()
+    sites: Any = prune_subsample_sites(trace).nodes.items()
     return {name: site["value"].shape for name, site in sites if site["type"] == "sample"}
+
+
+def random_noise(
+    seeds: Sequence[int], steps: int, shapes: Mapping[str, torch.Size], *purpose: Any
+) -> dict[str, Float[Tensor, "seed step *shape"]]:
+    """Standard normal noise of each seed, step and latent variable, from streams of (seed, variable, purpose)."""
+    return {
+        name: torch.stack([torch.randn((steps, *shape), generator=stream(seed, name, *purpose)) for seed in seeds])
+        for name, shape in shapes.items()
+    }
+
+
+def random_rows(
+    seeds: Sequence[int], steps: int, batch_size: int, num_rows: int, *purpose: Any
+) -> Int[Tensor, "seed step row"]:
+    """Rows of each minibatch of an epoch, none twice, for each seed, from streams of (seed, purpose)."""
+    orders = [torch.randperm(num_rows, generator=stream(seed, *purpose)) for seed in seeds]
+    return torch.stack(orders)[:, : steps * batch_size].unflatten(1, (steps, batch_size))
 
 
 class _GivenNoise(Messenger):

@@ -10,13 +10,14 @@ from typing import Any
 import xarray as xr
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from probgeo.models.vae import FittedVAE
 from probgeo.specs import digest, from_config, to_config
 
 
 def save(
-    model: nn.Module,
+    model: FittedVAE,
     folder: str | os.PathLike,
     extra: dict[str, Any] | None = None,
     last: dict[str, Tensor] | None = None,
@@ -42,7 +43,7 @@ def save(
     os.replace(partial, folder)
 
 
-def load(folder: str | os.PathLike) -> nn.Module:
+def load(folder: str | os.PathLike) -> FittedVAE:
     """The fitted model that `save` or `fit` wrote to a folder, on the CPU.
 
     Raises:

@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -32,7 +33,7 @@ class Phase:
     trains: Callable[[str], bool]
     share: float = 1.0
     rate: float = 1.0
-    start: Callable[[nn.Module, Tensor, int], None] | None = None
+    start: Callable[[Any, Tensor, int], None] | None = None
 
 
 class DecoderModule(nn.Module, abc.ABC):
@@ -139,13 +140,14 @@ class RBFModule(DecoderModule):
     def phases(self) -> tuple[Phase, ...]:
         weights = "decoder.precision.log_weights"
         return (
-            Phase("mean", trains=lambda name: name != weights, start=_start_from_data),
+            Phase("mean", trains=lambda name: not name.startswith("decoder.precision."), start=_start_from_data),
             Phase("precision", trains=lambda name: name == weights, share=0.5, rate=10.0, start=_place_centers),
         )
 
     def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
-        # In the first phase the likelihood's own standard deviation holds: the centres are not placed yet.
-        log_std = torch.where(self.precision.placed, -0.5 * self.precision(z).log(), parameters["log_std"])
+        # In the first phase the likelihood's own standard deviation holds: the centres are not placed yet. In the
+        # second the codes are fixed: the precision is fitted to them and does not move them, hence `detach`.
+        log_std = torch.where(self.precision.placed, -0.5 * self.precision(z.detach()).log(), parameters["log_std"])
         return self.network(z), {**parameters, "log_std": log_std}
 
     def mean(self, head: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -182,14 +184,14 @@ class _MeanAndStd(nn.Module):
 
 
 @torch.no_grad()
-def _start_from_data(model: nn.Module, x: Tensor, seed: int) -> None:
+def _start_from_data(model: Any, x: Tensor, seed: int) -> None:
     """The likelihood's own parameters at values that suit x: a noise level that starts far off is slow to learn."""
     for name, value in model.spec.likelihood.initial_parameters(x).items():
         model.shared[name].copy_(value)
 
 
 @torch.no_grad()
-def _place_centers(model: nn.Module, x: Tensor, seed: int) -> None:
+def _place_centers(model: Any, x: Tensor, seed: int) -> None:
     """Centres at the codes of x; every precision at the data equal to the likelihood's own, 1 / std²."""
     model.decoder.precision.place(model.encode(x).mean, (-2 * model.parameters_of_likelihood()["log_std"]).exp(), seed)
 

@@ -1,6 +1,6 @@
 """The variational autoencoder: a spec, and the Pyro model and guide that it builds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from probgeo.likelihoods import Gaussian, Likelihood, Parameters
 from probgeo.metrics import Metric
-from probgeo.models.decoders import Decoder, DecoderModule, EnsembleDecoder, Phase, RBFDecoder
-from probgeo.nn import MLP
+from probgeo.models.decoders import Decoder, DecoderModule, EnsembleDecoder, EnsembleModule, Phase, RBFDecoder
+from probgeo.nn import MLP, Stacked
 
 
 class Encoding(NamedTuple):
@@ -198,13 +198,13 @@ class FittedVAE(nn.Module):
         """Root mean square, over the observations, of the decoder's standard deviation at z; units of x."""
         return self.decoder.variance(z, self.spec.likelihood.mean()).mean(-1).sqrt()
 
-    def draws(self, num_draws: int | None = None) -> Callable[[Tensor], Tensor]:
+    def draws(self, num_draws: int | None = None) -> Stacked:
         """Fixed decoder functions z (*batch, latent) -> E[x | z] (member, *batch, observation).
 
         Raises:
             TypeError: a decoder without draws.
         """
-        if not hasattr(self.decoder, "draws"):
+        if not isinstance(self.decoder, EnsembleModule):
             raise TypeError(f"draws: {type(self.spec.decoder).__name__} has no draws; use an EnsembleDecoder.")
         return self.decoder.draws(num_draws, self.spec.likelihood.mean())
 
