@@ -8,35 +8,34 @@ from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from probgeo import paths
 from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
 from probgeo.metrics import DecorrelatedEnergy, Energy, Metric
+from probgeo.models.vae import VAE, FittedVAE
 from probgeo.specs import digest, to_config
 from probgeo.training import Training, fit
 
 # --- measures: fitted model -> distances of pairs --------------------------------------------------------------------
 
 
-def expected_metric(model: nn.Module) -> Metric:
+def expected_metric(model: FittedVAE) -> Metric:
     """The metric of the model's uncertainty in the space of E[x | z]."""
     return model.metric()
 
 
-def fisher_rao_metric(model: nn.Module) -> Metric:
+def fisher_rao_metric(model: FittedVAE) -> Metric:
     """The metric of the model's uncertainty in the likelihood's isometric space."""
     return model.fisher_rao_metric()
 
 
-def decorrelated_energy(model: nn.Module) -> Energy:
+def decorrelated_energy(model: FittedVAE) -> Energy:
     """The published energy of decoder ensembles, in closed form."""
     return DecorrelatedEnergy(model.draws())
 
@@ -45,10 +44,10 @@ class Measure(abc.ABC):
     """A distance of two points of a fitted model's latent space. A frozen dataclass, so that it can be a key."""
 
     @abc.abstractmethod
-    def paths(self, model: nn.Module, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: FittedVAE, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         """Paths between start and stop (batch, latent) and their lengths; codes (row, latent) are those of the data."""
 
-    def applies_to(self, spec: Any) -> bool:
+    def applies_to(self, spec: VAE) -> bool:
         """Whether models of this spec have what the measure needs; where not, the study holds NaN."""
         return True
 
@@ -63,14 +62,14 @@ class Geodesic(Measure):
         needs_draws: whether the metric exists for ensembles only.
     """
 
-    metric: Callable[[nn.Module], Energy] = expected_metric
+    metric: Callable[[FittedVAE], Energy] = expected_metric
     solver: GaussNewton = GaussNewton()
     needs_draws: bool = False
 
-    def applies_to(self, spec: Any) -> bool:
+    def applies_to(self, spec: VAE) -> bool:
         return not self.needs_draws or spec.num_members > 1
 
-    def paths(self, model: nn.Module, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: FittedVAE, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         metric = self.metric(model)
         return geodesic(metric, start, stop, init=paths.Graph(metric, codes), solver=self.solver)
 
@@ -84,10 +83,10 @@ class StraightLine(Measure):
         num_segments: segments of the line.
     """
 
-    metric: Callable[[nn.Module], Metric] = expected_metric
+    metric: Callable[[FittedVAE], Metric] = expected_metric
     num_segments: int = 256
 
-    def paths(self, model: nn.Module, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: FittedVAE, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         metric = self.metric(model)
         line = paths.Straight(self.num_segments)(start, stop)
         energies = energy(metric, line)
@@ -125,8 +124,8 @@ class Study:
         self,
         folder: str | os.PathLike,
         data: Tensor,
-        pairs: Int[Tensor, "pair 2"],
-        models: Mapping[str, Any],
+        pairs: Tensor,
+        models: Mapping[str, VAE],
         seeds: Sequence[int],
         measures: Mapping[str, Measure] = DEFAULT_MEASURES,
         training: Training = Training(),
@@ -153,7 +152,8 @@ class Study:
         Returns:
             Dataset with dims (model, measure, retraining, pair): `distance` (the measures, and `euclidean`, the
             Euclidean distance of the codes), `energy`, `status`, `euclidean_latent`, `euclidean_reconstructed` (model,
-            retraining, pair), `euclidean_ambient` (pair), coordinates `seed`, `num_members`, the configuration in attrs.
+            retraining, pair), `euclidean_ambient` (pair), coordinates `seed`, `num_members`, `start` and `stop` (rows
+            of the points), the configuration in attrs.
 
         Raises:
             TrainingDiverged: an objective became NaN; whatever had finished is kept.
@@ -173,9 +173,10 @@ class Study:
         os.replace(partial, self.folder / "study.nc")
         return dataset
 
-    def fitted(self, name: str, seed: int) -> nn.Module:
+    def fitted(self, name: str, seed: int) -> FittedVAE:
         """The fitted model of a name and seed, trained now if it is not yet."""
-        return self._train(name, [seed], False)[0].to(self.data)
+        folder = self._training_folder(name)
+        return fit(self.models[name], self.data, [seed], training=self.training, folder=folder, progress=False)[0]
 
     # --- where things are ---
 
@@ -220,17 +221,18 @@ class Study:
                 )
             config["models"] = found["models"] | config["models"]
         self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(config, indent=2))
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(config, indent=2))
+        os.replace(partial, path)
 
     # --- the work; called by the workers of an executor ---
 
-    def _train(self, name: str, seeds: list[int], progress: bool) -> list[nn.Module]:
+    def _train(self, name: str, seeds: list[int], progress: bool) -> None:
         folder = self._training_folder(name)
-        return fit(self.models[name], self.data, seeds, training=self.training, folder=folder, progress=progress)
+        fit(self.models[name], self.data, seeds, training=self.training, folder=folder, progress=progress)
 
-    @torch.no_grad()
     def _measure(self, name: str, seed: int) -> None:
-        model = self.fitted(name, seed)
+        model = self.fitted(name, seed).requires_grad_(False)
         codes = model.encode(self.data).mean
         start, stop = model.encode(self._ends().flatten(0, 1)).mean.unflatten(0, (-1, 2)).unbind(1)
         for measure in self._applicable(name):
@@ -259,7 +261,8 @@ class Study:
             pair=range(len(self.pairs)),
             seed=("retraining", self.seeds),
             num_members=("model", [spec.num_members for spec in self.models.values()]),
-            row=(("pair", "end"), self.pairs.cpu().numpy()),
+            start=("pair", self.pairs[:, 0].cpu().numpy()),
+            stop=("pair", self.pairs[:, 1].cpu().numpy()),
         )
         for variable in ("euclidean_latent", "euclidean_reconstructed"):
             dataset[variable] = dataset[variable].isel(measure=0, drop=True)
@@ -268,7 +271,8 @@ class Study:
         dataset["distance"] = xr.concat([dataset.distance.drop_sel(measure="euclidean"), euclidean], "measure")
         start, stop = self._ends().unbind(1)
         dataset["euclidean_ambient"] = ("pair", (start - stop).norm(dim=-1).cpu().numpy())
-        dataset["status"] = dataset.status.assign_attrs(meaning=str({int(status): status.name for status in Status}))
+        meaning = str({int(status): status.name for status in Status})
+        dataset["status"] = dataset.status.drop_encoding().assign_attrs(meaning=meaning)
         dataset.attrs = {
             "probgeo": version("probgeo"),
             "data": digest(self.data),
@@ -292,6 +296,8 @@ class Study:
 def _check(points: Tensor, pairs: Tensor, models: Mapping, seeds: Sequence[int], measures: Mapping) -> None:
     if not models or not measures:
         raise ValueError(f"models, measures: expected at least one each; got {len(models)} and {len(measures)}.")
+    if "euclidean" in measures:
+        raise ValueError("measures: 'euclidean' is there already, the distance of the codes; choose another name.")
     if len(seeds) == 0 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one, none repeated; got {list(seeds)}.")
     if pairs.ndim != 2 or pairs.shape[1] != 2 or len(pairs) == 0 or pairs.is_floating_point():
@@ -323,7 +329,10 @@ def _carry_out(task: Callable, jobs: list[tuple], executor: Executor | None, lab
                 bar.update()
         else:
             for job in jobs:
-                task(*job)
+                try:
+                    task(*job)
+                except Exception as error:
+                    errors.append(error)
                 bar.update()
     if errors:
         raise errors[0]
