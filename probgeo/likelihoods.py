@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
-from pyro.distributions import TorchDistribution as Distribution
 from torch import Tensor, nn
 
 Parameters = Mapping[str, Tensor]
@@ -25,7 +24,7 @@ class Likelihood(abc.ABC):
         """Trainable parameters that all observations share, at values that suit x; empty if there are none."""
 
     @abc.abstractmethod
-    def distribution(self, output: Float[Tensor, "*batch observation"], parameters: Parameters) -> Distribution:
+    def distribution(self, output: Float[Tensor, "*batch observation"], parameters: Parameters) -> dist.Distribution:
         """Elementwise distribution of x, batch shape (*batch, observation)."""
 
     @abc.abstractmethod
@@ -98,7 +97,7 @@ class Gaussian(Likelihood):
     def _std(self, parameters: Parameters) -> Tensor | float:
         return parameters["log_std"].exp() if self.std is None else self.std
 
-    def distribution(self, output: Float[Tensor, "*batch observation"], parameters: Parameters) -> Distribution:
+    def distribution(self, output: Float[Tensor, "*batch observation"], parameters: Parameters) -> dist.Distribution:
         return dist.Normal(output, self._std(parameters))
 
     def mean(self) -> nn.Module:
@@ -106,7 +105,7 @@ class Gaussian(Likelihood):
 
     def isometry(self, parameters: Parameters) -> nn.Module:
         """μ / std: the Fisher-Rao metric of a Gaussian of fixed standard deviation."""
-        return _Scale(float(self._std(parameters)))
+        return _Scale(parameters["log_std"].exp().item() if self.std is None else self.std)
 
     def check(self, x: Float[Tensor, "row observation"]) -> None:
         _check_finite(x)
@@ -119,7 +118,7 @@ class Bernoulli(Likelihood):
     def initial_parameters(self, x: Float[Tensor, "row observation"] | None = None) -> dict[str, Tensor]:
         return {}
 
-    def distribution(self, output: Float[Tensor, "*batch observation"], parameters: Parameters) -> Distribution:
+    def distribution(self, output: Float[Tensor, "*batch observation"], parameters: Parameters) -> dist.Distribution:
         # Grey values are probabilities here: the cross-entropy is defined for them, Pyro's support check would refuse.
         return dist.Bernoulli(logits=output, validate_args=False)
 

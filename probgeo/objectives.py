@@ -50,9 +50,8 @@ class ELBO(nn.Module):
 
 
 def _plate_scale(site: dict[str, Any]) -> float:
-    return math.prod(
-        (frame.full_size or frame.size) / frame.size for frame in site["cond_indep_stack"] if frame.vectorized
-    )
+    sizes = [(frame.full_size or frame.size) / frame.size for frame in site["cond_indep_stack"] if frame.vectorized]
+    return math.prod(sizes, start=1.0)
 
 
 def noise_shapes(model: Any, x: Float[Tensor, "row observation"]) -> dict[str, torch.Size]:

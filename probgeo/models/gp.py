@@ -64,7 +64,7 @@ class RBFPrecision(nn.Module):
         total = torch.zeros_like(self.at_data).index_add_(0, labels, distance)
         radius = total / torch.bincount(labels, minlength=num_centers).clamp(min=1)
         # A cluster of one point has radius 0; it takes the mean radius, so that no basis function is a spike.
-        radius = torch.where(radius > 0, radius, distance.mean())
+        radius = torch.where(radius > 0, radius, distance.mean().clamp(min=torch.finfo(z.dtype).eps))
         self.kernel.lengthscale = self.curve * radius[:, None, None]
         self.at_data.copy_(self._basis(z).mean(0))
         self.log_weights.fill_((precision / ((1 + self.floor) * self.at_data.sum())).log())

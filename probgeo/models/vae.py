@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -160,17 +160,18 @@ class FittedVAE(nn.Module):
             z = pyro.sample("z", standard)
         # Outside the plates: a decoder's own latent variables belong to all rows.
         output, parameters = self.decoder(z, self.parameters_of_likelihood())
+        observation: Any = self.spec.likelihood.distribution(output, parameters)
         with data, pyro.plate("feature", self.num_features, dim=-1):
-            pyro.sample("x", self.spec.likelihood.distribution(output, parameters), obs=x)
+            pyro.sample("x", observation, obs=x)
 
     def guide(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
         """Pyro guide: q(z | x), and the decoder's own posterior if it has one."""
         beta = self.spec.final_beta().to(x) if beta is None else beta
-        self.decoder.guide()
         mean, std = self.encode(x)
         latent = pyro.plate("latent", self.spec.latent, dim=-1)
         with self._data(x, num_rows), latent, poutine.scale(scale=_positive(beta)):
             pyro.sample("z", dist.Normal(mean, std))
+        self.decoder.guide()
 
     def encode(self, x: Float[Tensor, "row observation"]) -> Encoding:
         """Mean and standard deviation of q(z | x), each (row, latent)."""
