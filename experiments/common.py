@@ -1,0 +1,58 @@
+"""What the experiments share: typed command lines with presets, output folders, and small result files."""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import xarray as xr
+
+Config = TypeVar("Config")
+
+
+def parsed(
+    kind: type[Config], presets: Mapping[str, Config], quick: Mapping[str, Any], arguments: Sequence[str] | None = None
+) -> Config:
+    """The configuration of a command line: the preset's values, then those of `--quick`, then the options given.
+
+    Args:
+        kind: frozen dataclass with fields `preset` and `quick`; every field is an option, its docstring the help.
+        presets: configurations by name.
+        quick: fields that `--quick` sets.
+        arguments: the command line; None for that of the process.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=list(presets))
+    first.add_argument("--quick", action="store_true")
+    known, _ = first.parse_known_args(arguments)
+    default = presets[known.preset] if known.preset else kind()
+    if known.quick:
+        default = dataclasses.replace(default, **quick)  # type: ignore[type-var]
+    return tyro.cli(kind, args=arguments, default=default, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def output_folder(name: str, preset: str | None, out: Path | None) -> Path:
+    """`out`, or runs/NAME (runs/NAME-PRESET for a preset) in the current folder."""
+    return out or Path("runs") / (f"{name}-{preset}" if preset else name)
+
+
+def save_result(dataset: xr.Dataset, config: Any, path: Path) -> None:
+    """Write a result, configuration and version in attrs, in single precision, compressed; whole or not at all."""
+    shown = {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()}
+    dataset = dataset.assign_attrs(config=json.dumps(shown), probgeo=version("probgeo"))
+    encoding: dict[Any, dict[str, Any]] = {
+        name: {"zlib": True, "complevel": 9, **({"dtype": "float32"} if variable.dtype.kind == "f" else {})}
+        for name, variable in dataset.variables.items()
+        if variable.dtype.kind in "fiu"
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    dataset.to_netcdf(partial, engine="h5netcdf", encoding=encoding)
+    os.replace(partial, path)

@@ -1,0 +1,217 @@
+"""Which source of decoder uncertainty gives distances that survive retraining?
+
+Trains variational autoencoders that differ only in their uncertainty, several times each; measures the same pairs of
+observations in all of them; prints one table and draws two figures. Run again, it resumes.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from matplotlib.figure import Figure
+from scipy.interpolate import RegularGridInterpolator
+
+import probgeo as pg
+from experiments.common import output_folder, parsed, save_result
+from probgeo.study import decorrelated_energy
+
+ModelName = Literal["single", "rbf", "ensemble"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compare distances over retrainings: CV, spread over pairs, ICC, rank agreement, paired tests."""
+
+    preset: Literal["mnist-3", "mnist", "fashion-mnist", "mnist-50"] | None = None
+    """A row of the published table, at its retrainings and pairs; other options still override it."""
+    dataset: str = "digits"
+    """digits (bundled), mnist, fashion_mnist, tasic, or a synthetic set such as two_moons."""
+    classes: tuple[int, ...] = ()
+    """Class codes to keep; none for all."""
+    latent: int = 2
+    """Dimension of the latent space."""
+    models: tuple[ModelName, ...] = ("single", "rbf", "ensemble")
+    """Sources of uncertainty to compare; the paired tests are against rbf."""
+    members: int = 10
+    """Decoders in the ensemble."""
+    retrainings: int = 10
+    """Retrainings of each model, with seeds 0, 1, 2, ..."""
+    pairs: int = 50
+    """Random pairs of observations whose distances are measured."""
+    epochs: int = 60
+    """Passes over the data per retraining."""
+    batch_size: int = 64
+    """Observations per minibatch."""
+    learning_rate: float = 2e-3
+    """Step size of Adam."""
+    width: int = 128
+    """Units in each of the two hidden layers of encoder and decoders."""
+    segments: int = 256
+    """Segments of a geodesic."""
+    published_energy: bool = False
+    """Also measure the ensemble by the published, decorrelated energy (a row `decorrelated`; slower)."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    out: Path | None = None
+    """Output folder; default runs/identifiability (runs/identifiability-PRESET for a preset)."""
+    result: Path | None = None
+    """Compute nothing: print the table and draw the figures of this result file (identifiability.nc)."""
+    quick: bool = False
+    """A tiny version, in under two minutes on two cores: two models, three retrainings, ten pairs."""
+
+
+QUICK = {"models": ("rbf", "ensemble"), "members": 3, "retrainings": 3, "pairs": 10, "epochs": 5, "segments": 64}
+
+_TABLE_1 = Config(
+    dataset="mnist",
+    models=("rbf", "ensemble"),
+    retrainings=30,
+    pairs=100,
+    batch_size=256,
+    segments=128,
+    published_energy=True,
+)
+PRESETS = {
+    "mnist-3": replace(_TABLE_1, preset="mnist-3", classes=(0, 5, 7), epochs=30),
+    "mnist": replace(_TABLE_1, preset="mnist", epochs=10),
+    "fashion-mnist": replace(_TABLE_1, preset="fashion-mnist", dataset="fashion_mnist", epochs=10),
+    "mnist-50": replace(_TABLE_1, preset="mnist-50", latent=50, epochs=10, segments=64),
+}
+PUBLISHED_T = {"mnist-3": -16.83, "mnist": -16.29, "fashion-mnist": -15.34, "mnist-50": -6.47}
+
+
+def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Dataset]:
+    """The study that a configuration describes, and its data."""
+    data = pg.datasets.load(config.dataset)
+    if config.classes:
+        data = data.subset(classes=config.classes)
+    network = pg.nn.MLP(hidden=(config.width, config.width))
+    decoders = {
+        "single": pg.Decoder(network),
+        "rbf": pg.RBFDecoder(network),
+        "ensemble": pg.EnsembleDecoder(config.members, network),
+    }
+    solver = pg.GaussNewton(num_segments=config.segments)
+    measures: dict[str, pg.study.Measure] = {
+        "geodesic": pg.Geodesic(solver=solver),
+        "straight": pg.StraightLine(num_segments=config.segments),
+    }
+    if config.published_energy:
+        measures["decorrelated"] = pg.Geodesic(decorrelated_energy, solver=solver, needs_draws=True)
+    points = data
+    if config.dataset in ("mnist", "fashion_mnist"):  # pairs of the test set, as published
+        points = getattr(pg.datasets, config.dataset)(train=False)
+        points = points.subset(classes=config.classes) if config.classes else points
+    study = pg.Study(
+        folder,
+        data=data.x.to(config.device),
+        points=points.x,
+        pairs=pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0),
+        models={name: pg.VAE(config.latent, decoders[name], pg.Gaussian(), encoder=network) for name in config.models},
+        seeds=range(config.retrainings),
+        measures=measures,
+        training=pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate),
+    )
+    return study, data
+
+
+@torch.no_grad()
+def latent_views(study: pg.Study, labels: torch.Tensor, num_paths: int = 12, num_codes: int = 3000) -> xr.Dataset:
+    """What the latent figure shows: of each model's first retraining, codes, uncertainty on a grid, geodesics."""
+    views = []
+    rows = torch.randperm(len(study.data), generator=torch.Generator().manual_seed(0))[:num_codes].sort().values
+    for name in study.models:
+        model = study.fitted(name, study.seeds[0])
+        codes = model.encode(study.data).mean
+        start, stop = (
+            model.encode(study.points[study.pairs[:num_paths]].flatten(0, 1)).mean.unflatten(0, (-1, 2)).unbind(1)
+        )
+        measured = study.measures["geodesic"].paths(model, start, stop, codes)
+        low, high = codes.min(0).values, codes.max(0).values
+        low, high = low - 0.2 * (high - low), high + 0.2 * (high - low)
+        fraction = torch.linspace(0, 1, 100, device=codes.device)
+        grid = low + torch.cartesian_prod(fraction, fraction) * (high - low)
+        views.append(
+            xr.Dataset(
+                {
+                    "codes": (("row", "latent"), codes[rows.to(codes.device)].cpu().numpy()),
+                    "path": (("pair", "node", "latent"), measured.path.cpu().numpy()),
+                    "uncertainty": (("first", "second"), model.uncertainty(grid).reshape(100, 100).cpu().numpy()),
+                    "corner": (("side", "latent"), torch.stack([low, high]).cpu().numpy()),
+                }
+            )
+        )
+    dataset = xr.concat(views, "model").assign_coords(model=list(study.models))
+    return dataset.assign(label=("row", labels[rows].numpy()))
+
+
+def latent_figure(views: xr.Dataset, label_names: tuple[str, ...]) -> Figure:
+    """One panel per model: codes by class, the decoder's uncertainty behind them, geodesics and straight lines."""
+    figure = Figure(figsize=(4.9 * views.sizes["model"], 4.6), layout="constrained")
+    panels = figure.subplots(1, views.sizes["model"], squeeze=False)[0]
+    for axes, (name, view) in zip(panels, views.groupby("model", squeeze=False), strict=True):
+        view = view.squeeze("model")
+        sides = [np.linspace(*view.corner.values[:, axis], view.sizes["first"]) for axis in range(2)]
+        field = RegularGridInterpolator(sides, view.uncertainty.values, bounds_error=False, fill_value=None)
+        pg.plots.latent(
+            view.codes.values,
+            views.label.values,
+            label_names,
+            background=field if view.uncertainty.max() > 0 else None,
+            background_label="decoder standard deviation",
+            paths=view.path.values,
+            ax=axes,
+        )
+        axes.set_title(str(name))
+    return figure
+
+
+def compute(config: Config, folder: Path) -> None:
+    """Everything that takes time, to `identifiability.nc` and, for two latent dimensions, `latent.nc`."""
+    study, data = study_of(config, folder)
+    save_result(study.run(), config, folder / "identifiability.nc")
+    if config.latent == 2:
+        views = latent_views(study, data.labels)
+        save_result(views.assign_attrs(label_names=list(data.label_names)), config, folder / "latent.nc")
+
+
+def report(result: Path, folder: Path) -> None:
+    """Table and figures of a result file; computes nothing."""
+    dataset = xr.load_dataset(result, engine="h5netcdf")
+    summary = pg.identifiability.summary(dataset.distance)
+    print(summary)
+    preset = json.loads(dataset.attrs["config"])["preset"]
+    if preset:
+        print(f"published, ensemble against RBF: t = {PUBLISHED_T[preset]} (Syrota et al. 2024, Table 1)")
+    solved = dataset.status.sel(measure=dataset.measure.isin(["geodesic", "decorrelated"]))
+    failed, measured = int((solved > pg.Status.CONVERGED).sum()), int((solved >= 0).sum())
+    print(f"geodesics that did not converge: {failed} of {measured}")
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {"cv_histogram.png": pg.plots.cv_histogram(dataset.distance)}
+    if (result.parent / "latent.nc").exists():
+        views = xr.load_dataset(result.parent / "latent.nc", engine="h5netcdf")
+        figures["latent.png"] = latent_figure(views, tuple(np.atleast_1d(views.attrs["label_names"])))
+    summary.to_csv(folder / "table.csv")
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=200)
+    print("wrote", *(str(folder / name) for name in ("table.csv", *figures)))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Compute what is missing, print the table, draw the figures, say where they are."""
+    config = parsed(Config, PRESETS, QUICK, arguments)
+    folder = output_folder("identifiability", config.preset, config.out)
+    if config.result:
+        report(config.result, folder)
+        return
+    compute(config, folder)
+    report(folder / "identifiability.nc", folder)
+    print(f"distances: {folder / 'identifiability.nc'}; models: {folder / 'trainings'}")
+
+
+if __name__ == "__main__":
+    main()
