@@ -61,6 +61,8 @@ class Training:
             raise ValueError(f"epochs, batch_size: expected at least 1; got {self.epochs}, {self.batch_size}.")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: expected a positive number; got {self.learning_rate}.")
+        if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:
+            raise ValueError(f"max_gradient_norm: expected a positive number, or None; got {self.max_gradient_norm}.")
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation: expected a fraction in [0, 1); got {self.validation}.")
         if self.patience is not None and (self.patience < 1 or self.validation == 0):

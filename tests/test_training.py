@@ -1,0 +1,448 @@
+"""Training: retrainings are independent of each other, reproducible, resumable, and fail alone."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyro
+import pytest
+import torch
+
+from probgeo import storage, svi
+from probgeo.likelihoods import Bernoulli
+from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder
+from probgeo.models.vae import VAE, Warmup
+from probgeo.nn import MLP
+from probgeo.specs import stream
+from probgeo.training import Training, TrainingDiverged, fit
+
+NET = MLP((8,))
+SPECS = {
+    "single": VAE(2, Decoder(NET), encoder=NET),
+    "ensemble": VAE(2, EnsembleDecoder(3, NET), Bernoulli(), encoder=NET, beta=(0.5, 2.0)),
+    "random": VAE(2, EnsembleDecoder(2, NET, RandomMember()), encoder=NET, beta=Warmup(2)),
+    "rbf": VAE(2, RBFDecoder(NET, num_centers=4), encoder=NET),
+}
+QUICK = Training(epochs=3, batch_size=16, learning_rate=1e-2)
+EVERY = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+
+
+def data(num_rows: int = 60, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Points near a plane in eight dimensions, in [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.rand(num_rows, 2, generator=generator, dtype=torch.float64)
+    mixing = torch.rand(2, 8, generator=generator, dtype=torch.float64) / 2
+    return (z @ mixing + 0.01 * torch.rand(num_rows, 8, generator=generator, dtype=torch.float64)).to(dtype).clamp(0, 1)
+
+
+def trained(spec=SPECS["single"], x=None, seeds=(0,), training=QUICK, **options):
+    return fit(spec, data() if x is None else x, seeds, training=training, progress=False, **options)
+
+
+def same(first, second) -> None:
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+    assert first.history.identical(second.history)
+
+
+def interrupted_after(monkeypatch, num_checkpoints: int, run) -> None:
+    """Run until that many checkpoints are written, then die."""
+    write, calls = storage.write_tensors, []
+
+    def dying(path, tensors) -> None:
+        write(path, tensors)
+        calls.append(path)
+        if len(calls) == num_checkpoints:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(storage, "write_tensors", dying)
+        run()
+
+
+def counted_epochs(monkeypatch) -> list[int]:
+    """The epochs that are trained from now on."""
+    epochs, one = [], svi.Retrainings._epoch
+
+    def counted(self, phase_index: int, epoch: int) -> None:
+        epochs.append(epoch)
+        one(self, phase_index, epoch)
+
+    monkeypatch.setattr(svi.Retrainings, "_epoch", counted)
+    return epochs
+
+
+# --- independence and reproducibility ---
+
+
+@EVERY
+def test_a_retraining_equals_the_one_trained_alone(spec):
+    x = data(dtype=torch.float64)
+    together = trained(spec, x, seeds=(3, 1, 2))
+    for seed, model in zip((3, 1, 2), together, strict=True):
+        (alone,) = trained(spec, x, seeds=(seed,))
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-8, atol=1e-10)
+        for name, values in alone.history.items():
+            np.testing.assert_allclose(model.history[name], values, rtol=1e-8)
+        assert model.history.attrs["seed"] == seed
+
+
+def test_different_seeds_give_different_models():
+    first, second = trained(seeds=(0, 1))
+    assert not torch.equal(first.encoder[0].weight, second.encoder[0].weight)
+
+
+def test_stacks_of_any_size_give_the_same_models():
+    x = data(dtype=torch.float64)
+    for first, second in zip(trained(x=x, seeds=range(3), stack=2), trained(x=x, seeds=range(3)), strict=True):
+        for name, value in first.state_dict().items():
+            torch.testing.assert_close(value, second.state_dict()[name], rtol=1e-8, atol=1e-10)
+
+
+@EVERY
+def test_the_same_seed_gives_the_same_result_and_nothing_global_changes(spec):
+    before = torch.get_rng_state()
+    numpy_before = np.random.get_state()[1].copy()  # noqa: NPY002
+    (first,) = trained(spec)
+    assert torch.equal(before, torch.get_rng_state())
+    assert np.array_equal(numpy_before, np.random.get_state()[1])  # noqa: NPY002
+    assert not list(pyro.get_param_store().keys())
+    assert pyro.settings.get("module_local_params") is False
+    assert torch.get_default_dtype() == torch.float32
+    torch.rand(5)
+    pyro.set_rng_seed(7)
+    (second,) = trained(spec)
+    same(first, second)
+
+
+def test_threads_take_turns():
+    x = data()
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(trained, x=x, seeds=(seed,)) for seed in range(3)]
+        found = [future.result()[0] for future in futures]
+    for seed, model in enumerate(found):
+        same(model, trained(x=x, seeds=(seed,))[0])
+
+
+@EVERY
+def test_training_follows_the_dtype_of_the_data(spec):
+    (model,) = trained(spec, data(dtype=torch.float64))
+    assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.float64}
+    assert model.reconstruct(data(dtype=torch.float64)).dtype == torch.float64
+
+
+# --- what is learned, and what is kept ---
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_the_objective_falls(optimizer):
+    training = Training(epochs=8, batch_size=16, learning_rate=3e-3, optimizer=optimizer)
+    (model,) = trained(training=training)
+    history = model.history
+    assert history.loss[-1] < history.loss[0]
+    assert history.validation_loss.min() < history.validation_loss[0]
+    np.testing.assert_allclose(history.loss, history.kl - history.log_likelihood, rtol=1e-5)
+    assert (history.gradient_norm > 0).all()
+    assert (history.parameter_norm > 0).all()
+
+
+def test_the_kept_epoch_is_the_best_on_the_rows_held_out(tmp_path):
+    training = Training(epochs=8, batch_size=16, learning_rate=0.3)  # far too large: the objective goes up and down
+    (model,) = trained(training=training, folder=tmp_path)
+    best = int(model.history.validation_loss.argmin("epoch"))
+    assert best < 7
+    (until_then,) = trained(training=Training(epochs=best + 1, batch_size=16, learning_rate=0.3))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, until_then.state_dict()[name])
+    last = storage.read_tensors(tmp_path / "seed-0" / "last.safetensors")
+    assert set(last) == set(dict(model.named_parameters()))
+    assert not torch.equal(last["encoder.0.weight"], model.encoder[0].weight)
+
+
+def test_without_validation_the_last_epoch_is_kept(tmp_path):
+    training = Training(epochs=4, batch_size=16, learning_rate=0.3, validation=0.0)
+    (model,) = trained(training=training, folder=tmp_path)
+    last = storage.read_tensors(tmp_path / "seed-0" / "last.safetensors")
+    assert all(torch.equal(last[name], value) for name, value in model.named_parameters())
+    assert model.history.validation_loss.isnull().all()
+
+
+def test_rows_held_out_do_not_influence_the_gradient():
+    x = data()
+    order = torch.randperm(60, generator=stream("validation", 60))
+    changed = x.clone()
+    changed[order[:6]] = 0.5
+    training = Training(epochs=1, batch_size=16, learning_rate=1e-2, validation=0.1)
+    (first,), (second,) = trained(x=x, training=training), trained(x=changed, training=training)
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+    assert first.history.validation_loss != second.history.validation_loss
+
+
+def test_more_rows_held_out_than_trained_on_are_possible():
+    (model,) = trained(training=Training(epochs=2, batch_size=8, validation=0.8))
+    assert model.history.validation_loss.notnull().all()
+
+
+def test_validation_is_the_objective_per_row_of_the_rows_held_out():
+    # A step size of 1e-300 leaves the weights where they start.
+    x = torch.zeros(40, 3, dtype=torch.float64)
+    (model,) = trained(
+        VAE(2, Decoder(NET), Bernoulli(), encoder=NET), x, training=Training(epochs=1, learning_rate=1e-300)
+    )
+    with torch.no_grad():
+        mean, std = model.encode(x)
+        kl = ((mean**2 + std**2 - 1) / 2 - std.log()).sum(1).mean()
+    np.testing.assert_allclose(model.history.kl, kl.item(), rtol=1e-9)
+    np.testing.assert_allclose(model.history.validation_kl, kl.item(), rtol=1e-9)
+
+
+def test_early_stopping_waits_for_patience_epochs_and_each_retraining_stops_alone():
+    x = data(dtype=torch.float64)
+    training = Training(epochs=30, batch_size=16, learning_rate=0.2, patience=2)
+    together = trained(x=x, seeds=range(4), training=training)
+    lengths = [model.history.sizes["epoch"] for model in together]
+    assert len(set(lengths)) > 1
+    for seed, (model, length) in enumerate(zip(together, lengths, strict=True)):
+        assert length == 30 or length == int(model.history.validation_loss.argmin("epoch")) + 3
+        (alone,) = trained(x=x, seeds=(seed,), training=training)
+        assert alone.history.sizes["epoch"] == length
+        np.testing.assert_allclose(alone.history.loss, model.history.loss, rtol=1e-6)
+        torch.testing.assert_close(alone.encoder[0].weight, model.encoder[0].weight, rtol=1e-6, atol=1e-8)
+
+
+def test_gradients_are_clipped_per_retraining():
+    spec = VAE(2, Decoder(NET), Bernoulli(), encoder=NET)
+    training = Training(
+        epochs=1, batch_size=60, learning_rate=1.0, optimizer=torch.optim.SGD, max_gradient_norm=0.1, validation=0.0
+    )
+    for seed, model in enumerate(trained(spec, data(), range(3), training)):
+        before = dict(spec.build(8, seed).named_parameters())
+        step = sum((value - before[name]).square().sum() for name, value in model.named_parameters()).sqrt()
+        torch.testing.assert_close(step, torch.tensor(0.1), rtol=1e-4, atol=0)
+        np.testing.assert_allclose(model.history.gradient_norm, 0.1, rtol=1e-4)
+
+
+def test_warm_up_starts_without_the_divergence():
+    spec = VAE(2, Decoder(NET), encoder=NET, beta=Warmup(2))
+    history = trained(spec)[0].history
+    np.testing.assert_allclose(history.loss[0], -history.log_likelihood[0], rtol=1e-6)
+    np.testing.assert_allclose(history.loss[1], 0.5 * history.kl[1] - history.log_likelihood[1], rtol=1e-5)
+    np.testing.assert_allclose(
+        history.validation_loss, history.validation_kl - history.validation_log_likelihood, rtol=1e-5
+    )
+
+
+def test_rbf_training_has_two_phases_and_the_second_moves_the_precision_alone():
+    first_only = trained(VAE(2, Decoder(NET), encoder=NET))[0]
+    model = trained(SPECS["rbf"])[0]
+    assert model.history.phase.values.tolist() == ["mean"] * 3 + ["precision"] * 2
+    assert model.decoder.precision.placed
+    assert torch.equal(model.encoder[0].weight, first_only.encoder[0].weight)
+    assert torch.equal(model.decoder.network[0].weight, first_only.decoder.network[0].weight)
+    assert (model.decoder.precision.log_weights.std(0) > 0).all()
+
+
+# --- resuming ---
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "options", "num_checkpoints"),
+    [
+        ("single", torch.optim.Adam, None, 1),
+        ("single", torch.optim.SGD, {"momentum": 0.9}, 2),
+        ("single", torch.optim.SGD, None, 2),
+        ("ensemble", torch.optim.AdamW, {"weight_decay": 0.1}, 3),
+        ("random", torch.optim.RMSprop, None, 2),
+        ("rbf", torch.optim.Adam, None, 2),
+        ("rbf", torch.optim.Adam, None, 3),
+        ("rbf", torch.optim.Adam, None, 4),
+        ("rbf", torch.optim.Adam, None, 5),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, name, optimizer, options, num_checkpoints):
+    training = Training(epochs=3, batch_size=16, learning_rate=1e-2, optimizer=optimizer, optimizer_options=options)
+
+    def run(folder):
+        return trained(SPECS[name], seeds=(0, 1), training=training, folder=tmp_path / folder, checkpoint_seconds=0.0)
+
+    expected = run("whole")
+    interrupted_after(monkeypatch, num_checkpoints, lambda: run("resumed"))
+    epochs = counted_epochs(monkeypatch)
+    for first, second in zip(expected, run("resumed"), strict=True):
+        same(first, second)
+    assert len(epochs) == (5 if name == "rbf" else 3) - num_checkpoints
+    assert {path.name for path in (tmp_path / "resumed").iterdir()} == {"seed-0", "seed-1"}
+
+
+def test_a_run_resumed_twice_after_early_stopping_equals_an_uninterrupted_one(tmp_path, monkeypatch):
+    training = Training(epochs=12, batch_size=16, learning_rate=0.2, patience=1)
+
+    def run(folder):
+        return trained(
+            SPECS["rbf"], training=training, folder=tmp_path / folder, checkpoint_seconds=0.0, seeds=range(3)
+        )
+
+    expected = run("whole")
+    interrupted_after(monkeypatch, 2, lambda: run("resumed"))
+    interrupted_after(monkeypatch, 3, lambda: run("resumed"))
+    for first, second in zip(expected, run("resumed"), strict=True):
+        same(first, second)
+
+
+def test_finished_retrainings_are_loaded_and_more_seeds_train_alone(tmp_path, monkeypatch):
+    first = trained(seeds=(0, 1), folder=tmp_path)
+    started = []
+    start = svi.Retrainings.__init__
+    monkeypatch.setattr(
+        svi.Retrainings, "__init__", lambda self, *args: (started.append(args[3]), start(self, *args))[1]
+    )
+    again = trained(seeds=(0, 1), folder=tmp_path)
+    assert not started
+    more = trained(seeds=(2, 0), folder=tmp_path)
+    assert started == [[2]]
+    same(first[0], again[0])
+    same(first[1], again[1])
+    same(first[0], more[1])
+
+
+def test_progress_is_shown_only_when_asked(capsys):
+    fit(SPECS["single"], data(), (0, 1), training=Training(epochs=2), progress=True)
+    assert "training Decoder, seeds 0 to 1: 100%" in capsys.readouterr().err
+    trained()
+    assert capsys.readouterr().err == ""
+
+
+# --- failures ---
+
+
+def diverging(monkeypatch, seed: int, epoch: int, phase_index: int = 0) -> None:
+    """The noise of one seed is NaN in one epoch."""
+    usual = svi.random_noise
+
+    def noise(seeds, steps, shapes, *purpose):
+        found = usual(seeds, steps, shapes, *purpose)
+        if purpose == ("noise", phase_index, epoch) and seed in seeds:
+            found["z"][list(seeds).index(seed)] = torch.nan
+        return found
+
+    monkeypatch.setattr(svi, "random_noise", noise)
+
+
+@pytest.mark.parametrize("name", ["single", "rbf"])
+def test_a_lost_objective_stops_one_retraining_which_keeps_its_last_good_epoch(tmp_path, monkeypatch, name):
+    spec, training = SPECS[name], Training(epochs=4, batch_size=16, learning_rate=1e-2, validation=0.0)
+    expected = trained(spec, seeds=range(3), training=training)
+    with monkeypatch.context() as patch:
+        diverging(patch, seed=1, epoch=2)
+        with pytest.raises(TrainingDiverged, match="seed 1 at epoch 2 of phase") as caught:
+            trained(spec, seeds=range(3), training=training, folder=tmp_path)
+    assert "seed 0" not in str(caught.value)
+    for index in (0, 2):
+        same(expected[index], caught.value.models[index])
+    lost = caught.value.models[1]
+    good = trained(spec, seeds=range(3), training=Training(2, 16, 1e-2, validation=0.0))[1]
+    for part in ("encoder", "shared"):
+        for key, value in getattr(good, part).state_dict().items():
+            assert torch.equal(getattr(lost, part).state_dict()[key], value)
+    assert lost.reconstruct(data()).isfinite().all()
+    assert lost.history.sizes["epoch"] == 3
+
+    # Asked again, the folder gives the same answer without training anything.
+    epochs = counted_epochs(monkeypatch)
+    with pytest.raises(TrainingDiverged) as again:
+        trained(spec, seeds=range(3), training=training, folder=tmp_path)
+    assert str(again.value) == str(caught.value)
+    assert not epochs
+    same(again.value.models[1], lost)
+    assert storage.load(tmp_path / "seed-1").history.attrs["diverged"].startswith("seed 1 at epoch 2")
+
+
+def test_a_retraining_lost_in_the_second_phase_keeps_the_first(monkeypatch):
+    diverging(monkeypatch, seed=0, epoch=0, phase_index=1)
+    with pytest.raises(TrainingDiverged, match="seed 0 at epoch 0 of phase 'precision'") as caught:
+        trained(SPECS["rbf"], seeds=(0, 1))
+    assert caught.value.models[0].decoder.precision(torch.zeros(1, 2)).isfinite().all()
+
+
+def test_a_lost_objective_survives_a_kill(tmp_path, monkeypatch):
+    def run():
+        return trained(seeds=(0, 1), training=Training(epochs=4), folder=tmp_path, checkpoint_seconds=0.0)
+
+    with monkeypatch.context() as patch:
+        diverging(patch, seed=1, epoch=1)
+        interrupted_after(patch, 3, run)
+    with pytest.raises(TrainingDiverged, match="seed 1 at epoch 1 of phase 'fit'"):
+        run()
+
+
+def test_a_diverged_training_travels_between_processes():
+    error = TrainingDiverged("seed 3", trained())
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == "seed 3"
+    same(copy.models[0], error.models[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"spec": VAE(3, Decoder(NET), encoder=NET)}, "another model"),
+        ({"training": Training(epochs=2, batch_size=16, learning_rate=1e-2)}, "another training"),
+        ({"x": data() / 2}, "another data"),
+    ],
+)
+def test_a_folder_of_another_configuration_is_refused(tmp_path, change, complaint):
+    trained(folder=tmp_path)
+    with pytest.raises(FileExistsError, match=f"seed-0 holds a retraining of {complaint}. Choose another folder"):
+        trained(**change, folder=tmp_path)
+
+
+def test_a_truncated_checkpoint_is_reported_with_its_name(tmp_path, monkeypatch):
+    def run():
+        return trained(folder=tmp_path, checkpoint_seconds=0.0)
+
+    interrupted_after(monkeypatch, 1, run)
+    (checkpoint,) = tmp_path.iterdir()
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"checkpoint: .*{checkpoint.name} is missing, truncated or corrupt"):
+        run()
+
+
+def test_fewer_rows_than_centres_are_refused():
+    with pytest.raises(ValueError, match=r"at most as many centres as codes \(54\); got 64"):
+        trained(VAE(2, RBFDecoder(NET, num_centers=64), encoder=NET))
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"seeds": ()}, "seeds: expected at least one seed"),
+        ({"seeds": (1, 1)}, "none repeated"),
+        ({"stack": 0}, "stack: expected at least 1"),
+        ({"x": torch.full((9, 2), torch.nan)}, "x: expected finite values"),
+        ({"x": torch.rand(1, 2)}, "x: expected at least two rows to train on; got 1"),
+        ({"x": torch.rand(20, 2), "training": Training(validation=0.99)}, "20 of them held out"),
+        ({"x": torch.full((9, 2), 2.0), "spec": SPECS["ensemble"]}, "a Bernoulli likelihood expects values"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        trained(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"epochs": 0}, "epochs, batch_size: expected at least 1"),
+        ({"batch_size": 0}, "epochs, batch_size: expected at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate: expected a positive"),
+        ({"validation": 1.0}, "validation: expected a fraction"),
+        ({"patience": 0}, "patience: expected at least 1"),
+        ({"patience": 3, "validation": 0.0}, "patience: expected at least 1 and validation > 0"),
+        ({"max_gradient_norm": 0.0}, "max_gradient_norm: expected a positive"),
+        ({"optimizer": torch.optim.LBFGS}, "optimizer: expected an elementwise"),
+    ],
+)
+def test_impossible_options_are_refused(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Training(**options)
