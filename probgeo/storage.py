@@ -68,12 +68,22 @@ def load(folder: str | os.PathLike) -> FittedVAE:
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
-    """The configuration of a saved model, its hash verified."""
+    """The configuration of a saved model, its hash verified.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged or was edited.
+    """
     path = Path(folder) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"folder: expected a saved model with {path}; there is none.")
-    config = json.loads(path.read_text())
-    if digest({key: config[key] for key in ("model", "num_features", "extra")}) != config["digest"]:
+    try:
+        config = json.loads(path.read_text())
+        content = {key: config[key] for key in ("model", "num_features", "extra")}
+        expected = config["digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"folder: {path} is not a configuration ({error!r}). Delete its folder to retrain.") from error
+    if digest(content) != expected:
         raise ValueError(f"folder: {path} does not match its own hash: it was edited. Retrain, or restore the file.")
     return config
 
