@@ -89,9 +89,13 @@ class StraightLine(Measure):
     def paths(self, model: FittedVAE, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         metric = self.metric(model)
         line = paths.Straight(self.num_segments)(start, stop)
-        energies = energy(metric, line)
-        status = torch.where(energies.isfinite(), int(Status.CONVERGED), int(Status.NONFINITE))
-        return Geodesics(line, energies, length(metric, line), torch.zeros_like(status), status)
+        energies, lengths = energy(metric, line), length(metric, line)
+        finite = energies.isfinite()
+        status = torch.where(finite, int(Status.CONVERGED), int(Status.NONFINITE))
+        # At equal ends the nodes are equal, but their images only up to rounding.
+        zero = (start == stop).all(1) & finite
+        steps = torch.zeros_like(status)
+        return Geodesics(line, energies.masked_fill(zero, 0), lengths.masked_fill(zero, 0), steps, status)
 
 
 DEFAULT_MEASURES: Mapping[str, Measure] = {"geodesic": Geodesic(), "straight": StraightLine()}
@@ -132,6 +136,10 @@ class Study:
         points: Tensor | None = None,
     ) -> None:
         points = data if points is None else points.to(data)
+        if points.shape[1:] != data.shape[1:]:
+            raise ValueError(
+                f"points: expected the {data.shape[-1]} features of data; got shape {tuple(points.shape)}."
+            )
         _check(points, pairs, models, seeds, measures)
         self.folder = Path(folder)
         self.data, self.points, self.pairs, self.training = data, points, pairs.to(data.device), training
@@ -234,17 +242,20 @@ class Study:
     def _measure(self, name: str, seed: int) -> None:
         model = self.fitted(name, seed).requires_grad_(False)
         codes = model.encode(self.data).mean
-        start, stop = model.encode(self._ends().flatten(0, 1)).mean.unflatten(0, (-1, 2)).unbind(1)
+        # Each row once, so that equal ends have equal codes to the last digit.
+        rows, ends = self.pairs.unique(return_inverse=True)
+        at_rows = model.encode(self.points[rows]).mean
+        start, stop = at_rows[ends].unbind(1)
         for measure in self._applicable(name):
             file = self._distance_file(name, seed, measure)
             if not file.exists():
                 found = self.measures[measure].paths(model, start, stop, codes)
                 _write(file, distance=found.length, energy=found.energy, status=found.status)
-        reconstructed = model.decode(torch.stack([start, stop]))
+        first, second = model.decode(at_rows)[ends].unbind(1)
         _write(
             self._baseline_file(name, seed),
             euclidean_latent=(start - stop).norm(dim=-1),
-            euclidean_reconstructed=(reconstructed[0] - reconstructed[1]).norm(dim=-1),
+            euclidean_reconstructed=(first - second).norm(dim=-1),
         )
 
     # --- the dataset ---

@@ -1,0 +1,369 @@
+"""Studies: labelled distances that resume, extend, and do not depend on who computes them."""
+
+import json
+import multiprocessing
+import pickle
+import shutil
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from probgeo import svi
+from probgeo.geodesics import GaussNewton, Status, length
+from probgeo.likelihoods import Bernoulli
+from probgeo.metrics import PullbackMetric
+from probgeo.models.decoders import Decoder, EnsembleDecoder
+from probgeo.models.vae import VAE
+from probgeo.nn import MLP
+from probgeo.paths import Straight
+from probgeo.study import Geodesic, StraightLine, Study, decorrelated_energy, fisher_rao_metric
+from probgeo.training import Training, TrainingDiverged, fit
+
+NET = MLP((8,))
+MODELS = {
+    "single": VAE(3, Decoder(NET), encoder=NET),
+    "ensemble": VAE(3, EnsembleDecoder(2, NET), encoder=NET),
+}
+SOLVER = GaussNewton(num_segments=32)
+MEASURES = {
+    "geodesic": Geodesic(solver=SOLVER),
+    "straight": StraightLine(num_segments=16),
+    "decorrelated": Geodesic(decorrelated_energy, SOLVER, needs_draws=True),
+}
+TRAINING = Training(epochs=2, batch_size=16, learning_rate=1e-2)
+PAIRS = torch.tensor([[0, 1], [2, 30], [5, 5]])
+
+
+def data() -> torch.Tensor:
+    return torch.rand(60, 8, generator=torch.Generator().manual_seed(0))
+
+
+def study(folder, **changes) -> Study:
+    options = {"data": data(), "pairs": PAIRS, "models": MODELS, "seeds": (0, 1), "measures": MEASURES}
+    return Study(folder, **{"training": TRAINING, **options, **changes})
+
+
+def run(folder, **changes) -> xr.Dataset:
+    return study(folder, **changes).run(progress=False)
+
+
+def work_done(monkeypatch) -> list[tuple]:
+    """What is trained and measured from now on."""
+    done = []
+    start, measure = svi.Retrainings.__init__, Study._measure
+
+    def training(self, spec, train, held_out, seeds, *rest):
+        done.append(("train", *seeds))
+        start(self, spec, train, held_out, seeds, *rest)
+
+    def measuring(self, name, seed):
+        done.append(("measure", name, seed))
+        measure(self, name, seed)
+
+    monkeypatch.setattr(svi.Retrainings, "__init__", training)
+    monkeypatch.setattr(Study, "_measure", measuring)
+    return done
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted study: its folder (to be copied, not changed) and its dataset."""
+    folder = tmp_path_factory.mktemp("study") / "whole"
+    return folder, run(folder)
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    """A copy of the uninterrupted study's folder."""
+    return shutil.copytree(whole[0], tmp_path / "copied")
+
+
+# --- what the dataset says ---
+
+
+def test_dims_coordinates_and_configuration(whole):
+    dataset = whole[1]
+    assert dataset.distance.dims == dataset.status.dims == ("model", "measure", "retraining", "pair")
+    assert dataset.distance.shape == (2, 4, 2, 3)
+    assert dataset.model.values.tolist() == ["single", "ensemble"]
+    assert dataset.measure.values.tolist() == ["geodesic", "straight", "decorrelated", "euclidean"]
+    assert dataset.seed.values.tolist() == [0, 1]
+    assert dataset.num_members.values.tolist() == [1, 2]
+    assert np.array_equal(np.stack([dataset.start, dataset.stop], axis=1), PAIRS)
+    assert dataset.euclidean_latent.dims == dataset.euclidean_reconstructed.dims == ("model", "retraining", "pair")
+    assert dataset.euclidean_ambient.dims == ("pair",)
+    assert json.loads(dataset.attrs["models"])["ensemble"]["decoder"]["members"] == 2
+    assert json.loads(dataset.attrs["training"])["epochs"] == 2
+    assert set(json.loads(dataset.attrs["measures"])) == set(MEASURES)
+    assert {"probgeo", "data"} <= set(dataset.attrs)
+
+
+def test_distances_are_those_of_the_fitted_models(whole):
+    dataset, x = whole[1], data()
+    start, stop = x[PAIRS].unbind(1)
+    np.testing.assert_allclose(dataset.euclidean_ambient, (start - stop).norm(dim=1), rtol=1e-6)
+    for name, spec in MODELS.items():
+        (model,) = fit(spec, x, (1,), training=TRAINING, progress=False)
+        found = dataset.sel(model=name).isel(retraining=1)
+        with torch.no_grad():
+            first, second = model.encode(start).mean, model.encode(stop).mean
+            line = length(model.metric(), Straight(16)(first, second))
+            difference = model.reconstruct(start) - model.reconstruct(stop)
+        # Trained alone here, together there: equal up to rounding.
+        np.testing.assert_allclose(found.euclidean_latent, (first - second).norm(dim=1), rtol=1e-4)
+        np.testing.assert_allclose(found.distance.sel(measure="euclidean"), found.euclidean_latent)
+        np.testing.assert_allclose(found.distance.sel(measure="straight"), line, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found.euclidean_reconstructed, difference.norm(dim=1), rtol=1e-4, atol=1e-7)
+
+
+def test_no_geodesic_is_longer_than_the_straight_line(whole):
+    distance = whole[1].distance
+    assert (distance.sel(measure="geodesic") <= distance.sel(measure="straight") * (1 + 1e-3)).all()
+
+
+def test_equal_ends_have_distance_zero(whole):
+    metrics = whole[1].sel(measure=["geodesic", "straight", "euclidean"])
+    assert (metrics.distance.isel(pair=2) == 0).all()
+    assert (metrics.euclidean_reconstructed.isel(pair=2) == 0).all()
+    assert (metrics.distance.isel(pair=[0, 1]) > 0).all()
+    assert (whole[1].status.sel(measure="geodesic") == Status.CONVERGED).all()
+
+
+def test_a_measure_of_ensembles_is_missing_for_a_single_decoder(whole):
+    decorrelated = whole[1].sel(measure="decorrelated")
+    for variable in ("distance", "energy", "status"):
+        assert decorrelated[variable].sel(model="single").isnull().all()
+        assert decorrelated[variable].sel(model="ensemble").isel(pair=[0, 1]).notnull().all()
+
+
+def test_file_table_and_csv_hold_the_same_numbers(whole, tmp_path):
+    folder, dataset = whole
+    with xr.open_dataset(folder / "study.nc", engine="h5netcdf") as stored:
+        xr.testing.assert_identical(stored.load().distance.astype(float), dataset.distance.astype(float))
+        assert stored.attrs == dataset.attrs
+    table = dataset.to_dataframe()
+    assert len(table) == 2 * 4 * 2 * 3
+    row = table.loc[("ensemble", "geodesic", 1, 1)]
+    assert row["distance"] == dataset.distance.sel(model="ensemble", measure="geodesic", retraining=1, pair=1)
+    assert (row["start"], row["stop"], row["seed"], row["num_members"]) == (2, 30, 1, 2)
+    table.to_csv(tmp_path / "study.csv")
+    assert len((tmp_path / "study.csv").read_text().splitlines()) == len(table) + 1
+
+
+# --- resuming and extending ---
+
+
+def test_a_study_run_again_computes_nothing_and_says_the_same(whole, copied, monkeypatch):
+    done = work_done(monkeypatch)
+    xr.testing.assert_identical(run(copied), whole[1])
+    assert not done
+
+
+@pytest.mark.parametrize("num_measured", [0, 1, 3])
+def test_a_resumed_study_equals_an_uninterrupted_one(whole, tmp_path, monkeypatch, num_measured):
+    measure, calls = Study._measure, []
+
+    def dying(self, name, seed):
+        if len(calls) == num_measured:
+            raise KeyboardInterrupt
+        calls.append((name, seed))
+        measure(self, name, seed)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Study, "_measure", dying)
+        run(tmp_path)
+    done = work_done(monkeypatch)
+    xr.testing.assert_identical(run(tmp_path), whole[1])
+    assert len(done) == 4 - num_measured
+
+
+def test_lost_distances_are_measured_again_and_others_are_not(whole, copied, monkeypatch):
+    files = sorted((copied / "distances").glob("*.nc"))
+    files[0].unlink()
+    times = {file: file.stat().st_mtime_ns for file in files[1:]}
+    done = work_done(monkeypatch)
+    xr.testing.assert_identical(run(copied), whole[1])
+    assert [kind for kind, *_ in done] == ["measure"]
+    assert sum(file.stat().st_mtime_ns != time for file, time in times.items()) <= 1  # the Euclidean distances, cheap
+
+
+def test_more_retrainings_compute_only_what_is_new(whole, copied, monkeypatch):
+    done = work_done(monkeypatch)
+    extended = run(copied, seeds=range(3))
+    assert done == [("train", 2), ("train", 2), ("measure", "single", 2), ("measure", "ensemble", 2)]
+    xr.testing.assert_identical(extended.isel(retraining=slice(2)), whole[1])
+    assert extended.distance.sel(measure="geodesic").isel(retraining=2).notnull().all()
+
+
+def test_other_pairs_and_other_measures_reuse_the_trainings(whole, copied, monkeypatch):
+    done = work_done(monkeypatch)
+    other = run(copied, pairs=torch.tensor([[7, 8], [0, 1]]), measures={"straight": MEASURES["straight"]})
+    assert [kind for kind, *_ in done] == ["measure"] * 4
+    np.testing.assert_allclose(
+        other.distance.sel(measure="straight").isel(pair=1), whole[1].distance.sel(measure="straight").isel(pair=0),
+        rtol=1e-5,
+    )  # fmt: skip
+
+
+def test_another_model_joins_a_study(whole, copied, monkeypatch):
+    done = work_done(monkeypatch)
+    spec = VAE(3, Decoder(NET), Bernoulli(), encoder=NET)
+    joined = run(copied, models={**MODELS, "bernoulli": spec})
+    assert done == [("train", 0, 1), ("measure", "bernoulli", 0), ("measure", "bernoulli", 1)]
+    xr.testing.assert_identical(joined.distance.isel(model=slice(2)), whole[1].distance)
+
+
+def test_points_outside_the_training_data_have_their_own_codes(copied):
+    points = torch.rand(5, 8, generator=torch.Generator().manual_seed(1))
+    pairs = torch.tensor([[0, 4]])
+    dataset = run(copied, points=points, pairs=pairs)
+    model = study(copied).fitted("single", 0)
+    codes = model.encode(points).mean
+    np.testing.assert_allclose(
+        dataset.euclidean_latent.sel(model="single")[0], (codes[:1] - codes[4:]).norm(dim=1).detach(), rtol=1e-5
+    )
+
+
+def test_one_model_one_seed_and_one_measure_make_a_study(tmp_path):
+    dataset = run(tmp_path, models={"only": MODELS["single"]}, seeds=[4], measures={"straight": StraightLine()})
+    assert dataset.distance.shape == (1, 2, 1, 3)
+    assert dataset.seed.values.tolist() == [4]
+    assert dataset.distance.notnull().all()
+
+
+def test_fisher_rao_lengths_are_a_measure_too(tmp_path):
+    spec = VAE(3, EnsembleDecoder(2, NET), Bernoulli(), encoder=NET)
+    options = {"models": {"m": spec}, "seeds": [0], "measures": {"fisher": StraightLine(fisher_rao_metric, 16)}}
+    found = run(tmp_path, **options).distance.sel(measure="fisher")
+    model = study(tmp_path, **options).fitted("m", 0)
+    start, stop = model.encode(data()[PAIRS].flatten(0, 1)).mean.unflatten(0, (-1, 2)).detach().unbind(1)
+    squares = [
+        length(PullbackMetric(lambda z, m=member: 2 * m(z).sigmoid().sqrt().asin()), Straight(1)(start, stop)) ** 2
+        for member in (model.decoder.members.member(index) for index in range(2))
+    ]
+    with torch.no_grad():
+        lower = (sum(squares) / 2).sqrt()  # the chord is no longer than any path
+    assert (torch.from_numpy(found.values[0, 0]) >= lower * (1 - 1e-4)).all()
+
+
+# --- executors ---
+
+
+def test_threads_give_the_same_study(whole, tmp_path):
+    with ThreadPoolExecutor(3) as pool:
+        dataset = study(tmp_path).run(pool, progress=False)
+    xr.testing.assert_allclose(dataset, whole[1], rtol=1e-3)
+    assert dataset.attrs == whole[1].attrs
+
+
+class Elsewhere(Executor):
+    """Runs a job at once, but on copies that went through pickle, as in another process."""
+
+    def submit(self, task, /, *args, **options):
+        future = Future()
+        try:
+            function, values = pickle.loads(pickle.dumps((task, args)))
+            future.set_result(pickle.loads(pickle.dumps(function(*values, **options))))
+        except Exception as error:
+            future.set_exception(pickle.loads(pickle.dumps(error)))
+        return future
+
+
+def test_workers_that_share_nothing_but_the_folder_give_the_same_study(whole, tmp_path):
+    dataset = study(tmp_path).run(Elsewhere(), progress=False)
+    xr.testing.assert_allclose(dataset, whole[1], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_another_process_gives_the_same_study(whole, tmp_path):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        dataset = study(tmp_path).run(pool, progress=False)
+    xr.testing.assert_allclose(dataset, whole[1], rtol=1e-3)
+
+
+def test_progress_is_shown_only_when_asked(copied, tmp_path, capsys):
+    study(copied).run()
+    assert capsys.readouterr().err == ""  # nothing to do
+    run(tmp_path / "quiet", models={"only": MODELS["single"]}, measures={"straight": StraightLine()})
+    assert capsys.readouterr().err == ""
+    study(tmp_path / "loud", models={"only": MODELS["single"]}, measures={"straight": StraightLine()}).run()
+    text = capsys.readouterr().err
+    assert "training: 100%" in text
+    assert "measuring distances: 100%" in text
+
+
+# --- failures ---
+
+
+@pytest.mark.parametrize("pool", [None, Elsewhere], ids=["here", "elsewhere"])
+def test_a_lost_retraining_is_reported_after_all_others_are_done(tmp_path, monkeypatch, pool):
+    usual = svi.random_noise
+
+    def noise(seeds, steps, shapes, *purpose):
+        found = usual(seeds, steps, shapes, *purpose)
+        if purpose == ("noise", 0, 1) and 1 in seeds:
+            found["z"][list(seeds).index(1)] = torch.nan
+        return found
+
+    monkeypatch.setattr(svi, "random_noise", noise)
+    measures = {"straight": MEASURES["straight"]}
+    whole = study(tmp_path, measures=measures)
+    for _ in range(2):  # asked again, the answer is the same
+        with pytest.raises(TrainingDiverged, match="seed 1 at epoch 1"):
+            whole.run(pool and pool(), progress=False)
+    kept = run(tmp_path, measures=measures, seeds=[0])
+    assert kept.distance.notnull().all()
+
+
+@pytest.mark.parametrize("pair", [[0, 60], [-1, 3]])
+def test_a_pair_index_out_of_range_is_refused(tmp_path, pair):
+    with pytest.raises(ValueError, match=rf"row indices from 0 to 59; pair 1 is \[{pair[0]}, {pair[1]}\] \(1 such"):
+        study(tmp_path, pairs=torch.tensor([[0, 1], pair]))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"models": {}}, "models, measures: expected at least one each; got 0 and 3"),
+        ({"measures": {}}, "models, measures: expected at least one each; got 2 and 0"),
+        ({"measures": {"euclidean": StraightLine()}}, "'euclidean' is there already"),
+        ({"seeds": ()}, "seeds: expected at least one"),
+        ({"seeds": (1, 1)}, "none repeated"),
+        ({"pairs": torch.zeros(3, dtype=torch.long)}, r"pairs: expected integers of shape \(pair, 2\)"),
+        ({"pairs": torch.zeros(3, 3, dtype=torch.long)}, r"got torch.int64, \(3, 3\)"),
+        ({"pairs": torch.zeros(3, 2)}, r"got torch.float32, \(3, 2\)"),
+        ({"pairs": torch.zeros(0, 2, dtype=torch.long)}, r"got torch.int64, \(0, 2\)"),
+        ({"data": torch.full((60, 8), torch.nan)}, "x: expected finite values"),
+        ({"points": torch.full((60, 8), torch.inf)}, "x: expected finite values"),
+        ({"points": torch.zeros(60, 7)}, "points: expected the 8 features of data"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused(tmp_path, changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        study(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"data": data() / 2}, "a study of other data"),
+        ({"training": Training(epochs=3)}, "a study of other training"),
+        ({"models": {"single": MODELS["ensemble"]}}, "a study of other model 'single'"),
+    ],
+)
+def test_a_folder_of_another_configuration_is_refused(copied, changes, complaint):
+    with pytest.raises(FileExistsError, match=f"{complaint}. Choose another folder"):
+        study(copied, **changes)
+
+
+def test_a_damaged_training_is_reported_with_its_file(copied):
+    (weights, *_) = sorted((copied / "trainings").glob("*/seed-0/weights.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-10])
+    for file in (copied / "distances").glob("*.nc"):
+        file.unlink()
+    with pytest.raises(ValueError, match="missing, truncated or corrupt"):
+        run(copied)
