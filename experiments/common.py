@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,3 +56,11 @@ def save_result(dataset: xr.Dataset, config: Any, path: Path) -> None:
     partial = path.with_suffix(".partial")
     dataset.to_netcdf(partial, engine="h5netcdf", encoding=encoding)
     os.replace(partial, path)
+
+
+def run(main: Callable[[], None]) -> None:
+    """main(), with what a user can mend (a wrong value, a missing file, an occupied folder) told in one line."""
+    try:
+        main()
+    except (ValueError, OSError, ArithmeticError) as error:
+        raise SystemExit(f"error: {error}") from error

@@ -7,7 +7,7 @@ observations in all of them; prints one table and draws two figures. Run again, 
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy.interpolate import RegularGridInterpolator
 
 import probgeo as pg
-from experiments.common import output_folder, parsed, save_result
+from experiments.common import output_folder, parsed, run, save_result
 from probgeo.study import decorrelated_energy
 
 ModelName = Literal["single", "rbf", "ensemble"]
@@ -64,7 +64,7 @@ class Config:
     """A tiny version, in under two minutes on two cores: two models, three retrainings, ten pairs."""
 
 
-QUICK = {"models": ("rbf", "ensemble"), "members": 3, "retrainings": 3, "pairs": 10, "epochs": 5, "segments": 64}
+QUICK = {"models": ("rbf", "ensemble"), "members": 3, "retrainings": 3, "pairs": 10, "epochs": 20, "segments": 64}
 
 _TABLE_1 = Config(
     dataset="mnist",
@@ -90,7 +90,7 @@ def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Datase
     if config.classes:
         data = data.subset(classes=config.classes)
     network = pg.nn.MLP(hidden=(config.width, config.width))
-    decoders = {
+    decoders: dict[str, Any] = {
         "single": pg.Decoder(network),
         "rbf": pg.RBFDecoder(network),
         "ensemble": pg.EnsembleDecoder(config.members, network),
@@ -127,9 +127,7 @@ def latent_views(study: pg.Study, labels: torch.Tensor, num_paths: int = 12, num
     for name in study.models:
         model = study.fitted(name, study.seeds[0])
         codes = model.encode(study.data).mean
-        start, stop = (
-            model.encode(study.points[study.pairs[:num_paths]].flatten(0, 1)).mean.unflatten(0, (-1, 2)).unbind(1)
-        )
+        start, stop = (model.encode(study.points[study.pairs[:num_paths, end]]).mean for end in range(2))
         measured = study.measures["geodesic"].paths(model, start, stop, codes)
         low, high = codes.min(0).values, codes.max(0).values
         low, high = low - 0.2 * (high - low), high + 0.2 * (high - low)
@@ -155,7 +153,8 @@ def latent_figure(views: xr.Dataset, label_names: tuple[str, ...]) -> Figure:
     panels = figure.subplots(1, views.sizes["model"], squeeze=False)[0]
     for axes, (name, view) in zip(panels, views.groupby("model", squeeze=False), strict=True):
         view = view.squeeze("model")
-        sides = [np.linspace(*view.corner.values[:, axis], view.sizes["first"]) for axis in range(2)]
+        low, high = view.corner.values
+        sides = list(np.linspace(low, high, view.sizes["first"]).T)
         field = RegularGridInterpolator(sides, view.uncertainty.values, bounds_error=False, fill_value=None)
         pg.plots.latent(
             view.codes.values,
@@ -166,7 +165,7 @@ def latent_figure(views: xr.Dataset, label_names: tuple[str, ...]) -> Figure:
             paths=view.path.values,
             ax=axes,
         )
-        axes.set_title(str(name))
+        axes.text(0.03, 0.97, str(name), transform=axes.transAxes, va="top", weight="bold")
     return figure
 
 
@@ -214,4 +213,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
