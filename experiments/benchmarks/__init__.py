@@ -1,0 +1,1 @@
+"""Benchmarks of the geodesic engine, as ratios within one process."""

@@ -1,0 +1,1 @@
+"""Calculus on the discrete energy: exponential, logarithm, transport, angles, volumes, means, curvature."""
