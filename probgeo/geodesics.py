@@ -49,8 +49,8 @@ class GaussNewton:
     """
 
     num_segments: int = 256
-    tolerance: float = 1e-3
-    coarse_tolerance: float = 1e-4
+    tolerance: float = 2e-3
+    coarse_tolerance: float = 5e-3
     max_steps: int = 30
 
     def __post_init__(self) -> None:
@@ -235,13 +235,14 @@ def _minimised(metric: Energy, path: Float[Tensor, "batch node latent"], toleran
     """Damped Gauss–Newton steps on one level, each pair until its own end.
 
     A trial is linearised at once, as nearly all are accepted. Only a pair's last step, which promises less than the
-    tolerance, is not: its energy is compared at the end, for all pairs together.
+    tolerance, is not: its energy is compared at the end, for all pairs together; a tiny step is not taken at all.
     """
     steps = torch.zeros(len(path), dtype=torch.int64, device=path.device)
     status = torch.full_like(steps, Status.MAX_STEPS)
-    checked, path = path.clone(), path.clone()
+    path, proposed = path.clone(), path.clone()
     model = metric.linearize(path)
-    energies, damping = model.energy.clone(), torch.zeros_like(model.energy)
+    energies, durations = model.energy.clone(), model.durations.clone()
+    damping = torch.zeros_like(energies)
     active = _finite(model)
     status[~active] = Status.NONFINITE
     active, model, damping = active.nonzero()[:, 0], _rows(model, active), damping[active]
@@ -250,36 +251,38 @@ def _minimised(metric: Energy, path: Float[Tensor, "batch node latent"], toleran
             break
         step, promised = _damped_step(model, damping)
         steps[active] += 1
-        trial = checked[active]
+        trial = path[active]
         trial[:, 1:-1] += step
-        path[active] = trial
-        last = (promised <= tolerance * model.energy) & (damping <= 1e-2)
-        status[active[last]] = Status.CONVERGED
-        active, damping, trial, promised = (x[~last] for x in (active, damping, trial, promised))
-        model = _rows(model, ~last)
+        little = (promised <= tolerance * model.energy) & (damping <= 1e-2)
+        status[active[little]] = Status.CONVERGED
+        taken = little & (promised > tolerance / 10 * model.energy)
+        proposed[active[taken]] = trial[taken]
+        active, damping, trial, promised = (x[~little] for x in (active, damping, trial, promised))
+        model = _rows(model, ~little)
         if not len(active):
             break
         new = metric.linearize(trial)
         gain = model.energy - new.energy
         accepted = (gain > 0) & _finite(new)
-        checked[active] = torch.where(accepted[:, None, None], trial, checked[active])
         done = accepted & (gain <= tolerance * model.energy) & (damping <= 1e-2)
         good = accepted & (gain > promised / 2)
         model = _where(accepted, new, model)
-        energies[active], path[active] = model.energy, checked[active]
+        path[active] = proposed[active] = torch.where(accepted[:, None, None], trial, path[active])
+        energies[active], durations[active] = model.energy, model.durations
         damping = torch.where(accepted, torch.where(good, damping / 8, damping), (6 * damping).clamp_min(1e-2))
         stalled = damping > MAX_DAMPING
         status[active[done]] = Status.CONVERGED
         status[active[stalled]] = Status.STALLED
         keep = ~(done | stalled)
         active, model, damping = active[keep], _rows(model, keep), damping[keep]
-    measure = metric.measure(path)
-    worse = ~(measure.energy <= energies) & (status != Status.NONFINITE)
-    if worse.any():
-        path[worse] = checked[worse]
-        again = metric.measure(path[worse])
-        measure.energy[worse], measure.durations[worse] = again
-    return _Level(path, *measure, steps, status)
+    moved = (proposed != path).flatten(1).any(1).nonzero()[:, 0]
+    if len(moved):
+        measure = metric.measure(proposed[moved])
+        better = measure.energy <= energies[moved]
+        moved = moved[better]
+        path[moved] = proposed[moved]
+        energies[moved], durations[moved] = (x[better] for x in measure)
+    return _Level(path, energies, durations, steps, status)
 
 
 def _damped_step(model: Linearization, damping: Float[Tensor, "batch"]) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ class Linearization(NamedTuple):
     """An energy's quadratic model around paths, over the interior nodes: E + g·δ + ½ δᵀHδ, H ⪰ 0 block tridiagonal."""
 
     energy: Float[Tensor, "batch"]
+    durations: Float[Tensor, "batch segment"]  #: as `Measure` has them
     gradient: Float[Tensor, "batch interior latent"]
     diagonal: Float[Tensor, "batch interior latent latent"]
     off_diagonal: Float[Tensor, "batch link latent latent"]
@@ -196,6 +197,7 @@ class DecorrelatedEnergy(Energy):
         weight = self.segments**2 / (path.shape[1] - 1)
         return Linearization(
             self._energy(own[:, :-1, 0, 0], spread[:, :, 0, 0]),
+            torch.ones_like(path[:, 1:, 0]),
             mean.gradient + 2 * weight * spread[:, 1:-1, 0, 1:],
             mean.diagonal + 2 * weight * spread[:, 1:-1, 1:, 1:],
             mean.off_diagonal,
@@ -341,8 +343,9 @@ class SumMetric(Metric):
 
     def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """The two linearisations added."""
-        pairs = zip(self.first.linearize(path), self.second.linearize(path), strict=True)
-        return Linearization(*(first + second for first, second in pairs))
+        first, second = self.first.linearize(path), self.second.linearize(path)
+        total = Linearization(*(x + y for x, y in zip(first, second, strict=True)))
+        return total._replace(durations=torch.hypot(first.durations, second.durations))
 
     def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
         """G_1(z) + G_2(z)."""
@@ -353,13 +356,14 @@ class SumMetric(Metric):
         return torch.hypot(self.first.edge_weights(nodes, edges), self.second.edge_weights(nodes, edges))
 
 
-def _chunk_size(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None, order: int) -> int:
-    """How many points' values (order 1) or jets (order 1 + latent) fit the memory budget.
+def _default_memory(points: Tensor) -> int:
+    """Bytes of one chunk: within the caches of a CPU, which is faster by far; many on a GPU."""
+    return 2**20 * torch.get_num_threads() if points.device.type == "cpu" else 2**30
 
-    On a CPU the default keeps a chunk within the caches, which is faster by far; a GPU wants large chunks.
-    """
-    if memory is None:
-        memory = 2**21 * torch.get_num_threads() if points.device.type == "cpu" else 2**30
+
+def _chunk_size(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None, order: int) -> int:
+    """How many points' values (order 1) or jets (order 1 + latent) fit the memory budget."""
+    memory = _default_memory(points) if memory is None else memory
     return max(2, memory // (points.element_size() * order * maps.num_floats(points)))
 
 
@@ -404,15 +408,26 @@ def _grams(jets: Float[Tensor, "point order observation"]) -> tuple[Tensor, Tens
     return rows @ rows.mT, rows[:-1] @ rows[1:].mT
 
 
+# Gauss–Newton takes the turning of the image along the path, ‖(J_{i+1} − J_i)δ‖², for stiffness, which the exact second
+# variation hardly has (by Gauss's equation the sectional curvature cancels it), so that its steps are too short in the
+# slow modes. Blocks of the latent path in the frozen metric, ½N Σ ‖δ_{i+1} − δ_i‖² in the mean of G_i and G_{i+1}, are
+# without it but overshoot on rough maps. This share of them halves the number of steps, on smooth and on rough maps.
+FROZEN_SHARE = 0.75
+
+
 def _from_grams(
     own: Float[Tensor, "batch node order order"], link: Float[Tensor, "batch node order order"]
 ) -> Linearization:
     segments = own.shape[1] - 1
+    tensors = own[..., 1:, 1:]
+    between = (tensors[:, 1:] + tensors[:, :-1]) / 2
+    frozen = between[:, 1:] + between[:, :-1]
     return Linearization(
         segments / 2 * own[:, :-1, 0, 0].sum(1),
+        own[:, :-1, 0, 0].sqrt(),
         segments * (link[:, : segments - 1, 0, 1:] - own[:, 1:-1, 0, 1:]),
-        2 * segments * own[:, 1:-1, 1:, 1:],
-        -segments * link[:, 1 : segments - 1, 1:, 1:],
+        segments * torch.lerp(2 * tensors[:, 1:-1], frozen, FROZEN_SHARE),
+        -segments * torch.lerp(link[:, 1 : segments - 1, 1:, 1:], between[:, 1:-1], FROZEN_SHARE),
     )
 
 
@@ -428,6 +443,7 @@ def _from_residuals(
     own = by_stop[:, :-1].mT @ by_stop[:, :-1] + by_start[:, 1:].mT @ by_start[:, 1:]
     return Linearization(
         segments / 2 * residual.square().sum((1, 2)),
+        residual.norm(dim=2),
         segments * (pulled_stop[:, :-1] + pulled_start[:, 1:]),
         segments * own,
         segments * by_start[:, 1:-1].mT @ by_stop[:, 1:-1],
@@ -469,7 +485,7 @@ def _chord_lengths(
     maps: Maps, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"], memory: int | None
 ) -> Float[Tensor, "edge"]:
     values = torch.cat([maps.values(chunk).flatten(1) for chunk in _chunks(maps, nodes, memory, 1)])
-    size = max(1, 2**24 // values.shape[1])
+    size = max(1, (_default_memory(nodes) if memory is None else memory) // (values.element_size() * values.shape[1]))
     lengths = [
         (values[first] - values[second]).norm(dim=1) for first, second in (e.unbind(1) for e in edges.split(size))
     ]

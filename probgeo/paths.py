@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probgeo.metrics import Energy
 
-GRAPH_SEGMENTS = 64
+GRAPH_SEGMENTS = 32
 
 
 @final
@@ -131,7 +131,7 @@ class Graph:
         self._tree = cKDTree(self._nodes.double().cpu().numpy())
 
     def __call__(self, start: Float[Tensor, "batch latent"], stop: Float[Tensor, "batch latent"]) -> Tensor:
-        """Shortest paths from start to stop, (batch, 65, latent), at constant speed in the graph's weights.
+        """Shortest paths from start to stop, (batch, 33, latent), at constant speed in the graph's weights.
 
         Args:
             start: first points.

@@ -84,7 +84,7 @@ def test_graph_paths_join_the_ends_in_any_dimension(latent):
     metric = PullbackMetric(mlp([latent, 16, 12]))
     start, stop = encodings[:10], encodings[10:20] + 0.1
     path = Graph(metric, encodings)(start, stop)
-    assert path.shape == (10, 65, latent)
+    assert path.shape == (10, 33, latent)
     assert torch.equal(path[:, 0], start)
     assert torch.equal(path[:, -1], stop)
     assert (length(metric, path) <= length(metric, Straight(64)(start, stop)) * 1.01).all()
