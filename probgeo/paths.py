@@ -107,12 +107,15 @@ class Graph:
     Args:
         metric: gives the edges their weights.
         encodings: latent points of data, (point, latent).
+        num_nodes: nodes of the graph, roughly; default a grid of 120 × 120 in two dimensions, 2000 encodings in more.
 
     Raises:
-        ValueError: `encodings` are not a finite matrix of at least two points.
+        ValueError: `num_nodes` is below four, or `encodings` are not a finite matrix of at least two points.
     """
 
-    def __init__(self, metric: Energy, encodings: Tensor) -> None:
+    def __init__(self, metric: Energy, encodings: Tensor, *, num_nodes: int | None = None) -> None:
+        if num_nodes is not None and num_nodes < 4:
+            raise ValueError(f"num_nodes: expected at least 4; got {num_nodes}.")
         if encodings.ndim != 2 or len(encodings) < 2 or not encodings.isfinite().all():
             raise ValueError(
                 "encodings: expected a finite matrix (point, latent) of at least two points; "
@@ -120,12 +123,12 @@ class Graph:
             )
         self._metric = metric
         if encodings.shape[1] <= 2:
-            self._nodes, edges = _grid(encodings, num_nodes=120)
+            self._nodes, edges = _grid(encodings, round((num_nodes or 14_400) ** (1 / encodings.shape[1])))
             with torch.no_grad():
                 links = torch.from_numpy(edges).to(encodings.device)
                 weights = metric.edge_weights(self._nodes, links).double().cpu().numpy()
         else:
-            self._nodes, edges = _neighbours(encodings, num_nodes=2000, num_neighbours=12)
+            self._nodes, edges = _neighbours(encodings, num_nodes or 2000, num_neighbours=12)
             weights = self._weights(self._nodes, edges, pieces=4)
         self._graph = _symmetric(edges, weights, len(self._nodes))
         self._tree = cKDTree(self._nodes.double().cpu().numpy())
@@ -165,6 +168,37 @@ class Graph:
             paths[rows[better]] = torch.where(backwards[:, None, None], found.flip(1), found).to(paths)
         paths[:, 0], paths[:, -1] = start, stop
         return paths
+
+    def distances(
+        self, start: Float[Tensor, "start latent"], stop: Float[Tensor, "stop latent"]
+    ) -> Float[np.ndarray, "start stop"]:
+        """Lengths, in the graph's weights, of the shortest paths from every start to every stop.
+
+        Args:
+            start: first points, few: the graph is searched once for each.
+            stop: last points.
+
+        Returns:
+            Weights of the paths, infinite where the graph does not join the two; between points that share a node, at
+            most the weight of the straight line.
+        """
+        near, weights = self._exits(start)
+        near_stop, weights_stop = self._exits(stop)
+        reached = self._shortest(near, weights)[0][:, : len(self._nodes)]
+        found = np.full((len(start), len(stop)), np.inf)
+        for column in range(near_stop.shape[1]):
+            np.minimum(found, reached[:, near_stop[:, column]] + weights_stop[:, column], out=found)
+        # Close points may be joined by a line that passes no node.
+        close = np.stack((self._incidence(near) @ self._incidence(near_stop).T).nonzero(), axis=1)
+        if len(close):
+            lines = self._weights(torch.cat([start, stop.to(start)]), close + np.array([0, len(start)]), 4)
+            found[tuple(close.T)] = np.minimum(found[tuple(close.T)], lines)
+        return found
+
+    def _incidence(self, near: np.ndarray) -> csr_array:
+        """One at (point, node) where the node is near the point."""
+        rows = np.arange(len(near) + 1) * near.shape[1]
+        return csr_array((np.ones(near.size, bool), near.reshape(-1), rows), shape=(len(near), len(self._nodes)))
 
     def _weights(self, points: Float[Tensor, "point latent"], edges: np.ndarray, pieces: int) -> np.ndarray:
         """Weights of edges cut into equal pieces, each weighed by the metric; infinite where they are not finite."""

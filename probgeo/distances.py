@@ -1,0 +1,199 @@
+"""Distances between many points: all pairs by geodesics, or tens of thousands by graphs of measured error."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Int
+from torch import Tensor
+from tqdm import tqdm
+
+from probgeo.geodesics import GaussNewton, Geodesics, Start, Status, geodesic
+from probgeo.metrics import Energy, Metric
+from probgeo.paths import Graph, Straight
+
+
+def distance_matrix(
+    metric: Energy,
+    points: Tensor,
+    *,
+    init: Start | None = None,
+    solver: GaussNewton | None = None,
+    folder: str | os.PathLike | None = None,
+    num_pairs: int = 2048,
+    progress: bool = False,
+) -> xr.DataArray:
+    """Geodesic distances d(z_i, z_j) of all pairs of points, solved in tiles of pairs.
+
+    Args:
+        metric: a metric or another energy.
+        points: latent points, (point, latent).
+        init: callable (start, stop) -> paths; by default `Graph(metric, points)`. Better one over all encodings of a
+            model than over few points.
+        solver: by default `GaussNewton(num_segments=256)`.
+        folder: where finished tiles are kept, so that a killed run resumes; None keeps nothing.
+        num_pairs: pairs solved together in a tile, which bounds the memory.
+        progress: show a progress bar with the remaining time.
+
+    Returns:
+        Distances with dims (start, stop), symmetric, zero on the diagonal, NaN where the energy is not finite; the
+        coordinate `status` (start, stop) holds each pair's `Status`.
+
+    Raises:
+        ValueError: `points` is no matrix, `num_pairs` is below one, or the folder holds distances of other points,
+            of another metric or of another solver.
+    """
+    if points.ndim != 2:
+        raise ValueError(f"points: expected (point, latent); got shape {tuple(points.shape)}.")
+    if num_pairs < 1:
+        raise ValueError(f"num_pairs: expected at least 1; got {num_pairs}.")
+    solver = GaussNewton() if solver is None else solver
+    # In the order of the coordinates all pairs of a tile have few distinct starts, which a graph pays for.
+    order = np.lexsort(points.detach().double().cpu().numpy().T[::-1])
+    pairs = torch.from_numpy(order[np.stack(np.triu_indices(len(points), 1), axis=1)])
+    store = None if folder is None else _Tiles(Path(folder), metric, points, solver, num_pairs)
+    matrix = np.zeros((len(points),) * 2)
+    status = np.full(matrix.shape, int(Status.CONVERGED))
+    for tile, rows in enumerate(tqdm(pairs.split(num_pairs), desc="distances", unit="tile", disable=not progress)):
+        found = None if store is None else store.read(tile)
+        if found is None:
+            init = Graph(metric, points) if init is None and len(points) > 1 else init
+            found = _solved(metric, points, rows, init, solver)
+            if store is not None:
+                store.write(tile, found)
+        first, second = rows.numpy().T
+        for values, tile_values in ((matrix, found[0]), (status, found[1])):
+            values[first, second] = values[second, first] = tile_values
+    return xr.DataArray(
+        matrix,
+        dims=("start", "stop"),
+        coords={"status": (("start", "stop"), status)},
+        name="distance",
+        attrs={"metric": type(metric).__name__, **vars(solver)},
+    )
+
+
+def _solved(
+    metric: Energy, points: Tensor, pairs: Int[Tensor, "pair 2"], init: Start | None, solver: GaussNewton
+) -> np.ndarray:
+    """Distances and status of some pairs, (2, pair)."""
+    start, stop = points[pairs.T.to(points.device)]
+    found: Geodesics = geodesic(metric, start, stop, init=init, solver=solver)
+    return torch.stack([found.length.double(), found.status.double()]).cpu().numpy()
+
+
+class _Tiles:
+    """Finished tiles in a folder, each a file that appears whole or not at all, beside what they were computed from."""
+
+    def __init__(self, folder: Path, metric: Energy, points: Tensor, solver: GaussNewton, num_pairs: int) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "points": hashlib.sha256(points.detach().cpu().numpy().tobytes()).hexdigest(),
+            "metric": type(metric).__name__,
+            "energies": _fingerprint(metric, points),
+            "num_pairs": num_pairs,
+            **vars(solver),
+        }
+        path = folder / "config.json"
+        if not path.exists():
+            _replace(path, json.dumps(config, indent=2).encode())
+        there = json.loads(path.read_text())
+        close = np.allclose(there.pop("energies"), config.pop("energies"), rtol=1e-4, equal_nan=True)
+        changed = [name for name, value in config.items() if there.get(name) != value] + ["metric"] * (not close)
+        if changed:
+            raise ValueError(
+                f"folder: {folder} holds distances of another {' and '.join(sorted(set(changed)))}; "
+                "choose another folder."
+            )
+
+    def _path(self, tile: int) -> Path:
+        return self._folder / f"tile-{tile:06d}.npy"
+
+    def read(self, tile: int) -> np.ndarray | None:
+        """Distances and status of a tile; None if it is not there."""
+        return np.load(self._path(tile), allow_pickle=False) if self._path(tile).exists() else None
+
+    def write(self, tile: int, values: np.ndarray) -> None:
+        """Keep a tile."""
+        partial = self._folder / "partial.npy"
+        np.save(partial, values, allow_pickle=False)
+        os.replace(partial, self._path(tile))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _fingerprint(metric: Energy, points: Tensor) -> list[float]:
+    """Energies of a few straight lines between the points: what tells one metric from another."""
+    some = points[: min(9, len(points))]
+    with torch.no_grad():
+        return metric.measure(Straight(4)(some[:-1], some[1:])).energy.tolist() if len(some) > 1 else []
+
+
+def graph_distances(
+    metric: Metric,
+    points: Tensor,
+    sources: Tensor,
+    *,
+    graph: Graph | None = None,
+    num_checked: int = 100,
+    solver: GaussNewton | None = None,
+    progress: bool = False,
+) -> xr.DataArray:
+    """Distances from each source to every point along a graph's edges, with their error against geodesics on a sample.
+
+    Made for tens of thousands of points, where solving each pair is too much: one search of the graph per source.
+
+    Args:
+        metric: a metric.
+        points: latent points, (point, latent).
+        sources: latent points, (source, latent); for all pairs, the points themselves.
+        graph: by default `Graph(metric, points, num_nodes=40_000)`.
+        num_checked: pairs, evenly drawn, for which the geodesic is solved from the graph's path.
+        solver: for these; by default `GaussNewton(num_segments=256)`.
+        progress: show a progress bar with the remaining time.
+
+    Returns:
+        Distances with dims (source, point); in attrs the sample's `median_relative_error`, `median_ratio` and
+        `quantile_95_relative_error` of graph distance against geodesic length, and `num_checked`.
+
+    Raises:
+        ValueError: `points` or `sources` is no matrix, or their latent dimensions differ.
+    """
+    if points.ndim != 2 or sources.ndim != 2 or points.shape[1] != sources.shape[1]:
+        raise ValueError(
+            f"points, sources: expected (point, latent) and (source, latent); got {tuple(points.shape)} and "
+            f"{tuple(sources.shape)}."
+        )
+    graph = Graph(metric, points, num_nodes=40_000) if graph is None else graph
+    matrix = np.concatenate([*_rows(graph, points, sources, progress)])
+    array = xr.DataArray(matrix, dims=("source", "point"), name="distance")
+    # Evenly spread over the matrix by the golden ratio: no random state is drawn on.
+    entry = np.unique((np.arange(num_checked) * 0.6180339887498949 % 1 * matrix.size).astype(np.int64))
+    row, column = np.unravel_index(entry, matrix.shape)
+    exact = geodesic(metric, sources[row], points[column].to(sources), init=graph, solver=solver).length.double()
+    valid = (exact > 0).cpu().numpy()
+    ratio = matrix[row, column][valid] / exact.cpu().numpy()[valid]
+    error = np.abs(ratio - 1)
+    array.attrs = {
+        "metric": type(metric).__name__,
+        "num_checked": len(ratio),
+        "median_relative_error": float(np.median(error)) if len(ratio) else np.nan,
+        "quantile_95_relative_error": float(np.quantile(error, 0.95)) if len(ratio) else np.nan,
+        "median_ratio": float(np.median(ratio)) if len(ratio) else np.nan,
+    }
+    return array
+
+
+def _rows(graph: Graph, points: Tensor, sources: Tensor, progress: bool) -> Iterator[np.ndarray]:
+    for chunk in tqdm(sources.split(64), desc="distances", unit="tile", disable=not progress):
+        yield graph.distances(chunk, points)

@@ -1,0 +1,145 @@
+"""Distance matrices: closed forms, metric axioms, resuming; graph distances and their reported error."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from probgeo import distances
+from probgeo.distances import distance_matrix, graph_distances
+from probgeo.geodesics import GaussNewton, Status, geodesic
+from probgeo.metrics import DecorrelatedEnergy, ExpectedMetric, PullbackMetric
+from probgeo.nn import mlp
+from probgeo.paths import Graph, Straight
+
+SOLVER = GaussNewton(32)
+
+
+def sphere(z: Tensor) -> Tensor:
+    latitude, longitude = z.unbind(-1)
+    return torch.stack([latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin(), latitude.sin()], dim=-1)
+
+
+def points(count: int = 9) -> Tensor:
+    return torch.randn(count, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 2
+
+
+def ensemble() -> ExpectedMetric:
+    torch.manual_seed(0)
+    return ExpectedMetric([mlp([2, 16, 12]).double() for _ in range(3)])
+
+
+def test_matrix_holds_the_distances_on_the_sphere():
+    z = points()
+    found = distance_matrix(PullbackMetric(sphere), z)
+    exact = 2 * (torch.cdist(sphere(z), sphere(z)) / 2).asin()
+    assert found.dims == ("start", "stop")
+    assert (found.status == Status.CONVERGED).all()
+    assert np.allclose(found, exact, rtol=1e-3, atol=1e-12)
+
+
+def test_matrix_is_a_metric_up_to_the_solver():
+    found = distance_matrix(ensemble(), points(), solver=SOLVER).to_numpy()
+    assert np.array_equal(found, found.T)
+    assert (np.diag(found) == 0).all()
+    through = found[:, :, None] + found[None, :, :]
+    assert (found[:, None, :] <= through * (1 + 5e-3)).all()
+
+
+@pytest.mark.parametrize("num_pairs", [1, 7, 1000])
+def test_matrix_does_not_depend_on_the_tiles(num_pairs):
+    metric, z = ensemble(), points()
+    graph = Graph(metric, points(100))
+    expected = distance_matrix(metric, z, init=graph, solver=SOLVER)
+    found = distance_matrix(metric, z, init=graph, solver=SOLVER, num_pairs=num_pairs)
+    assert np.allclose(found, expected, rtol=1e-9)
+    assert found[2, 5] == pytest.approx(geodesic(metric, z[2:3], z[5:6], init=graph, solver=SOLVER).length.item())
+
+
+def test_killed_run_resumes_where_it_was(tmp_path, monkeypatch):
+    metric, z = ensemble(), points()
+    whole = distance_matrix(metric, z, solver=SOLVER, num_pairs=10)
+    calls = []
+
+    def counted(*args, **options):
+        calls.append(len(args[1]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return geodesic(*args, **options)
+
+    monkeypatch.setattr(distances, "geodesic", counted)
+    with pytest.raises(KeyboardInterrupt):
+        distance_matrix(metric, z, solver=SOLVER, num_pairs=10, folder=tmp_path)
+    found = distance_matrix(metric, z, solver=SOLVER, num_pairs=10, folder=tmp_path)
+    assert calls == [10, 10, 10, 10, 6]
+    assert found.equals(whole)
+    assert distance_matrix(metric, z, solver=SOLVER, num_pairs=10, folder=tmp_path).equals(whole)
+    assert len(calls) == 5
+
+
+def test_folder_of_another_computation_is_a_named_error(tmp_path):
+    metric, z = ensemble(), points(4)
+    distance_matrix(metric, z, solver=SOLVER, folder=tmp_path)
+    others = {
+        "points": (metric, z + 1, SOLVER),
+        "metric": (PullbackMetric(mlp([2, 5, 12]).double()), z, SOLVER),
+        "num_segments": (metric, z, GaussNewton(16)),
+    }
+    for name, (other, there, solver) in others.items():
+        with pytest.raises(ValueError, match=f"folder: .*{name}"):
+            distance_matrix(other, there, solver=solver, folder=tmp_path)
+
+
+def test_point_without_a_value_fails_alone():
+    def holed(z: Tensor) -> Tensor:
+        return torch.where(z[..., :1] > 3, torch.nan, z)
+
+    z = points(5)
+    z[2, 0] = 4.0
+    found = distance_matrix(PullbackMetric(holed), z, init=Straight(), solver=SOLVER)
+    others = [0, 1, 3, 4]
+    assert (found.status[2, others] == Status.NONFINITE).all()
+    assert found[2, others].isnull().all()
+    assert np.allclose(found[others, others], torch.cdist(z[others], z[others]), rtol=1e-9)
+
+
+def test_matrix_of_few_points():
+    for count in (0, 1):
+        assert distance_matrix(ensemble(), points(count)).shape == (count, count)
+
+
+def test_matrix_of_an_energy_that_is_no_metric():
+    torch.manual_seed(0)
+    found = distance_matrix(DecorrelatedEnergy([mlp([2, 8, 9]).double() for _ in range(3)]), points(4), solver=SOLVER)
+    assert (found.to_numpy()[~np.eye(4, dtype=bool)] > 0).all()
+    assert (np.diag(found) == 0).all()
+
+
+def test_graph_distances_report_their_error():
+    z = points(300)
+    found = graph_distances(PullbackMetric(sphere), z, z[:20], num_checked=200)
+    exact = (2 * (torch.cdist(sphere(z[:20]), sphere(z)) / 2).asin()).numpy()
+    assert found.dims == ("source", "point")
+    error = np.abs(found.to_numpy() / np.where(exact > 0, exact, 1) - 1)[exact > 0]
+    assert np.median(error) <= 0.03
+    assert found.attrs["median_relative_error"] == pytest.approx(np.median(error), rel=0.3)
+    assert (np.diag(found[:, :20]) <= 1e-12).all()
+
+
+def test_graph_distances_do_not_depend_on_the_other_sources():
+    z = points(300)
+    metric = PullbackMetric(sphere)
+    graph = Graph(metric, z)
+    whole = graph_distances(metric, z, z[:70], graph=graph)
+    assert np.allclose(graph_distances(metric, z, z[66:67], graph=graph)[0], whole[66], rtol=1e-12)
+
+
+def test_wrong_argument_is_a_named_error():
+    with pytest.raises(ValueError, match="points: expected"):
+        distance_matrix(ensemble(), points()[0])
+    with pytest.raises(ValueError, match="num_pairs: expected at least 1"):
+        distance_matrix(ensemble(), points(), num_pairs=0)
+    with pytest.raises(ValueError, match="points, sources: expected"):
+        graph_distances(ensemble(), points(), points()[:, :1])
+    with pytest.raises(ValueError, match="num_nodes: expected at least 4"):
+        Graph(ensemble(), points(), num_nodes=3)
