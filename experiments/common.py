@@ -29,13 +29,14 @@ def parsed(
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=list(presets))
+    first.add_argument("--preset")
     first.add_argument("--quick", action="store_true")
     known, _ = first.parse_known_args(arguments)
-    default = presets[known.preset] if known.preset else kind()
+    default = presets[known.preset] if known.preset in presets else kind()
     if known.quick:
         default = dataclasses.replace(default, **quick)  # type: ignore[type-var]
-    return tyro.cli(kind, args=arguments, default=default, config=(tyro.conf.FlagCreatePairsOff,))
+    prog = f"python -m {kind.__module__}"
+    return tyro.cli(kind, prog=prog, args=arguments, default=default, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def output_folder(name: str, preset: str | None, out: Path | None) -> Path:
@@ -43,18 +44,20 @@ def output_folder(name: str, preset: str | None, out: Path | None) -> Path:
     return out or Path("runs") / (f"{name}-{preset}" if preset else name)
 
 
-def save_result(dataset: xr.Dataset, config: Any, path: Path) -> None:
-    """Write a result, configuration and version in attrs, in single precision, compressed; whole or not at all."""
+def save_result(groups: Mapping[str, xr.Dataset], config: Any, path: Path) -> None:
+    """Write datasets as groups of one small file, configuration and version in attrs; whole or not at all."""
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()}
-    dataset = dataset.assign_attrs(config=json.dumps(shown), probgeo=version("probgeo"))
-    encoding: dict[Any, dict[str, Any]] = {
-        name: {"zlib": True, "complevel": 9, **({"dtype": "float32"} if variable.dtype.kind == "f" else {})}
-        for name, variable in dataset.variables.items()
-        if variable.dtype.kind in "fiu"
-    }
+    attrs = {"config": json.dumps(shown), "probgeo": version("probgeo")}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    dataset.to_netcdf(partial, engine="h5netcdf", encoding=encoding)
+    partial.unlink(missing_ok=True)
+    for group, dataset in groups.items():
+        encoding: dict[Any, dict[str, Any]] = {
+            name: {"zlib": True, "complevel": 9, **({"dtype": "float32"} if variable.dtype.kind == "f" else {})}
+            for name, variable in dataset.variables.items()
+            if variable.dtype.kind in "fiu"
+        }
+        dataset.assign_attrs(attrs).to_netcdf(partial, "a", group=group, engine="h5netcdf", encoding=encoding)
     os.replace(partial, path)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import h5netcdf
 import numpy as np
 import torch
 import xarray as xr
@@ -120,7 +121,7 @@ def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Datase
 
 
 @torch.no_grad()
-def latent_views(study: pg.Study, labels: torch.Tensor, num_paths: int = 12, num_codes: int = 3000) -> xr.Dataset:
+def latent_views(study: pg.Study, labels: torch.Tensor, num_paths: int = 12, num_codes: int = 1500) -> xr.Dataset:
     """What the latent figure shows: of each model's first retraining, codes, uncertainty on a grid, geodesics."""
     views = []
     rows = torch.randperm(len(study.data), generator=torch.Generator().manual_seed(0))[:num_codes].sort().values
@@ -131,14 +132,14 @@ def latent_views(study: pg.Study, labels: torch.Tensor, num_paths: int = 12, num
         measured = study.measures["geodesic"].paths(model, start, stop, codes)
         low, high = codes.min(0).values, codes.max(0).values
         low, high = low - 0.2 * (high - low), high + 0.2 * (high - low)
-        fraction = torch.linspace(0, 1, 100, device=codes.device)
+        fraction = torch.linspace(0, 1, 60, device=codes.device)
         grid = low + torch.cartesian_prod(fraction, fraction) * (high - low)
         views.append(
             xr.Dataset(
                 {
                     "codes": (("row", "latent"), codes[rows.to(codes.device)].cpu().numpy()),
-                    "path": (("pair", "node", "latent"), measured.path.cpu().numpy()),
-                    "uncertainty": (("first", "second"), model.uncertainty(grid).reshape(100, 100).cpu().numpy()),
+                    "path": (("pair", "node", "latent"), measured.path[:, ::4].cpu().numpy()),
+                    "uncertainty": (("first", "second"), model.uncertainty(grid).reshape(60, 60).cpu().numpy()),
                     "corner": (("side", "latent"), torch.stack([low, high]).cpu().numpy()),
                 }
             )
@@ -170,17 +171,20 @@ def latent_figure(views: xr.Dataset, label_names: tuple[str, ...]) -> Figure:
 
 
 def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `identifiability.nc` and, for two latent dimensions, `latent.nc`."""
+    """Everything that takes time, to `identifiability.nc`: distances and, for two latent dimensions, a map."""
     study, data = study_of(config, folder)
-    save_result(study.run(), config, folder / "identifiability.nc")
+    groups = {"distances": study.run().drop_vars("energy")}
     if config.latent == 2:
         views = latent_views(study, data.labels)
-        save_result(views.assign_attrs(label_names=list(data.label_names)), config, folder / "latent.nc")
+        groups["latent"] = views.assign_attrs(label_names=list(data.label_names))
+    save_result(groups, config, folder / "identifiability.nc")
 
 
 def report(result: Path, folder: Path) -> None:
     """Table and figures of a result file; computes nothing."""
-    dataset = xr.load_dataset(result, engine="h5netcdf")
+    with h5netcdf.File(result) as file:
+        groups = {name: xr.load_dataset(result, group=name, engine="h5netcdf") for name in file.groups}
+    dataset = groups["distances"]
     summary = pg.identifiability.summary(dataset.distance)
     print(summary)
     preset = json.loads(dataset.attrs["config"])["preset"]
@@ -189,15 +193,16 @@ def report(result: Path, folder: Path) -> None:
     solved = dataset.status.sel(measure=dataset.measure.isin(["geodesic", "decorrelated"]))
     failed, measured = int((solved > pg.Status.CONVERGED).sum()), int((solved >= 0).sum())
     print(f"geodesics that did not converge: {failed} of {measured}")
+    figures = {"cv": pg.plots.cv_histogram(dataset.distance)}
+    if "latent" in groups:
+        names = tuple(np.atleast_1d(groups["latent"].attrs["label_names"]))
+        figures["latent"] = latent_figure(groups["latent"], names)
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {"cv_histogram.png": pg.plots.cv_histogram(dataset.distance)}
-    if (result.parent / "latent.nc").exists():
-        views = xr.load_dataset(result.parent / "latent.nc", engine="h5netcdf")
-        figures["latent.png"] = latent_figure(views, tuple(np.atleast_1d(views.attrs["label_names"])))
-    summary.to_csv(folder / "table.csv")
-    for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=200)
-    print("wrote", *(str(folder / name) for name in ("table.csv", *figures)))
+    written = [folder / f"{result.stem}-table.csv", *(folder / f"{result.stem}-{name}.png" for name in figures)]
+    summary.to_csv(written[0])
+    for path, figure in zip(written[1:], figures.values(), strict=True):
+        figure.savefig(path, dpi=150)
+    print("wrote", *written)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -205,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = parsed(Config, PRESETS, QUICK, arguments)
     folder = output_folder("identifiability", config.preset, config.out)
     if config.result:
-        report(config.result, folder)
+        report(config.result, config.out or config.result.parent)
         return
     compute(config, folder)
     report(folder / "identifiability.nc", folder)
