@@ -74,7 +74,7 @@ def distance_matrix(
         dims=("start", "stop"),
         coords={"status": (("start", "stop"), status)},
         name="distance",
-        attrs={"metric": type(metric).__name__, **vars(solver)},
+        attrs={"metric": type(metric).__name__, **_settings(solver)},
     )
 
 
@@ -98,7 +98,7 @@ class _Tiles:
             "metric": type(metric).__name__,
             "energies": _fingerprint(metric, points),
             "num_pairs": num_pairs,
-            **vars(solver),
+            **_settings(solver),
         }
         path = folder / "config.json"
         if not path.exists():
@@ -124,6 +124,11 @@ class _Tiles:
         partial = self._folder / "partial.npy"
         np.save(partial, values, allow_pickle=False)
         os.replace(partial, self._path(tile))
+
+
+def _settings(solver: GaussNewton) -> dict[str, float]:
+    """The solver's options that decide the result."""
+    return {name: value for name, value in vars(solver).items() if name != "memory"}
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -46,18 +46,23 @@ class GaussNewton:
         tolerance: relative decrease of the energy below which a pair is finished at N.
         coarse_tolerance: the same, on the coarser levels.
         max_steps: steps tried on each level, at most.
+        memory: bytes that the Newton systems of the pairs solved together may take, roughly; more pairs are solved in
+            turns. What one chunk of decoder outputs takes is a choice of the metric.
     """
 
     num_segments: int = 256
     tolerance: float = 2e-3
     coarse_tolerance: float = 5e-3
     max_steps: int = 30
+    memory: int = 2**30
 
     def __post_init__(self) -> None:
         if self.num_segments < 2:
             raise ValueError(f"num_segments: expected at least 2; got {self.num_segments}.")
         if self.max_steps < 1:
             raise ValueError(f"max_steps: expected at least 1; got {self.max_steps}.")
+        if self.memory < 1:
+            raise ValueError(f"memory: expected at least 1; got {self.memory}.")
         if not (self.tolerance > 0 and self.coarse_tolerance > 0):
             raise ValueError(f"tolerance: expected positive tolerances; got {self.tolerance}, {self.coarse_tolerance}.")
 
@@ -128,7 +133,11 @@ def geodesic(
     solver = GaussNewton() if solver is None else solver
     _check(metric, start, stop)
     with torch.no_grad():
-        solution = _solved(metric, _initial(init, start, stop, solver.num_segments), solver)
+        path = _initial(init, start, stop, solver.num_segments)
+        # Blocks of the matrix, their update and the copies of both: some eight of them for each node.
+        bytes_per_pair = 8 * (solver.num_segments + 1) * start.shape[1] ** 2 * start.element_size()
+        parts = [_solved(metric, some, solver) for some in path.split(max(1, solver.memory // bytes_per_pair))]
+        solution = parts[0] if len(parts) == 1 else Geodesics(*map(torch.cat, zip(*parts, strict=True)))
     if throw and (solution.status != Status.CONVERGED).any():
         pairs = (solution.status != Status.CONVERGED).nonzero()[:, 0].tolist()
         names = ", ".join(f"{pair}: {Status(int(solution.status[pair])).name}" for pair in pairs[:10])

@@ -6,6 +6,8 @@ from jaxtyping import Float
 from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
+COPIED_BYTES = 2**28
+
 
 def block_tridiagonal_product(
     diagonal: Float[Tensor, "batch block size size"],
@@ -51,12 +53,12 @@ def block_tridiagonal_solution(
         & right_side.isfinite().flatten(1).all(1)
     )
     solve = banded_solution if right_side.device.type == "cpu" else cyclic_reduction_solution
-    if finite.all():
-        return solve(diagonal.double(), off_diagonal.double(), right_side.double()).to(right_side.dtype)
     solution = torch.full_like(right_side, torch.nan)
-    if finite.any():
-        systems = (diagonal[finite].double(), off_diagonal[finite].double(), right_side[finite].double())
-        solution[finite] = solve(*systems).to(right_side.dtype)
+    # The float64 copies of few systems at a time: with many latent dimensions they are what takes most memory.
+    together = max(1, COPIED_BYTES // max(1, 32 * right_side[0].numel() * right_side.shape[2])) if len(finite) else 1
+    for rows in finite.nonzero()[:, 0].split(together):
+        systems = (diagonal[rows].double(), off_diagonal[rows].double(), right_side[rows].double())
+        solution[rows] = solve(*systems).to(right_side.dtype)
     return solution
 
 

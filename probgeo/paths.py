@@ -202,13 +202,15 @@ class Graph:
 
     def _weights(self, points: Float[Tensor, "point latent"], edges: np.ndarray, pieces: int) -> np.ndarray:
         """Weights of edges cut into equal pieces, each weighed by the metric; infinite where they are not finite."""
-        first, second = points[edges[:, 0]], points[edges[:, 1]]
-        nodes = Straight(pieces)(first, second).flatten(0, 1)
-        index = torch.arange(len(nodes), device=nodes.device).view(len(edges), pieces + 1)
-        links = torch.stack([index[:, :-1], index[:, 1:]], dim=2).flatten(0, 1)
-        with torch.no_grad():
-            weights = self._metric.edge_weights(nodes, links).view(len(edges), pieces).sum(1)
-        return np.nan_to_num(weights.double().cpu().numpy(), nan=np.inf)
+        found = [np.zeros(0)]
+        for some in np.array_split(edges, -(-len(edges) * pieces // 2**15)) if len(edges) else []:
+            nodes = Straight(pieces)(points[some[:, 0]], points[some[:, 1]]).flatten(0, 1)
+            index = torch.arange(len(nodes), device=nodes.device).view(len(some), pieces + 1)
+            links = torch.stack([index[:, :-1], index[:, 1:]], dim=2).flatten(0, 1)
+            with torch.no_grad():
+                weights = self._metric.edge_weights(nodes, links).view(len(some), pieces).sum(1)
+            found.append(weights.double().cpu().numpy())
+        return np.nan_to_num(np.concatenate(found), nan=np.inf)
 
     def _exits(self, ends: Float[Tensor, "end latent"]) -> tuple[np.ndarray, np.ndarray]:
         """The nodes near each end, and the weights of the edges to them; both (end, exit)."""

@@ -298,7 +298,16 @@ def test_wrong_initial_path_is_a_named_error(init):
         geodesic(PullbackMetric(plane), A, A + 1, init=init)
 
 
-@pytest.mark.parametrize("options", [{"num_segments": 1}, {"tolerance": 0.0}, {"max_steps": 0}])
+def test_result_does_not_depend_on_the_memory():
+    metric, (start, stop) = ensemble(), pairs(12, scale=2.0)
+    whole = geodesic(metric, start, stop, solver=GaussNewton(32))
+    for memory in (1, 20_000):
+        parts = geodesic(metric, start, stop, solver=GaussNewton(32, memory=memory))
+        assert torch.allclose(parts.path, whole.path, rtol=1e-9, atol=1e-9)
+        assert torch.equal(parts.steps, whole.steps)
+
+
+@pytest.mark.parametrize("options", [{"num_segments": 1}, {"tolerance": 0.0}, {"max_steps": 0}, {"memory": 0}])
 def test_wrong_solver_option_is_a_named_error(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         GaussNewton(**options)

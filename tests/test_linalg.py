@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from probgeo import linalg
 from probgeo.linalg import (
     banded_solution,
     block_tridiagonal_product,
@@ -65,6 +66,13 @@ def test_nonfinite_system_fails_alone():
     found = block_tridiagonal_solution(diagonal, off_diagonal, right_side)
     assert found[[1, 3]].isnan().all()
     assert torch.equal(found[[0, 2, 4]], expected[[0, 2, 4]])
+
+
+def test_systems_solved_in_turns_equal_those_solved_together(monkeypatch):
+    diagonal, off_diagonal, right_side, _ = system(7, 2)
+    expected = block_tridiagonal_solution(diagonal, off_diagonal, right_side)
+    monkeypatch.setattr(linalg, "COPIED_BYTES", 2000)
+    assert torch.equal(block_tridiagonal_solution(diagonal, off_diagonal, right_side), expected)
 
 
 def test_dtype_is_kept():
