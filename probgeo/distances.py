@@ -93,10 +93,11 @@ class _Tiles:
     def __init__(self, folder: Path, metric: Energy, points: Tensor, solver: GaussNewton, num_pairs: int) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        energies = _fingerprint(metric, points)
         config = {
             "points": hashlib.sha256(points.detach().cpu().numpy().tobytes()).hexdigest(),
             "metric": type(metric).__name__,
-            "energies": _fingerprint(metric, points),
+            "energies": energies,
             "num_pairs": num_pairs,
             **_settings(solver),
         }
@@ -104,8 +105,10 @@ class _Tiles:
         if not path.exists():
             _replace(path, json.dumps(config, indent=2).encode())
         there = json.loads(path.read_text())
-        close = np.allclose(there.pop("energies"), config.pop("energies"), rtol=1e-4, equal_nan=True)
-        changed = [name for name, value in config.items() if there.get(name) != value] + ["metric"] * (not close)
+        close = np.allclose(there.pop("energies"), energies, rtol=1e-4, equal_nan=True)
+        changed = [name for name, value in config.items() if name != "energies" and there.get(name) != value] + [
+            "metric"
+        ] * (not close)
         if changed:
             raise ValueError(
                 f"folder: {folder} holds distances of another {' and '.join(sorted(set(changed)))}; "
@@ -126,7 +129,7 @@ class _Tiles:
         os.replace(partial, self._path(tile))
 
 
-def _settings(solver: GaussNewton) -> dict[str, float]:
+def _settings(solver: GaussNewton) -> dict[str, float | int]:
     """The solver's options that decide the result."""
     return {name: value for name, value in vars(solver).items() if name != "memory"}
 
