@@ -1,1 +1,1 @@
-"""Benchmarks of the geodesic engine, as ratios within one process."""
+"""Geodesic solvers side by side: time in units of one decoder evaluation, all paths scored by the same exact energy."""
