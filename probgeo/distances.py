@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +182,7 @@ def graph_distances(
             f"{tuple(sources.shape)}."
         )
     graph = Graph(metric, points, num_nodes=40_000) if graph is None else graph
-    matrix = np.concatenate([*_rows(graph, points, sources, progress)])
+    matrix = graph.distances(sources, points, progress=progress)
     array = xr.DataArray(matrix, dims=("source", "point"), name="distance")
     # Evenly spread over the matrix by the golden ratio: no random state is drawn on.
     entry = np.unique((np.arange(num_checked) * 0.6180339887498949 % 1 * matrix.size).astype(np.int64))
@@ -200,8 +199,3 @@ def graph_distances(
         "median_ratio": float(np.median(ratio)) if len(ratio) else np.nan,
     }
     return array
-
-
-def _rows(graph: Graph, points: Tensor, sources: Tensor, progress: bool) -> Iterator[np.ndarray]:
-    for chunk in tqdm(sources.split(64), desc="distances", unit="tile", disable=not progress):
-        yield graph.distances(chunk, points)

@@ -10,6 +10,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 from torch import Tensor
+from tqdm import tqdm
 
 from probgeo.metrics import Energy
 
@@ -122,6 +123,7 @@ class Graph:
                 f"got {'non-finite values' if encodings.ndim == 2 and len(encodings) > 1 else tuple(encodings.shape)}."
             )
         self._metric = metric
+        self._pieces = 1 if encodings.shape[1] <= 2 else 4
         if encodings.shape[1] <= 2:
             self._nodes, edges = _grid(encodings, round((num_nodes or 14_400) ** (1 / encodings.shape[1])))
             with torch.no_grad():
@@ -129,7 +131,7 @@ class Graph:
                 weights = metric.edge_weights(self._nodes, links).double().cpu().numpy()
         else:
             self._nodes, edges = _neighbours(encodings, num_nodes or 2000, num_neighbours=12)
-            weights = self._weights(self._nodes, edges, pieces=4)
+            weights = self._weights(self._nodes, edges, self._pieces)
         self._graph = _symmetric(edges, weights, len(self._nodes))
         self._tree = cKDTree(self._nodes.double().cpu().numpy())
 
@@ -170,45 +172,45 @@ class Graph:
         return paths
 
     def distances(
-        self, start: Float[Tensor, "start latent"], stop: Float[Tensor, "stop latent"]
+        self, start: Float[Tensor, "start latent"], stop: Float[Tensor, "stop latent"], *, progress: bool = False
     ) -> Float[np.ndarray, "start stop"]:
         """Lengths, in the graph's weights, of the shortest paths from every start to every stop.
 
         Args:
-            start: first points, few: the graph is searched once for each.
+            start: first points; the graph is searched once for each.
             stop: last points.
+            progress: show a progress bar with the remaining time.
 
         Returns:
-            Weights of the paths, infinite where the graph does not join the two; between points that share a node, at
-            most the weight of the straight line.
+            Weights of the paths, infinite where the graph does not join the two; between points nearest to the same
+            node, the weight of the straight line.
         """
         near, weights = self._exits(start)
         near_stop, weights_stop = self._exits(stop)
-        reached = self._shortest(near, weights)[0][:, : len(self._nodes)]
         found = np.full((len(start), len(stop)), np.inf)
-        for column in range(near_stop.shape[1]):
-            np.minimum(found, reached[:, near_stop[:, column]] + weights_stop[:, column], out=found)
-        # Close points may be joined by a line that passes no node.
-        close = np.stack((self._incidence(near) @ self._incidence(near_stop).T).nonzero(), axis=1)
-        if len(close):
-            lines = self._weights(torch.cat([start, stop.to(start)]), close + np.array([0, len(start)]), 4)
-            found[tuple(close.T)] = np.minimum(found[tuple(close.T)], lines)
+        for rows in tqdm(np.array_split(np.arange(len(start)), -(-len(start) // 64)), "graph", disable=not progress):
+            reached = self._shortest(near[rows], weights[rows])[0]
+            for node, weight in zip(near_stop.T, weights_stop.T, strict=True):
+                found[rows] = np.minimum(found[rows], reached[:, node] + weight)
+        # Points of one cell are joined by a line that passes no node.
+        close = np.argwhere(near[:, :1] == near_stop[:, 0])
+        lines = self._weights(torch.cat([start, stop.to(start)]), close + np.array([0, len(start)]), 2)
+        found[tuple(close.T)] = lines
         return found
-
-    def _incidence(self, near: np.ndarray) -> csr_array:
-        """One at (point, node) where the node is near the point."""
-        rows = np.arange(len(near) + 1) * near.shape[1]
-        return csr_array((np.ones(near.size, bool), near.reshape(-1), rows), shape=(len(near), len(self._nodes)))
 
     def _weights(self, points: Float[Tensor, "point latent"], edges: np.ndarray, pieces: int) -> np.ndarray:
         """Weights of edges cut into equal pieces, each weighed by the metric; infinite where they are not finite."""
         found = [np.zeros(0)]
         for some in np.array_split(edges, -(-len(edges) * pieces // 2**15)) if len(edges) else []:
-            nodes = Straight(pieces)(points[some[:, 0]], points[some[:, 1]]).flatten(0, 1)
-            index = torch.arange(len(nodes), device=nodes.device).view(len(some), pieces + 1)
-            links = torch.stack([index[:, :-1], index[:, 1:]], dim=2).flatten(0, 1)
+            # Ends shared by edges are evaluated once.
+            used, inverse = np.unique(some, return_inverse=True)
+            ends, number = points[used], torch.from_numpy(inverse.reshape(-1, 2)).to(points.device)
+            inner = Straight(pieces)(*ends[number.T])[:, 1:-1].flatten(0, 1)
+            index = torch.arange(len(inner), device=points.device).view(len(some), pieces - 1) + len(ends)
+            trail = torch.cat([number[:, :1], index, number[:, 1:]], dim=1)
+            links = torch.stack([trail[:, :-1], trail[:, 1:]], dim=2).flatten(0, 1)
             with torch.no_grad():
-                weights = self._metric.edge_weights(nodes, links).view(len(some), pieces).sum(1)
+                weights = self._metric.edge_weights(torch.cat([ends, inner]), links).view(len(some), pieces).sum(1)
             found.append(weights.double().cpu().numpy())
         return np.nan_to_num(np.concatenate(found), nan=np.inf)
 
@@ -217,7 +219,8 @@ class Graph:
         count = min(8, len(self._nodes))
         near = self._tree.query(ends.double().cpu().numpy(), k=[*range(1, count + 1)])[1]
         edges = np.stack([np.repeat(np.arange(len(ends)), count) + len(self._nodes), near.reshape(-1)], axis=1)
-        return near, self._weights(torch.cat([self._nodes, ends.to(self._nodes)]), edges, 4).reshape(near.shape)
+        points = torch.cat([self._nodes, ends.to(self._nodes)])
+        return near, self._weights(points, edges, self._pieces).reshape(near.shape)
 
     def _shortest(self, near: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Distances and predecessors from sources, given as edges (source, exit) out of each; node n + i is source i.

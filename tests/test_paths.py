@@ -59,11 +59,14 @@ def test_resampling_survives_segments_of_no_duration():
         assert new.amax() <= 2.5 + 1e-6
 
 
-def test_graph_goes_around_a_hill_the_straight_line_climbs():
+@pytest.mark.parametrize("latent", [2, 3, 4])
+def test_graph_goes_around_a_hill_the_straight_line_climbs(latent):
     metric = PullbackMetric(hill)
-    start = torch.tensor([[-2.0, 0.01]], dtype=torch.float64)
-    stop = torch.tensor([[2.0, 0.01]], dtype=torch.float64)
-    graph = Graph(metric, torch.randn(300, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1.5)
+    start = torch.zeros(1, latent, dtype=torch.float64)
+    start[0, 0], start[0, 1] = -2.0, 0.01
+    stop = start * torch.tensor([-1.0] + [1.0] * (latent - 1), dtype=torch.float64)
+    encodings = torch.randn(2000, latent, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1.2
+    graph = Graph(metric, encodings)
     assert length(metric, graph(start, stop)).item() < 0.6 * length(metric, Straight(64)(start, stop)).item()
 
 
