@@ -121,7 +121,7 @@ def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Datase
 
 
 @torch.no_grad()
-def latent_views(study: pg.Study, labels: torch.Tensor, num_paths: int = 12, num_codes: int = 1500) -> xr.Dataset:
+def latent_views(study: pg.Study, labels: torch.Tensor, num_paths: int = 12, num_codes: int = 800) -> xr.Dataset:
     """What the latent figure shows: of each model's first retraining, codes, uncertainty on a grid, geodesics."""
     views = []
     rows = torch.randperm(len(study.data), generator=torch.Generator().manual_seed(0))[:num_codes].sort().values
@@ -173,7 +173,7 @@ def latent_figure(views: xr.Dataset, label_names: tuple[str, ...]) -> Figure:
 def compute(config: Config, folder: Path) -> None:
     """Everything that takes time, to `identifiability.nc`: distances and, for two latent dimensions, a map."""
     study, data = study_of(config, folder)
-    groups = {"distances": study.run().drop_vars("energy")}
+    groups = {"distances": study.run().drop_vars(["energy", "euclidean_latent"])}  # in study.nc, and in `distance`
     if config.latent == 2:
         views = latent_views(study, data.labels)
         groups["latent"] = views.assign_attrs(label_names=list(data.label_names))
