@@ -24,7 +24,7 @@ def comparison_figure(compared: Mapping[str, xr.Dataset]) -> Figure:
     Args:
         compared: as `comparison.comparison` returns it.
     """
-    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     titles = {EXPECTED: "expected energy", DECORRELATED: "decorrelated energy, as published"}
     for axes, (objective, title) in zip(figure.subplots(1, 2, sharex=True), titles.items(), strict=True):
         _panel(axes, compared[objective])
@@ -76,7 +76,7 @@ def growth_figure(dataset: xr.Dataset) -> Figure:
         axes.set_xlabel(name.replace("_", " "), fontsize=9)
         axes.set_title(f"slope {slope(sizes, seconds.values):.2f}", fontsize=9, loc="left")
         axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
     panels[0].set_ylabel("seconds", fontsize=9)

@@ -1,1 +1,0 @@
-"""Calculus on the discrete energy: exponential, logarithm, transport, angles, volumes, means, curvature."""
