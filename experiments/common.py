@@ -53,7 +53,12 @@ def save_result(groups: Mapping[str, xr.Dataset], config: Any, path: Path) -> No
     partial.unlink(missing_ok=True)
     for group, dataset in groups.items():
         encoding: dict[Any, dict[str, Any]] = {
-            name: {"zlib": True, "complevel": 9, "shuffle": True, **({"dtype": "float32"} if variable.dtype.kind == "f" else {})}
+            name: {
+                "zlib": True,
+                "complevel": 9,
+                "shuffle": True,
+                **({"dtype": "float32"} if variable.dtype.kind == "f" else {}),
+            }
             for name, variable in dataset.variables.items()
             if variable.dtype.kind in "fiu"
         }
