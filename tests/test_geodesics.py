@@ -96,6 +96,21 @@ def test_error_falls_as_the_square_of_the_number_of_segments(metric, ends, dista
         assert coarse / fine == pytest.approx(4, rel=0.1)
 
 
+def torus(z: Tensor) -> Tensor:
+    a, b = z.unbind(-1)
+    ring = 2 + b.cos()
+    return torch.stack([ring * a.cos(), ring * a.sin(), b.sin()], dim=-1)
+
+
+def test_lengths_on_a_torus_and_of_a_smooth_decoder_converge_with_the_square_of_the_number_of_segments():
+    torch.manual_seed(0)
+    for immersion in (torus, mlp([2, 24, 30]).double()):
+        solvers = [GaussNewton(n, tolerance=1e-13, coarse_tolerance=1e-10, max_steps=300) for n in (32, 64, 128)]
+        lengths = [geodesic(PullbackMetric(immersion), *pairs(), solver=solver).length for solver in solvers]
+        first, second = (lengths[1] - lengths[0]).abs(), (lengths[2] - lengths[1]).abs()
+        assert (first.sum() / second.sum()).item() == pytest.approx(4, rel=0.1)
+
+
 @surfaces
 def test_length_squared_is_at_most_twice_energy(metric, ends, distance):
     found = geodesic(metric, *ends)

@@ -224,6 +224,16 @@ def test_large_batches_equal_small_ones():
                 assert torch.allclose(x[row], y[0], rtol=1e-11, atol=1e-11 * y.abs().max())
 
 
+def test_energy_of_many_nodes_is_its_closed_form():
+    nets = members()
+    path = paths(batch=200, nodes=257)
+    values = torch.stack([net(path) for net in nets])
+    expected = 128 * values.diff(dim=2).square().sum((2, 3)).mean(0)
+    assert torch.allclose(energy(ExpectedMetric(nets), path), expected, rtol=1e-9)
+    with torch.no_grad():
+        assert torch.allclose(ExpectedMetric(nets).linearize(path).energy, expected, rtol=1e-9)
+
+
 def test_expected_metric_is_the_mean_of_the_members_metrics():
     nets, path = members(), paths()
     each = torch.stack([energy(PullbackMetric(net), path) for net in nets])
