@@ -2,6 +2,7 @@
 
 from probgeo import datasets, identifiability, nn, paths, plots
 from probgeo.datasets import all_pairs, class_representatives, neighbour_pairs, sample_pairs
+from probgeo.distances import distance_matrix, graph_distances
 from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
 from probgeo.likelihoods import Bernoulli, Gaussian
 from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
@@ -37,9 +38,11 @@ __all__ = [
     "all_pairs",
     "class_representatives",
     "datasets",
+    "distance_matrix",
     "energy",
     "fit",
     "geodesic",
+    "graph_distances",
     "identifiability",
     "length",
     "load",
