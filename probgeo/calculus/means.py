@@ -1,0 +1,129 @@
+"""Fréchet means: points of least sum of squared distances."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probgeo.calculus.arguments import check_alike, check_metric, check_tensor
+from probgeo.calculus.shooting import exponential, logarithm, precise
+from probgeo.geodesics import GaussNewton, Start, Status
+from probgeo.metrics import Metric
+
+STEP_SEGMENTS = 8  # no step needs to be accurate, and the last one is short
+MIN_SHARE = 2**-8
+
+
+class FrechetMean(NamedTuple):
+    """A mean and how it was found."""
+
+    mean: Float[Tensor, "latent"]
+    variance: Float[Tensor, ""]  #: Σ w_i d(mean, z_i)², Σ w_i = 1
+    steps: int
+    status: Status  #: the search's own, or the worst of the geodesics' to the points
+
+
+def frechet_mean(
+    metric: Metric,
+    points: Tensor,
+    weights: Tensor | None = None,
+    *,
+    start: Tensor | None = None,
+    init: Start | None = None,
+    solver: GaussNewton | None = None,
+    tolerance: float | None = None,
+    max_steps: int = 50,
+) -> FrechetMean:
+    """argmin_y Σ w_i d(y, z_i)², by steps y ← exp_y(t Σ w_i log_y(z_i)).
+
+    The minimum is unique where the points lie close together for the curvature; elsewhere this is the local one that
+    `start` leads to.
+
+    Args:
+        metric: a metric.
+        points: z_i, (point, latent).
+        weights: w_i, not negative, up to a factor, (point); by default equal.
+        start: first y, (latent); by default the weighted mean of the coordinates.
+        init: start of the first geodesics, None or a callable, as for `geodesic`; later ones start from the last.
+        solver: of the geodesics; by default Gauss–Newton with 64 segments, precise enough for velocities.
+        tolerance: finished when the mean would move by less than this share of the root of the variance; by default
+            the cube root of the dtype's eps, 5e-3 in float32.
+        max_steps: steps at most.
+
+    Returns:
+        Mean, Fréchet variance, steps and status; mean and variance are NaN where a geodesic's status is NONFINITE.
+
+    Raises:
+        TypeError, ValueError: an argument's type, shape, dtype, device or value does not fit.
+
+    References:
+        Pennec, Intrinsic statistics on Riemannian manifolds (2006).
+    """
+    weights = _shares(metric, points, weights)
+    tolerance = torch.finfo(points.dtype).eps ** (1 / 3) if tolerance is None else tolerance
+    if not (tolerance > 0 and max_steps > 0):
+        raise ValueError(f"tolerance, max_steps: expected positive numbers; got {tolerance} and {max_steps}.")
+    mean = weights @ points if start is None else start
+    if start is not None:
+        check_alike("start points[0]", points[0], start)
+    solver = precise(points.dtype, 64) if solver is None else solver
+    points, weights = points[weights > 0], weights[weights > 0]
+    with torch.no_grad():
+        return _descended(metric, points, weights, mean, init, solver, tolerance, max_steps)
+
+
+def _descended(
+    metric: Metric,
+    points: Float[Tensor, "point latent"],
+    weights: Float[Tensor, "point"],
+    mean: Float[Tensor, "latent"],
+    init: Start | None,
+    solver: GaussNewton,
+    tolerance: float,
+    max_steps: int,
+) -> FrechetMean:
+    """Steps along the mean of the logarithms, each so short that it lowers the variance."""
+    logs = logarithm(metric, mean.expand_as(points), points, init=init, solver=solver)
+    # Twice the energy, and not the squared length, is what the velocities are the gradient of, at any N.
+    variance = 2 * weights @ logs.geodesics.energy
+    share, status = 1.0, Status.MAX_STEPS
+    for step in range(max_steps + 1):
+        velocity = weights @ logs.velocity
+        if not velocity.isfinite().all():
+            return FrechetMean(mean * torch.nan, variance * torch.nan, step, Status.NONFINITE)
+        if velocity @ metric.tensor(mean) @ velocity <= tolerance**2 * variance:
+            status = Status.CONVERGED
+            break
+        if share < MIN_SHARE:
+            status = Status.STALLED
+            break
+        if step == max_steps:
+            break
+        trial = exponential(metric, mean[None], share * velocity[None], STEP_SEGMENTS).point[0]
+        if trial.isfinite().all():
+            paths = logs.geodesics.path
+            remaining = torch.linspace(1, 0, paths.shape[1], dtype=paths.dtype, device=paths.device)[:, None]
+            moved = paths + remaining * (trial - mean)
+            new = logarithm(metric, trial.expand_as(points), points, init=moved, solver=solver)
+            new_variance = 2 * weights @ new.geodesics.energy
+            if new_variance < variance:
+                mean, logs, variance = trial, new, new_variance
+                continue
+        share /= 2
+    return FrechetMean(mean, variance, step, max(status, Status(int(logs.geodesics.status.max()))))
+
+
+def _shares(metric: Metric, points: Tensor, weights: Tensor | None) -> Float[Tensor, "point"]:
+    """Weights with sum 1, once all arguments fit."""
+    check_metric(metric)
+    check_tensor("points", points, "point latent")
+    if not len(points):
+        raise ValueError("points: expected at least one; got none.")
+    if weights is None:
+        return points.new_full((len(points),), 1 / len(points))
+    check_tensor("weights", weights, "point")
+    check_alike("weights points[:,0]", points[:, 0], weights)
+    if not (weights.isfinite().all() and (weights >= 0).all() and weights.sum() > 0):
+        raise ValueError("weights: expected finite numbers, none negative and not all zero.")
+    return weights / weights.sum()
