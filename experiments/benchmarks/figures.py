@@ -36,8 +36,10 @@ def comparison_figure(compared: Mapping[str, xr.Dataset]) -> Figure:
 
 def _panel(axes: Axes, dataset: xr.Dataset) -> None:
     markers = {color: iter(MARKERS) for color in (*COLORS.values(), OTHER)}
+    highest = LEAST
     for name, row in table(dataset).loc[dataset.solver.values].iterrows():
         excess = max(100 * (row["energy/best"] - 1), LEAST)
+        highest = max(highest, excess)
         family = str(name).replace(",", " ").replace(":", " ").split()[0]
         if np.isnan(row["floors"]):
             style = ":" if family == "straight" else "--"
@@ -47,7 +49,8 @@ def _panel(axes: Axes, dataset: xr.Dataset) -> None:
         some = f" ({row['pairs']:.0f} of {dataset.sizes['pair']} pairs)" if row["pairs"] < dataset.sizes["pair"] else ""
         options: dict[str, Any] = {"marker": next(markers[color]), "color": color, "label": f"{name}{some}"}
         axes.scatter(row["floors"], excess, s=52, edgecolor="white", linewidth=0.6, zorder=3, **options)
-    axes.set(xscale="log", yscale="log")
+    # Limits of our own: where all methods find the same energy, matplotlib has no scale to choose.
+    axes.set(ylim=(LEAST / 2, 2 * max(highest, 10 * LEAST)), xscale="log", yscale="log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda percent, _: f"{percent:g} %"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.margins(0.12)
