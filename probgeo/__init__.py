@@ -1,6 +1,6 @@
 """Probabilistic latent geometry: which distances, angles and volumes of a latent space survive retraining."""
 
-from probgeo import datasets, identifiability, nn, paths, plots
+from probgeo import calculus, datasets, identifiability, nn, paths, plots
 from probgeo.datasets import all_pairs, class_representatives, neighbour_pairs, sample_pairs
 from probgeo.distances import distance_matrix, graph_distances
 from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
@@ -36,6 +36,7 @@ __all__ = [
     "TrainingDiverged",
     "Warmup",
     "all_pairs",
+    "calculus",
     "class_representatives",
     "datasets",
     "distance_matrix",

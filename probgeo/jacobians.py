@@ -142,7 +142,7 @@ class Maps:
         directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
 
         def pushed(direction: Tensor) -> tuple[Tensor, Tensor]:
-            value, tangent, *_ = jvp(self._call, (z,), (direction.expand_as(z).contiguous(),))
+            value, tangent, *_ = jvp(self._call, (z.contiguous(),), (direction.expand_as(z).contiguous(),))
             return _checked(value, z, self.num_maps), tangent
 
         values, tangents = vmap(pushed, randomness="same")(directions)
