@@ -35,7 +35,8 @@ def parsed(
     default = presets[known.preset] if known.preset in presets else kind()
     if known.quick:
         default = dataclasses.replace(default, **quick)  # type: ignore[type-var]
-    prog = f"python -m {kind.__module__}"
+    module = sys.modules[kind.__module__].__spec__  # run with -m, the module is called __main__
+    prog = f"python -m {module.name if module else kind.__module__}"
     return tyro.cli(kind, prog=prog, args=arguments, default=default, config=(tyro.conf.FlagCreatePairsOff,))
 
 

@@ -64,6 +64,12 @@ class Config:
     quick: bool = False
     """A tiny version, in under two minutes on two cores: two models, three retrainings, ten pairs."""
 
+    def __post_init__(self) -> None:
+        if self.retrainings < 2:
+            raise ValueError(
+                f"retrainings: expected at least 2, as a variation over retrainings needs; got {self.retrainings}."
+            )
+
 
 QUICK = {"models": ("rbf", "ensemble"), "members": 3, "retrainings": 3, "pairs": 10, "epochs": 20, "segments": 64}
 

@@ -60,6 +60,13 @@ def test_unknown_data_set_names_those_there_are(tmp_path):
         identifiability.main(["--dataset", "digit", "--out", str(tmp_path)])
 
 
+def test_one_retraining_is_refused_before_anything_is_trained(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        identifiability.main(["--retrainings", "1", "--out", str(tmp_path / "run")])
+    assert "retrainings: expected at least 2" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_options_override_quick_which_overrides_the_preset():
     def config(*arguments):
         return parsed(identifiability.Config, identifiability.PRESETS, identifiability.QUICK, arguments)
