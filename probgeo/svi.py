@@ -81,8 +81,8 @@ def _pyro_settings() -> Iterator[None]:
 
 
 def num_epochs(phase: Phase, training: Training) -> int:
-    """Epochs of a phase, at least one."""
-    return max(1, round(phase.share * training.epochs))
+    """Epochs of a phase: at least one, unless its share is zero."""
+    return max(1, round(phase.share * training.epochs)) if phase.share else 0
 
 
 class Retrainings:
@@ -114,6 +114,8 @@ class Retrainings:
                 bar.update(first + sum(num_epochs(done, self.training) for done in self.phases[:index]))
             else:
                 self._start(phase)
+                if epochs == 0:
+                    continue
                 self._begin(phase)
             for epoch in range(first, epochs):
                 if self.running.any():

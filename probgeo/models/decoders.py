@@ -24,7 +24,8 @@ class Phase:
     Args:
         name: what the progress bar and the history call it.
         trains: whether the parameter of this (dotted) name moves.
-        share: epochs of this phase, as a fraction of `Training.epochs`.
+        share: epochs of this phase, as a fraction of `Training.epochs`; 0 for a phase that is its `start` alone, such
+            as a posterior in closed form given the trained codes. The first phase has epochs.
         rate: learning rate of this phase, as a multiple of `Training.learning_rate`.
         start: called once with (model, x, seed) before the first epoch; may set buffers and initial values in place.
     """
