@@ -96,6 +96,7 @@ class Retrainings:
         self.shapes = noise_shapes(models[0], train[: self.batch_size])
         self.elbo = Stacked([ELBO(model, len(train)) for model in models])
         self.diverged = [""] * len(seeds)
+        self.seconds = torch.zeros(len(seeds), dtype=torch.float64)  # of training; those trained at once share equally
         self.history: list[Tensor] = []
         self.names: list[str] = []
 
@@ -119,7 +120,9 @@ class Retrainings:
                 self._begin(phase)
             for epoch in range(first, epochs):
                 if self.running.any():
+                    began = time.monotonic()
                     self._epoch(index, epoch)
+                    self.seconds += (time.monotonic() - began) / len(self.seeds)
                     if path and time.monotonic() - saved > checkpoint_seconds:
                         storage.write_tensors(path, self._checkpoint(index, epoch + 1))
                         saved = time.monotonic()
@@ -140,6 +143,7 @@ class Retrainings:
             )
             model = self.spec.build(self.train.shape[1], seed, history=history).to(self.train)
             model.load_state_dict(self._member(index).state_dict())
+            extra = {**extra, "seconds": self.seconds[index].item()}  # not in the history: there, equal runs are equal
             last = {name.removeprefix("model."): value[index] for name, value in self.last.items()}
             yield seed, model.eval(), extra, last
 
@@ -158,7 +162,9 @@ class Retrainings:
         members = [self._member(index) for index in range(len(self.seeds))]
         for index, member in enumerate(members):
             if not self.diverged[index]:
+                began = time.monotonic()
                 phase.start(member, self.train, self.seeds[index])
+                self.seconds[index] += time.monotonic() - began
         self.elbo = Stacked([ELBO(member, len(self.train)) for member in members])
 
     def _begin(self, phase: Phase) -> None:
@@ -266,6 +272,7 @@ class Retrainings:
             "place": torch.tensor([phase_index, epoch]),
             "history": torch.stack(self.history),
             "running": self.running,
+            "seconds": self.seconds,
             "best_loss": self.best_loss,
             "waited": self.waited,
             "diverged": torch.tensor([list(text.encode().ljust(200)) for text in self.diverged], dtype=torch.uint8),
@@ -296,6 +303,7 @@ class Retrainings:
             state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.running, self.waited = checkpoint["running"], checkpoint["waited"]
+        self.seconds = checkpoint["seconds"]
         self.best_loss = checkpoint["best_loss"]
         self.history = list(checkpoint["history"])
         self.diverged = [bytes(row.tolist()).decode().rstrip() for row in checkpoint["diverged"]]
