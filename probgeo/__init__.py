@@ -9,7 +9,7 @@ from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric,
 from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
 from probgeo.models.vae import VAE, Warmup
 from probgeo.storage import load, save
-from probgeo.study import Geodesic, StraightLine, Study
+from probgeo.study import DrawnGeodesic, Geodesic, StraightLine, Study
 from probgeo.training import Training, TrainingDiverged, fit
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ConformalMetric",
     "Decoder",
     "DecorrelatedEnergy",
+    "DrawnGeodesic",
     "EnsembleDecoder",
     "ExpectedMetric",
     "GaussNewton",

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -51,6 +52,10 @@ class Measure(abc.ABC):
         """Whether models of this spec have what the measure needs; where not, the study holds NaN."""
         return True
 
+    def draw_lengths(self, model: FittedVAE, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
+        """Length of each path under every decoder draw, (draw, batch); None for a measure without."""
+        return None
+
 
 @dataclass(frozen=True)
 class Geodesic(Measure):
@@ -72,6 +77,30 @@ class Geodesic(Measure):
     def paths(self, model: FittedVAE, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         metric = self.metric(model)
         return geodesic(metric, start, stop, init=paths.Graph(metric, codes), solver=self.solver)
+
+
+@dataclass(frozen=True)
+class DrawnGeodesic(Measure):
+    """The geodesic of the model's expected metric, and its length under each decoder draw: one training's error bar.
+
+    For models with draws only: `run` raises TypeError for others.
+
+    Args:
+        solver: how the energy is minimised.
+        num_draws: number of draws; None for those of the model's own metric.
+    """
+
+    solver: GaussNewton = GaussNewton()
+    num_draws: int | None = None
+
+    def paths(self, model: FittedVAE, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+        return Geodesic(solver=self.solver).paths(model, start, stop, codes)
+
+    def draw_lengths(self, model: FittedVAE, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
+        draws = model.draws(self.num_draws)
+        # One path at a time: images of all nodes under all draws are large.
+        lengths = torch.stack([draws(nodes).diff(dim=1).norm(dim=2).sum(1) for nodes in path], dim=1)
+        return lengths.masked_fill((path[:, 0] == path[:, -1]).all(1), 0)
 
 
 @dataclass(frozen=True)
@@ -160,7 +189,8 @@ class Study:
         Returns:
             Dataset with dims (model, measure, retraining, pair): `distance` (the measures, and `euclidean`, the
             Euclidean distance of the codes), `energy`, `status`, `euclidean_latent`, `euclidean_reconstructed` (model,
-            retraining, pair), `euclidean_ambient` (pair), coordinates `seed`, `num_members`, `start` and `stop` (rows
+            retraining, pair), `euclidean_ambient` (pair), with a `DrawnGeodesic` also `draw_length` (model, measure,
+            retraining, draw, pair), coordinates `seed`, `num_members`, `start` and `stop` (rows
             of the points), the configuration in attrs.
 
         Raises:
@@ -250,7 +280,9 @@ class Study:
             file = self._distance_file(name, seed, measure)
             if not file.exists():
                 found = self.measures[measure].paths(model, start, stop, codes)
-                _write(file, distance=found.length, energy=found.energy, status=found.status)
+                drawn = self.measures[measure].draw_lengths(model, found.path)
+                lengths = {} if drawn is None else {"draw_length": drawn}
+                _write(file, distance=found.length, energy=found.energy, status=found.status, **lengths)
         first, second = model.decode(at_rows)[ends].unbind(1)
         _write(
             self._baseline_file(name, seed),
@@ -263,9 +295,13 @@ class Study:
     def _assemble(self) -> xr.Dataset:
         rows = []
         for name in self.models:
-            measured = [xr.concat([self._read(name, seed, m) for m in self.measures], "measure") for seed in self.seeds]
-            rows.append(xr.concat(measured, "retraining"))
-        dataset = xr.concat(rows, "model").assign_coords(
+            measured = [
+                xr.concat([self._read(name, seed, m) for m in self.measures], "measure", join="outer")
+                for seed in self.seeds
+            ]
+            rows.append(xr.concat(measured, "retraining", join="outer"))
+        # Models may have different numbers of draws: the shorter ones are filled up with NaN.
+        dataset = xr.concat(rows, "model", join="outer").assign_coords(
             model=list(self.models),
             measure=list(self.measures),
             retraining=range(len(self.seeds)),
@@ -291,8 +327,8 @@ class Study:
             "measures": json.dumps({name: to_config(measure) for name, measure in self.measures.items()}),
             "training": json.dumps(to_config(self.training)),
         }
-        order = ("model", "measure", "retraining", "pair")
-        return dataset.transpose(*order, ...)
+        order = ("model", "measure", "retraining", "draw", "pair")
+        return dataset.transpose(*order, missing_dims="ignore")
 
     def _read(self, name: str, seed: int, measure: str) -> xr.Dataset:
         with xr.open_dataset(self._baseline_file(name, seed), engine="h5netcdf") as baseline:
@@ -352,6 +388,9 @@ def _carry_out(task: Callable, jobs: list[tuple], executor: Executor | None, lab
 def _write(file: Path, **values: Tensor) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    dataset = xr.Dataset({name: ("pair", value.cpu().numpy()) for name, value in values.items()})
+    dims = ("draw", "pair")
+    dataset = xr.Dataset({name: (dims[-value.ndim :], value.cpu().numpy()) for name, value in values.items()})
+    if "draw" in dataset.dims:
+        dataset = dataset.assign_coords(draw=range(dataset.sizes["draw"]))
     dataset.to_netcdf(partial, engine="h5netcdf")
     os.replace(partial, file)

@@ -19,7 +19,7 @@ from probgeo.models.decoders import Decoder, EnsembleDecoder
 from probgeo.models.vae import VAE
 from probgeo.nn import MLP
 from probgeo.paths import Straight
-from probgeo.study import Geodesic, StraightLine, Study, decorrelated_energy, fisher_rao_metric
+from probgeo.study import DrawnGeodesic, Geodesic, StraightLine, Study, decorrelated_energy, fisher_rao_metric
 from probgeo.training import Training, TrainingDiverged, fit
 
 NET = MLP((8,))
@@ -130,6 +130,28 @@ def test_equal_ends_have_distance_zero(whole):
     assert (metrics.euclidean_reconstructed.isel(pair=2) == 0).all()
     assert (metrics.distance.isel(pair=[0, 1]) > 0).all()
     assert (whole[1].status.sel(measure="geodesic") == Status.CONVERGED).all()
+
+
+def test_draw_lengths_are_those_of_the_geodesic_under_each_member_and_on_average_no_longer_than_it(tmp_path):
+    models = {"ensemble": MODELS["ensemble"], "three": VAE(3, EnsembleDecoder(3, NET), encoder=NET)}
+    measures = {"geodesic": DrawnGeodesic(SOLVER), "straight": StraightLine(num_segments=16)}
+    drawn = study(tmp_path, models=models, measures=measures)
+    dataset = drawn.run(progress=False)
+    lengths = dataset.draw_length.sel(measure="geodesic")
+    assert lengths.dims == ("model", "retraining", "draw", "pair")
+    assert dataset.draw_length.sel(measure=["straight", "euclidean"]).isnull().all()
+    assert lengths.sel(model="ensemble").count("draw").max() == 2  # the shorter one is filled up
+    found = lengths.sel(model="three", retraining=1)
+    model = drawn.fitted("three", 1).requires_grad_(False)
+    start, stop = model.encode(data()[PAIRS].flatten(0, 1)).mean.reshape(3, 2, 3).unbind(1)
+    path = measures["geodesic"].paths(model, start, stop, model.encode(data()).mean).path
+    members = [model.draws().member(index) for index in range(3)]
+    expected = torch.stack([length(PullbackMetric(member), path) for member in members])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    # Jensen: Σ √(mean of squares) is at least the mean of Σ √squares.
+    assert (lengths.mean("draw") <= dataset.distance.sel(measure="geodesic") * (1 + 1e-5)).all()
+    again = run(tmp_path, models=models, measures=measures)
+    xr.testing.assert_identical(again, dataset)
 
 
 def test_a_measure_of_ensembles_is_missing_for_a_single_decoder(whole):
