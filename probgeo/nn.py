@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,28 @@ class Stacked(nn.Module):
                 owner._parameters[name] = nn.Parameter(stacked, requires_grad=trained)
             else:
                 owner._buffers[name] = stacked
+
+    @classmethod
+    def varied(cls, module: nn.Module, values: Mapping[str, Tensor]) -> "Stacked":
+        """Copies of one module that differ in some parameters; the others, and all buffers, are shared, not copied.
+
+        Args:
+            module: what is copied.
+            values: parameters (member, *shape) by name, at least one.
+        """
+        stacked = cls.__new__(cls)
+        nn.Module.__init__(stacked)
+        stacked.num_members = len(next(iter(values.values())))
+        stacked.template = copy.deepcopy(module)
+        for path, value in (dict(module.named_parameters()) | dict(module.named_buffers())).items():
+            owner_name, _, name = path.rpartition(".")
+            owner = stacked.template.get_submodule(owner_name)
+            many = values.get(path, value.detach().expand(stacked.num_members, *value.shape))
+            if name in owner._parameters:
+                owner._parameters[name] = nn.Parameter(many, requires_grad=False)
+            else:
+                owner._buffers[name] = many
+        return stacked
 
     def _state(self) -> dict[str, Tensor]:
         return dict(self.template.named_parameters()) | dict(self.template.named_buffers())

@@ -59,7 +59,15 @@ def noise_shapes(model: Any, x: Float[Tensor, "row observation"]) -> dict[str, t
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
         trace = poutine.trace(model.guide).get_trace(x)
     sites: Any = prune_subsample_sites(trace).nodes.items()
-    return {name: site["value"].shape for name, site in sites if site["type"] == "sample"}
+    return {name: noise_shape(site["fn"]) for name, site in sites if site["type"] == "sample"}
+
+
+def noise_shape(distribution: Distribution) -> torch.Size:
+    """Shape of the standard normal noise that `transformed` needs."""
+    if isinstance(distribution, torch.distributions.LowRankMultivariateNormal):
+        rank = distribution.cov_factor.shape[-1]
+        return torch.Size([*distribution.batch_shape, rank + distribution.event_shape[0]])
+    return distribution.batch_shape + distribution.event_shape
 
 
 def random_noise(
@@ -89,19 +97,28 @@ class _GivenNoise(Messenger):
 
     def _pyro_sample(self, message: dict[str, Any]) -> None:
         if message["name"] in self.noise:
-            message["value"] = _transformed(message["name"], message["fn"], self.noise[message["name"]])
+            message["value"] = transformed(message["fn"], self.noise[message["name"]], message["name"])
             message["done"] = True
 
 
-def _transformed(name: str, distribution: Distribution, noise: Tensor) -> Tensor:
-    """The sample of `distribution` that standard normal `noise` maps to."""
-    base = distribution
+def transformed(distribution: Distribution, noise: Tensor, name: str = "") -> Tensor:
+    """The sample of `distribution`, that of site `name`, that standard normal `noise` maps to.
+
+    Raises:
+        TypeError: a distribution for which this is not known.
+    """
+    base: Any = distribution
     while hasattr(base, "base_dist") and not hasattr(base, "transforms"):
         base = base.base_dist
     if isinstance(base, torch.distributions.Normal):
         return base.loc + base.scale * noise
     if isinstance(base, torch.distributions.Uniform):
         return base.low + (base.high - base.low) * torch.special.ndtr(noise)
+    if isinstance(base, torch.distributions.LowRankMultivariateNormal):
+        factor, diagonal = base._unbroadcasted_cov_factor, base._unbroadcasted_cov_diag
+        common, own = noise.split([factor.shape[-1], factor.shape[-2]], dim=-1)
+        return base.loc + (factor @ common[..., None])[..., 0] + diagonal.sqrt() * own
     raise TypeError(
-        f"guide: expected sites with Normal or Uniform distributions; site {name!r} has {type(base).__name__}."
+        "guide: expected sites with Normal, LowRankMultivariateNormal or Uniform distributions; "
+        f"site {name!r} has {type(base).__name__}."
     )

@@ -25,6 +25,7 @@ from probgeo.nn import Stacked
 from probgeo.objectives import ELBO, noise_shapes, random_noise, random_rows
 
 TERMS = ("loss", "log_likelihood", "kl")
+MAX_NOISE = 2**22  # numbers per retraining that are drawn at once
 HISTORY = (*TERMS, *(f"validation_{name}" for name in TERMS), "gradient_norm", "parameter_norm", "running")
 
 
@@ -200,13 +201,15 @@ class Retrainings:
         steps = len(self.train) // self.batch_size
         order = random_rows(self.seeds, steps, self.batch_size, len(self.train), "order", phase_index, epoch)
         order = order.to(self.train.device)
-        noise = random_noise(self.seeds, steps, self.shapes, "noise", phase_index, epoch)
-        noise = {name: value.to(self.train) for name, value in noise.items()}
+        chunk = max(1, MAX_NOISE // sum(shape.numel() for shape in self.shapes.values()))
         for step in range(steps):
             self.optimizer.zero_grad()
-            terms = self._terms(
-                self.train[order[:, step]], {name: value[:, step] for name, value in noise.items()}, beta
-            )
+            if step % chunk == 0:  # the noise of a Bayesian decoder's weights is too much to hold for a whole epoch
+                purpose = ("noise", phase_index, epoch, step)[: 4 if step else 3]
+                noise = random_noise(self.seeds, min(chunk, steps - step), self.shapes, *purpose)
+                noise = {name: value.to(self.train) for name, value in noise.items()}
+            given = {name: value[:, step % chunk] for name, value in noise.items()}
+            terms = self._terms(self.train[order[:, step]], given, beta)
             terms["loss"].sum().backward()
             if self.training.max_gradient_norm is not None:
                 self._clip(self.training.max_gradient_norm)

@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import pyro.distributions as dist
@@ -45,8 +45,19 @@ class DecoderModule(nn.Module, abc.ABC):
         """The parts of training, in order."""
         return (Phase("fit", trains=lambda name: True, start=_start_from_data),)
 
-    def guide(self) -> None:
-        """Pyro sample statements of the variational posterior over the decoder's own latent variables."""
+    def guide(self, z: Float[Tensor, "row latent"]) -> None:
+        """Pyro sample statements of the variational posterior over the decoder's own latent variables, for rows z."""
+
+    def draws(self, num_draws: int | None = None, seed: int = 0, head: nn.Module | None = None) -> Any:
+        """Fixed functions head ∘ f_s, a callable (*batch, latent) -> (member, *batch, observation) with `num_members`.
+
+        The same seed gives the same functions, and the first k of n are the k.
+
+        Raises:
+            TypeError: a decoder without draws.
+            ValueError: fewer than one, or more than there are.
+        """
+        raise TypeError(f"draws: {type(self).__name__} has no draws; use an ensemble or a Bayesian decoder.")
 
     @abc.abstractmethod
     def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
@@ -65,8 +76,9 @@ class DecoderModule(nn.Module, abc.ABC):
         """The metric of this source of uncertainty in the space that `head` maps the decoder's output to."""
 
 
-def _with_head(network: nn.Module, head: nn.Module) -> nn.Module:
-    return network if isinstance(head, nn.Identity) else nn.Sequential(network, head)
+def with_head(network: nn.Module, head: nn.Module | None) -> nn.Module:
+    """head ∘ network."""
+    return network if head is None or isinstance(head, nn.Identity) else nn.Sequential(network, head)
 
 
 class SingleDecoder(DecoderModule):
@@ -80,42 +92,18 @@ class SingleDecoder(DecoderModule):
         return self.network(z), parameters
 
     def mean(self, head: nn.Module) -> Callable[[Tensor], Tensor]:
-        return _with_head(self.network, head)
+        return with_head(self.network, head)
 
     def variance(self, z: Float[Tensor, "*batch latent"], head: nn.Module) -> Float[Tensor, "*batch observation"]:
         return torch.zeros_like(self.mean(head)(z))
 
     def metric(self, head: nn.Module) -> Metric:
         """G = JᵀJ of head ∘ network."""
-        return PullbackMetric(_with_head(self.network, head))
+        return PullbackMetric(with_head(self.network, head))
 
 
-class EnsembleModule(DecoderModule):
-    """S networks; each row of a minibatch is decoded by the member that `assignment` gives it."""
-
-    def __init__(self, members: Stacked, assignment: "SplitBatch | RandomMember") -> None:
-        super().__init__()
-        self.members = members
-        self.assignment = assignment
-
-    def guide(self) -> None:
-        self.assignment.guide()
-
-    def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
-        return self.assignment.decode(self.members, z), parameters
-
-    def draws(self, num_draws: int | None = None, head: nn.Module | None = None) -> Stacked:
-        """Fixed functions (*batch, latent) -> (member, *batch, observation): an ensemble's draws are its members.
-
-        Raises:
-            ValueError: num_draws below one, or above the number of members.
-        """
-        available = self.members.num_members
-        num_draws = available if num_draws is None else num_draws
-        if not 1 <= num_draws <= available:
-            raise ValueError(f"num_draws: expected 1 to {available}, the number of members; got {num_draws}.")
-        members = [self.members.member(index) for index in range(num_draws)]
-        return Stacked([_with_head(member, head or nn.Identity()) for member in members])
+class DrawnModule(DecoderModule):
+    """A decoder whose mean, variance and metric are those of its draws."""
 
     def mean(self, head: nn.Module) -> Callable[[Tensor], Tensor]:
         draws = self.draws(head=head)
@@ -125,8 +113,41 @@ class EnsembleModule(DecoderModule):
         return self.draws(head=head)(z).var(0, correction=0)
 
     def metric(self, head: nn.Module) -> Metric:
-        """E[JᵀJ] over the members, of head ∘ member."""
+        """E[JᵀJ] over the draws, of head ∘ draw."""
         return ExpectedMetric(self.draws(head=head))
+
+
+class EnsembleModule(DrawnModule):
+    """S networks; each row of a minibatch is decoded by the member that `assignment` gives it."""
+
+    def __init__(self, members: Stacked, assignment: "SplitBatch | RandomMember") -> None:
+        super().__init__()
+        self.members = members
+        self.assignment = assignment
+
+    def guide(self, z: Float[Tensor, "row latent"]) -> None:
+        self.assignment.guide()
+
+    def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
+        return self.assignment.decode(self.members, z), parameters
+
+    def draws(self, num_draws: int | None = None, seed: int = 0, head: nn.Module | None = None) -> Stacked:
+        """The first `num_draws` members (default: all), whatever the seed: an ensemble's draws are its members."""
+        num_draws = checked_num_draws(num_draws, self.members.num_members, "the number of members")
+        return Stacked([with_head(self.members.member(index), head) for index in range(num_draws)])
+
+
+def checked_num_draws(num_draws: int | None, available: int, what: str) -> int:
+    """`num_draws`, by default all that are available.
+
+    Raises:
+        ValueError: it is below one or above `available`.
+    """
+    if num_draws is None:
+        return available
+    if not 1 <= num_draws <= available:
+        raise ValueError(f"num_draws: expected 1 to {available}, {what}; got {num_draws}.")
+    return num_draws
 
 
 class RBFModule(DecoderModule):
@@ -152,7 +173,7 @@ class RBFModule(DecoderModule):
         return self.network(z), {**parameters, "log_std": log_std}
 
     def mean(self, head: nn.Module) -> Callable[[Tensor], Tensor]:
-        return _with_head(self.network, head)
+        return with_head(self.network, head)
 
     def variance(self, z: Float[Tensor, "*batch latent"], head: nn.Module) -> Float[Tensor, "*batch observation"]:
         """σ²(z)."""
@@ -198,6 +219,18 @@ def _place_centers(model: Any, x: Tensor, seed: int) -> None:
 
 
 # --- specs -----------------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class DecoderSpec(Protocol):
+    """What describes a decoder: a frozen dataclass that builds its module."""
+
+    @property
+    def num_members(self) -> int:
+        """How many functions its metric averages over, as tables state it; 1 where it needs no draws."""
+
+    def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> DecoderModule:
+        """The module, freshly initialised from torch's random state."""
 
 
 @dataclass(frozen=True)

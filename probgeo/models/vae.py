@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from probgeo.likelihoods import Gaussian, Likelihood, Parameters
 from probgeo.metrics import Metric
-from probgeo.models.decoders import Decoder, DecoderModule, EnsembleDecoder, EnsembleModule, Phase, RBFDecoder
-from probgeo.nn import MLP, Stacked
+from probgeo.models.decoders import Decoder, DecoderModule, DecoderSpec, Phase
+from probgeo.nn import MLP
 
 
 class Encoding(NamedTuple):
@@ -64,7 +64,7 @@ class VAE:
     """
 
     latent: int = 2
-    decoder: Decoder | EnsembleDecoder | RBFDecoder = Decoder()
+    decoder: DecoderSpec = Decoder()
     likelihood: Likelihood = Gaussian()
     encoder: MLP = MLP()
     beta: float | tuple[float, ...] | Warmup = 1.0
@@ -170,8 +170,8 @@ class FittedVAE(nn.Module):
         mean, std = self.encode(x)
         latent = pyro.plate("latent", self.spec.latent, dim=-1)
         with self._data(x, num_rows), latent, poutine.scale(scale=_positive(beta)):
-            pyro.sample("z", dist.Normal(mean, std))
-        self.decoder.guide()
+            z = pyro.sample("z", dist.Normal(mean, std))
+        self.decoder.guide(z)
 
     def encode(self, x: Float[Tensor, "row observation"]) -> Encoding:
         """Mean and standard deviation of q(z | x), each (row, latent)."""
@@ -199,15 +199,18 @@ class FittedVAE(nn.Module):
         """Root mean square, over the observations, of the decoder's standard deviation at z; units of x."""
         return self.decoder.variance(z, self.spec.likelihood.mean()).mean(-1).sqrt()
 
-    def draws(self, num_draws: int | None = None) -> Stacked:
-        """Fixed decoder functions z (*batch, latent) -> E[x | z] (member, *batch, observation).
+    def draws(self, num_draws: int | None = None, seed: int = 0) -> Any:
+        """Fixed decoder functions z (*batch, latent) -> E[x | z] (member, *batch, observation), as one callable.
+
+        Args:
+            num_draws: how many; by default as many as the decoder's metric averages over.
+            seed: the same seed gives the same functions, and the first k of n are the k.
 
         Raises:
             TypeError: a decoder without draws.
+            ValueError: fewer than one, or more than there are.
         """
-        if not isinstance(self.decoder, EnsembleModule):
-            raise TypeError(f"draws: {type(self.spec.decoder).__name__} has no draws; use an EnsembleDecoder.")
-        return self.decoder.draws(num_draws, self.spec.likelihood.mean())
+        return self.decoder.draws(num_draws, seed, self.spec.likelihood.mean())
 
 
 def _positive(beta: Tensor) -> Tensor:
