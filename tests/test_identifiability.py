@@ -186,7 +186,7 @@ def test_bootstrap_widens_with_the_level_and_repeats_with_the_seed_whatever_the_
     interval = bootstrap(spread, d, num_resamples=50, seed=3)
     wide = bootstrap(spread, d, num_resamples=50, level=0.99, seed=3)
     assert float(wide[0]) < float(interval[0]) < float(spread(d)) < float(interval[1]) < float(wide[1])
-    monkeypatch.setattr("probgeo.identifiability.statistics._CHUNK", 7 * d.size)
+    monkeypatch.setattr("probgeo.identifiability.resampling._CHUNK", 7 * d.size)
     xr.testing.assert_allclose(bootstrap(spread, d, num_resamples=50, seed=3), interval, rtol=1e-12)
     assert not bootstrap(spread, d, num_resamples=50, seed=4).equals(interval)
 

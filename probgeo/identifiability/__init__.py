@@ -7,11 +7,22 @@ Every function takes an `xarray.DataArray` from any source, reduces the dims it 
 measure, ...). A missing distance makes a statistic missing; only `summary` leaves pairs out, and counts them.
 """
 
+from probgeo.identifiability.chains import ess, inference_data, rhat
+from probgeo.identifiability.comparisons import holm, paired_test, wilcoxon_test
+from probgeo.identifiability.matrices import (
+    mantel_test,
+    matrix_of_pairs,
+    mean_between_retrainings,
+    neighbour_overlap,
+    procrustes_disagreement,
+    relative_frobenius,
+)
+from probgeo.identifiability.resampling import bootstrap, bootstrap_difference, interval_widths, retrainings_needed
 from probgeo.identifiability.statistics import (
-    bootstrap,
     coefficient_of_variation,
     icc,
-    paired_test,
+    icc_interval,
+    kendall_agreement,
     rank_agreement,
     spread,
 )
@@ -20,11 +31,27 @@ from probgeo.identifiability.summaries import Table, comparable, summary
 __all__ = [
     "Table",
     "bootstrap",
+    "bootstrap_difference",
     "coefficient_of_variation",
     "comparable",
+    "ess",
+    "holm",
     "icc",
+    "icc_interval",
+    "inference_data",
+    "interval_widths",
+    "kendall_agreement",
+    "mantel_test",
+    "matrix_of_pairs",
+    "mean_between_retrainings",
+    "neighbour_overlap",
     "paired_test",
+    "procrustes_disagreement",
     "rank_agreement",
+    "relative_frobenius",
+    "retrainings_needed",
+    "rhat",
     "spread",
     "summary",
+    "wilcoxon_test",
 ]

@@ -1,14 +1,10 @@
-"""Statistics over the dims `retraining` and `pair` of a labelled array, their paired test and bootstrap intervals."""
-
-from collections.abc import Callable
-from typing import Any
+"""Statistics over the dims `retraining` and `pair` of a labelled array."""
 
 import numpy as np
 import xarray as xr
 from scipy import stats
 
 CORE = ("retraining", "pair")
-_CHUNK = 2**22  # distances resampled at once: 32 MiB
 
 
 def coefficient_of_variation(distance: xr.DataArray, dim: str = "retraining") -> xr.DataArray:
@@ -67,16 +63,54 @@ def icc(distance: xr.DataArray) -> xr.DataArray:
     References:
         Shrout & Fleiss (1979), Intraclass correlations, Psychological Bulletin 86, table 3 and p. 423.
     """
+    k, n, P, R, E = _mean_squares(distance)
+    total = P + (k - 1) * E + k * (R - E) / n
+    return (P - E) / total.where(total > 0)
+
+
+def icc_interval(distance: xr.DataArray, level: float = 0.95) -> xr.DataArray:
+    """Interval of ICC(2,1) from F quantiles: for normal pair, retraining and residual effects, no resampling.
+
+    Args:
+        distance: distances, dims (retraining, pair, ...), in any unit.
+        level: nominal coverage, in (0, 1).
+
+    Returns:
+        Dims of `distance` without retraining and pair, with a further dim `bound`, ("lower", "upper"); missing where
+        the ICC is, or where retrainings agree exactly.
+
+    Raises:
+        ValueError: a dim is missing or has fewer than two entries, or `level` is out of its range.
+
+    References:
+        McGraw & Wong (1996), Forming inferences about some intraclass correlation coefficients, Psychological Methods
+        1, table 7, ICC(A,1).
+    """
+    check_level(level)
+    k, n, P, R, E = _mean_squares(distance)
+    r = icc(distance)
+    a = k * r / (n * (1 - r)).where(r < 1)
+    b = 1 + (n - 1) * a
+    df = (a * R + b * E) ** 2 / ((a * R) ** 2 / (k - 1) + (b * E) ** 2 / ((n - 1) * (k - 1)))
+    upper_quantile = xr.apply_ufunc(lambda df: stats.f.ppf((1 + level) / 2, n - 1, df), df)
+    lower_quantile = xr.apply_ufunc(lambda df: stats.f.ppf((1 + level) / 2, df, n - 1), df)
+    other = k * R + (k * n - k - n) * E
+    lower = n * (P - upper_quantile * E) / (upper_quantile * other + n * P)
+    upper = n * (lower_quantile * P - E) / (other + n * lower_quantile * P)
+    return xr.concat([lower, upper], "bound").assign_coords(bound=["lower", "upper"]).transpose(..., "bound")
+
+
+def _mean_squares(distance: xr.DataArray) -> tuple[int, int, xr.DataArray, xr.DataArray, xr.DataArray]:
+    """k retrainings, n pairs, and the mean squares P of pairs, R of retrainings, E of residuals."""
     d = checked(distance, *CORE)
     k, n = d.sizes["retraining"], d.sizes["pair"]
-    d = d - d.isel(retraining=0, pair=0, drop=True)  # the same ICC, and exact zeros for a constant
+    d = d - d.isel(retraining=0, pair=0, drop=True)  # the same mean squares, and exact zeros for a constant
     d = d - d.mean(["retraining", "pair"], skipna=False)
     pair, retraining = d.mean("retraining", skipna=False), d.mean("pair", skipna=False)
     P = k * (pair**2).sum("pair", skipna=False) / (n - 1)
     R = n * (retraining**2).sum("retraining", skipna=False) / (k - 1)
     E = ((d - pair - retraining) ** 2).sum(["retraining", "pair"], skipna=False) / ((n - 1) * (k - 1))
-    total = P + (k - 1) * E + k * (R - E) / n
-    return (P - E) / total.where(total > 0)
+    return k, n, P, R, E
 
 
 def rank_agreement(distance: xr.DataArray) -> xr.DataArray:
@@ -95,96 +129,40 @@ def rank_agreement(distance: xr.DataArray) -> xr.DataArray:
     core = ["retraining", "pair"]
     ranks = xr.apply_ufunc(stats.rankdata, d, input_core_dims=[core], output_core_dims=[core], kwargs={"axis": -1})
     ranks = ranks - (d.sizes["pair"] + 1) / 2
-    norm = np.sqrt((ranks**2).sum("pair", skipna=False))
-    units = ranks / norm.where(norm > 0)
-    # With unit vectors u_r, ‖Σ u_r‖² = k + the sum of ρ over ordered pairs of retrainings.
-    k = d.sizes["retraining"]
-    return ((units.sum("retraining", skipna=False) ** 2).sum("pair", skipna=False) - k) / (k * (k - 1))
+    return _mean_correlation(ranks, "pair")
 
 
-def paired_test(distance_a: xr.DataArray, distance_b: xr.DataArray, alternative: str = "less") -> xr.Dataset:
-    """Paired t-test on the pairs' coefficients of variation, t = mean(Δ) / (std(Δ) / √n), Δ = CV_a − CV_b.
+def kendall_agreement(distance: xr.DataArray) -> xr.DataArray:
+    """Mean of Kendall's τ-b over all pairs of retrainings: how much likelier two pairs are ordered alike than not.
 
-    The test takes the pairs for independent. Retrainings are not paired: the two may have different numbers of them.
+    Takes memory for all pairs of pairs.
 
     Args:
-        distance_a: distances, dims (retraining, pair, ...).
-        distance_b: distances of the same pairs; its other dims broadcast against those of `distance_a`.
-        alternative: the hypothesis on mean(Δ) as in SciPy, "less" (a varies less than b), "greater" or "two-sided".
+        distance: distances, dims (retraining, pair, ...), in any unit.
 
     Returns:
-        Dataset with `t`, `p`, `df` and `mean_difference` over the other dims. Pairs without a CV on either side are
-        left out: `df` + 1 pairs were used. `t` and `p` are missing where all Δ are equal.
+        Dims of `distance` without retraining and pair, at most 1; missing where a retraining has all distances equal.
 
     Raises:
-        ValueError: a dim is missing or has fewer than two entries, the pairs differ, or `alternative` is unknown.
-    """
-    tails = {"less": stats.t.cdf, "greater": stats.t.sf, "two-sided": lambda t, df: 2 * stats.t.sf(np.abs(t), df)}
-    if alternative not in tails:
-        raise ValueError(f"alternative: expected one of {', '.join(map(repr, tails))}; got {alternative!r}.")
-    a, b = (coefficient_of_variation(checked(distance, *CORE)) for distance in (distance_a, distance_b))
-    try:
-        a, b = xr.align(a, b, join="exact")
-    except ValueError as error:
-        raise ValueError(
-            f"distance_a, distance_b: expected the same pairs (and equal labels on every shared dim); got sizes "
-            f"{dict(a.sizes)} and {dict(b.sizes)}. Select the shared pairs first."
-        ) from error
-    difference = a - b
-    mean, df = difference.mean("pair"), difference.count("pair") - 1
-    standard_error = (((difference - mean) ** 2).sum("pair") / (df.where(df > 0) * (df + 1))) ** 0.5
-    t = mean / standard_error.where(standard_error > 0)
-    return xr.Dataset({"t": t, "p": xr.apply_ufunc(tails[alternative], t, df), "df": df, "mean_difference": mean})
-
-
-def bootstrap(
-    statistic: Callable[[xr.DataArray], Any],
-    distance: xr.DataArray,
-    num_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-    points: np.ndarray | None = None,
-) -> Any:
-    """Bootstrap interval of a statistic, retrainings *and* pairs resampled with replacement, independently.
-
-    Interval = estimate + quantiles of (resampled − mean of resampled). The centring matters: a resample repeats
-    retrainings, so a std shrinks on average by √(1 − 1/k), and raw quantiles would sit too low.
-
-    Args:
-        statistic: reduces retraining and pair, keeps other dims (a dim `resample` is added); DataArray or Dataset.
-        distance: distances, dims (retraining, pair, ...), none missing.
-        num_resamples: number of resamples.
-        level: nominal coverage, in (0, 1).
-        seed: of the resampling; the global random state is not used.
-        points: (pair, 2) names of the pairs' end points. Where points recur in many pairs, pairs are not independent:
-            then points are resampled and a pair counts as often as the product of its ends' counts. For points that
-            rarely recur this is too wide, by up to √3; leave it out.
-
-    Returns:
-        As the statistic, with a further dim `bound`, ("lower", "upper"). Not confined to the range of the statistic.
-
-    Raises:
-        ValueError: a dim is missing or has fewer than two entries, or another argument is out of its range.
+        ValueError: a dim is missing or has fewer than two entries.
 
     References:
-        Owen (2007), The pigeonhole bootstrap, Annals of Applied Statistics 1, section 3.
+        Kendall (1945), The treatment of ties in ranking problems, Biometrika 33, equation 3.
     """
     d = checked(distance, *CORE)
-    if num_resamples < 2:
-        raise ValueError(f"num_resamples: expected at least 2; got {num_resamples}.")
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a coverage in (0, 1); got {level}.")
-    d = d.reset_coords(drop=True).drop_vars(["retraining", "pair"], errors="ignore")
-    k = d.sizes["retraining"]
-    rng = np.random.default_rng(seed)
-    retrainings = xr.DataArray(rng.integers(k, size=(num_resamples, k)), dims=["resample", "retraining"])
-    pairs = xr.DataArray(_resampled_pairs(rng, num_resamples, d.sizes["pair"], points), dims=["resample", "pair"])
-    step = max(1, _CHUNK // d.size)
-    chunks = [slice(start, start + step) for start in range(0, num_resamples, step)]
-    values = xr.concat([statistic(d.isel(retraining=retrainings[c], pair=pairs[c])) for c in chunks], dim="resample")
-    centred = values - values.mean("resample", skipna=False)
-    quantiles = centred.quantile([(1 - level) / 2, (1 + level) / 2], dim="resample", skipna=False)
-    return statistic(d) + quantiles.rename(quantile="bound").assign_coords(bound=["lower", "upper"])
+    first, second = np.triu_indices(d.sizes["pair"], 1)
+    couples = [xr.DataArray(index, dims="couple") for index in (first, second)]
+    d = d.reset_coords(drop=True).drop_vars("pair", errors="ignore")
+    return _mean_correlation(np.sign(d.isel(pair=couples[0]) - d.isel(pair=couples[1])), "couple")
+
+
+def _mean_correlation(vectors: xr.DataArray, dim: str) -> xr.DataArray:
+    """Mean cosine of the retrainings' vectors along `dim`, over all pairs of retrainings."""
+    norm = np.sqrt((vectors**2).sum(dim, skipna=False))
+    units = vectors / norm.where(norm > 0)
+    # With unit vectors u_r, ‖Σ u_r‖² = k + the sum of cosines over ordered pairs of retrainings.
+    k = vectors.sizes["retraining"]
+    return ((units.sum("retraining", skipna=False) ** 2).sum(dim, skipna=False) - k) / (k * (k - 1))
 
 
 def checked(distance: xr.DataArray, *dims: str, least: int = 2) -> xr.DataArray:
@@ -198,22 +176,7 @@ def checked(distance: xr.DataArray, *dims: str, least: int = 2) -> xr.DataArray:
     return distance.astype(float)
 
 
-def _resampled_pairs(rng: np.random.Generator, num: int, num_pairs: int, points: np.ndarray | None) -> np.ndarray:
-    """Indices (resample, pair) of the resampled pairs."""
-    if points is None:
-        return rng.integers(num_pairs, size=(num, num_pairs))
-    points = np.asarray(points)
-    if points.shape != (num_pairs, 2):
-        raise ValueError(f"points: expected shape {(num_pairs, 2)}, the two ends of every pair; got {points.shape}.")
-    names, ends = np.unique(points, return_inverse=True)
-    first, second = ends.reshape(num_pairs, 2).T
-    resampled = np.empty((num, num_pairs), dtype=int)
-    for row in resampled:
-        weight = np.zeros(num_pairs)
-        while not weight.any():  # few pairs of many points may all drop out: draw again
-            count = np.bincount(rng.integers(names.size, size=names.size), minlength=names.size)
-            weight = (count[first] * count[second]).astype(float)
-        # Systematic resampling: as many pairs as given, in proportion to their weights, with the least extra noise.
-        quantile = (np.arange(num_pairs) + 0.5) / num_pairs
-        row[:] = np.searchsorted(np.cumsum(weight), quantile * weight.sum(), side="right")
-    return resampled
+def check_level(level: float) -> None:
+    """Raise if `level` is no coverage."""
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a coverage in (0, 1); got {level}.")

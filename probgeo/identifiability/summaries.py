@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from probgeo.identifiability.comparisons import paired_test
+from probgeo.identifiability.resampling import bootstrap
 from probgeo.identifiability.statistics import (
     CORE,
-    bootstrap,
     checked,
     coefficient_of_variation,
     icc,
-    paired_test,
     rank_agreement,
     spread,
 )

@@ -1,0 +1,118 @@
+"""Does one distance vary less over retrainings than another? Paired tests, effect sizes, many comparisons."""
+
+from collections.abc import Hashable
+
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from probgeo.identifiability.statistics import CORE, checked, coefficient_of_variation
+
+_T_TAILS = {"less": stats.t.cdf, "greater": stats.t.sf, "two-sided": lambda t, df: 2 * stats.t.sf(np.abs(t), df)}
+
+
+def paired_test(distance_a: xr.DataArray, distance_b: xr.DataArray, alternative: str = "less") -> xr.Dataset:
+    """Paired t-test on the pairs' coefficients of variation, t = mean(Δ) / (std(Δ) / √n), Δ = CV_a − CV_b.
+
+    The test takes the pairs for independent and the retrainings for given: it says that a varies less than b in these
+    retrainings, not yet in the next. `bootstrap_difference` resamples both. Retrainings are not paired: the two may
+    have different numbers of them.
+
+    Args:
+        distance_a: distances, dims (retraining, pair, ...).
+        distance_b: distances of the same pairs; its other dims broadcast against those of `distance_a`.
+        alternative: the hypothesis on mean(Δ) as in SciPy, "less" (a varies less than b), "greater" or "two-sided".
+
+    Returns:
+        Dataset with `t`, `p`, `df`, `mean_difference` and `effect_size`, Cohen's d = mean(Δ) / std(Δ), over the other
+        dims. Pairs without a CV on either side are left out: `df` + 1 pairs were used. `t`, `p` and `effect_size` are
+        missing where all Δ are equal.
+
+    Raises:
+        ValueError: a dim is missing or has fewer than two entries, the pairs differ, or `alternative` is unknown.
+
+    References:
+        Cohen (1988), Statistical power analysis for the behavioral sciences, section 2.3.5.
+    """
+    difference = _cv_differences(distance_a, distance_b, alternative)
+    mean, df = difference.mean("pair"), difference.count("pair") - 1
+    std = (((difference - mean) ** 2).sum("pair") / df.where(df > 0)) ** 0.5
+    effect_size = mean / std.where(std > 0)
+    t = effect_size * (df + 1) ** 0.5
+    p = xr.apply_ufunc(_T_TAILS[alternative], t, df)
+    return xr.Dataset({"t": t, "p": p, "df": df, "mean_difference": mean, "effect_size": effect_size})
+
+
+def wilcoxon_test(distance_a: xr.DataArray, distance_b: xr.DataArray, alternative: str = "less") -> xr.Dataset:
+    """Wilcoxon's signed-rank test on the pairs' coefficients of variation: as `paired_test`, by ranks of Δ alone.
+
+    Args:
+        distance_a, distance_b, alternative: as for `paired_test`.
+
+    Returns:
+        Dataset with `p` and `effect_size`, the rank-biserial correlation: the share of the rank sum where Δ > 0 less
+        that where Δ < 0, in [-1, 1]. Missing where all Δ are 0; pairs with Δ = 0 or without a CV are left out.
+
+    Raises:
+        ValueError: as `paired_test`.
+
+    References:
+        Wilcoxon (1945), Individual comparisons by ranking methods; Kerby (2014), The simple difference formula.
+    """
+    difference = _cv_differences(distance_a, distance_b, alternative)
+
+    def test(delta: np.ndarray) -> tuple[float, float]:
+        delta = delta[np.isfinite(delta) & (delta != 0)]
+        if not len(delta):
+            return np.nan, np.nan
+        ranks = stats.rankdata(np.abs(delta))
+        return stats.wilcoxon(delta, alternative=alternative).pvalue, float(
+            (np.sign(delta) * ranks).sum() / ranks.sum()
+        )
+
+    core, none = [["pair"]], [[], []]
+    p, effect_size = xr.apply_ufunc(test, difference, input_core_dims=core, output_core_dims=none, vectorize=True)
+    return xr.Dataset({"p": p, "effect_size": effect_size})
+
+
+def holm(p: xr.DataArray, *dims: Hashable) -> xr.DataArray:
+    """Holm's corrected p-values, max over j <= i of (m − j + 1) p_(j): some of m true hypotheses falls with this level.
+
+    Args:
+        p: p-values of m tests along `dims`; missing ones are no tests.
+        dims: of the family of tests; default: all.
+
+    Returns:
+        Dims of `p`, at most 1: a test with a corrected value below α is significant in the family at level α.
+
+    References:
+        Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6.
+    """
+    family = list(dims or p.dims)
+
+    def corrected(values: np.ndarray) -> np.ndarray:
+        flat = values.ravel()
+        order = np.argsort(flat)  # missing ones last
+        num_tests = np.isfinite(flat).sum()
+        factor = np.maximum(num_tests - np.arange(flat.size), 1)
+        result = np.empty_like(flat)
+        result[order] = np.minimum(np.maximum.accumulate(factor * flat[order]), 1)
+        return result.reshape(values.shape)
+
+    cores = {"input_core_dims": [family], "output_core_dims": [family]}
+    return xr.apply_ufunc(corrected, p.astype(float), vectorize=True, **cores).transpose(*p.dims)
+
+
+def _cv_differences(distance_a: xr.DataArray, distance_b: xr.DataArray, alternative: str) -> xr.DataArray:
+    """Δ = CV_a − CV_b per pair."""
+    if alternative not in _T_TAILS:
+        raise ValueError(f"alternative: expected one of {', '.join(map(repr, _T_TAILS))}; got {alternative!r}.")
+    a, b = (coefficient_of_variation(checked(distance, *CORE)) for distance in (distance_a, distance_b))
+    try:
+        a, b = xr.align(a, b, join="exact")
+    except ValueError as error:
+        raise ValueError(
+            f"distance_a, distance_b: expected the same pairs (and equal labels on every shared dim); got sizes "
+            f"{dict(a.sizes)} and {dict(b.sizes)}. Select the shared pairs first."
+        ) from error
+    return a - b
