@@ -12,12 +12,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from probgeo.models.vae import FittedVAE
+from probgeo.models.gplvm import GPLVM, FittedGPLVM
+from probgeo.models.vae import VAE, FittedVAE
 from probgeo.specs import digest, from_config, to_config
+
+Spec = VAE | GPLVM
+Fitted = FittedVAE | FittedGPLVM
 
 
 def save(
-    model: FittedVAE,
+    model: Fitted,
     folder: str | os.PathLike,
     extra: dict[str, Any] | None = None,
     last: dict[str, Tensor] | None = None,
@@ -43,7 +47,7 @@ def save(
     os.replace(partial, folder)
 
 
-def load(folder: str | os.PathLike) -> FittedVAE:
+def load(folder: str | os.PathLike) -> Fitted:
     """The fitted model that `save` or `fit` wrote to a folder, on the CPU.
 
     Raises:

@@ -19,24 +19,24 @@ from tqdm.auto import tqdm
 from probgeo import paths
 from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
 from probgeo.metrics import DecorrelatedEnergy, Energy, Metric
-from probgeo.models.vae import VAE, FittedVAE
 from probgeo.specs import digest, to_config
+from probgeo.storage import Fitted, Spec
 from probgeo.training import Training, fit
 
 # --- measures: fitted model -> distances of pairs --------------------------------------------------------------------
 
 
-def expected_metric(model: FittedVAE) -> Metric:
+def expected_metric(model: Fitted) -> Metric:
     """The metric of the model's uncertainty in the space of E[x | z]."""
     return model.metric()
 
 
-def fisher_rao_metric(model: FittedVAE) -> Metric:
+def fisher_rao_metric(model: Fitted) -> Metric:
     """The metric of the model's uncertainty in the likelihood's isometric space."""
     return model.fisher_rao_metric()
 
 
-def decorrelated_energy(model: FittedVAE) -> Energy:
+def decorrelated_energy(model: Fitted) -> Energy:
     """The published energy of decoder ensembles, in closed form."""
     return DecorrelatedEnergy(model.draws())
 
@@ -45,14 +45,14 @@ class Measure(abc.ABC):
     """A distance of two points of a fitted model's latent space. A frozen dataclass, so that it can be a key."""
 
     @abc.abstractmethod
-    def paths(self, model: FittedVAE, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         """Paths between start and stop (batch, latent) and their lengths; codes (row, latent) are those of the data."""
 
-    def applies_to(self, spec: VAE) -> bool:
+    def applies_to(self, spec: Spec) -> bool:
         """Whether models of this spec have what the measure needs; where not, the study holds NaN."""
         return True
 
-    def draw_lengths(self, model: FittedVAE, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
+    def draw_lengths(self, model: Fitted, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
         """Length of each path under every decoder draw, (draw, batch); None for a measure without."""
         return None
 
@@ -67,14 +67,14 @@ class Geodesic(Measure):
         needs_draws: whether the metric exists for ensembles only.
     """
 
-    metric: Callable[[FittedVAE], Energy] = expected_metric
+    metric: Callable[[Fitted], Energy] = expected_metric
     solver: GaussNewton = GaussNewton()
     needs_draws: bool = False
 
-    def applies_to(self, spec: VAE) -> bool:
+    def applies_to(self, spec: Spec) -> bool:
         return not self.needs_draws or spec.num_members > 1
 
-    def paths(self, model: FittedVAE, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         metric = self.metric(model)
         return geodesic(metric, start, stop, init=paths.Graph(metric, codes), solver=self.solver)
 
@@ -93,10 +93,10 @@ class DrawnGeodesic(Measure):
     solver: GaussNewton = GaussNewton()
     num_draws: int | None = None
 
-    def paths(self, model: FittedVAE, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         return Geodesic(solver=self.solver).paths(model, start, stop, codes)
 
-    def draw_lengths(self, model: FittedVAE, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
+    def draw_lengths(self, model: Fitted, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
         draws = model.draws(self.num_draws)
         # One path at a time: images of all nodes under all draws are large.
         lengths = torch.stack([draws(nodes).diff(dim=1).norm(dim=2).sum(1) for nodes in path], dim=1)
@@ -112,10 +112,10 @@ class StraightLine(Measure):
         num_segments: segments of the line.
     """
 
-    metric: Callable[[FittedVAE], Metric] = expected_metric
+    metric: Callable[[Fitted], Metric] = expected_metric
     num_segments: int = 256
 
-    def paths(self, model: FittedVAE, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         metric = self.metric(model)
         line = paths.Straight(self.num_segments)(start, stop)
         energies, lengths = energy(metric, line), length(metric, line)
@@ -158,7 +158,7 @@ class Study:
         folder: str | os.PathLike,
         data: Tensor,
         pairs: Tensor,
-        models: Mapping[str, VAE],
+        models: Mapping[str, Spec],
         seeds: Sequence[int],
         measures: Mapping[str, Measure] = DEFAULT_MEASURES,
         training: Training = Training(),
@@ -211,7 +211,7 @@ class Study:
         os.replace(partial, self.folder / "study.nc")
         return dataset
 
-    def fitted(self, name: str, seed: int) -> FittedVAE:
+    def fitted(self, name: str, seed: int) -> Fitted:
         """The fitted model of a name and seed, trained now if it is not yet."""
         folder = self._training_folder(name)
         return fit(self.models[name], self.data, [seed], training=self.training, folder=folder, progress=False)[0]

@@ -11,9 +11,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from probgeo import storage
-from probgeo.models.vae import VAE, FittedVAE
+from probgeo.gplvm_training import GPLVMRetrainings
+from probgeo.models.gplvm import GPLVM
 from probgeo.specs import digest, stream, to_config
+from probgeo.storage import Fitted, Spec
 from probgeo.svi import Retrainings, Training, num_epochs
+
+Run = Retrainings | GPLVMRetrainings
 
 # Pyro's stack of handlers and torch's random state belong to the process: threads take turns.
 _TURN = threading.RLock()
@@ -26,7 +30,7 @@ class TrainingDiverged(ArithmeticError):
         models: all retrainings, in the order of the seeds.
     """
 
-    def __init__(self, message: str, models: list[FittedVAE]) -> None:
+    def __init__(self, message: str, models: list[Fitted]) -> None:
         super().__init__(message)
         self.models = models
 
@@ -36,7 +40,7 @@ class TrainingDiverged(ArithmeticError):
 
 
 def fit(
-    spec: VAE,
+    spec: Spec,
     x: Tensor,
     seeds: Sequence[int] = (0,),
     *,
@@ -45,19 +49,19 @@ def fit(
     stack: int = 10,
     progress: bool = True,
     checkpoint_seconds: float = 30.0,
-) -> list[FittedVAE]:
+) -> list[Fitted]:
     """Models fitted to x by maximising the ELBO, one per seed; each equals the one trained alone, up to rounding.
 
     Initial weights, order of the data and noise are drawn from streams of the seed's own.
 
     Args:
-        spec: what to train, e.g. `VAE(...)`.
+        spec: what to train, e.g. `VAE(...)` or `GPLVM(...)`.
         x: data (row, observation), floating point; training runs on its device.
         seeds: one retraining per seed.
         training: epochs, batch size, optimiser, validation, early stopping.
         folder: where retraining `seed` is saved, as `folder/seed-<seed>`; finished ones are loaded instead of trained,
-            and an interrupted run goes on from its last checkpoint. None: nothing is saved.
-        stack: how many retrainings are trained at once, as one batched module.
+            and an interrupted run goes on from its last checkpoint (a GPLVM starts anew). None: nothing is saved.
+        stack: how many retrainings are trained at once, as one batched module; a GPLVM is trained alone.
         progress: show a bar with the remaining time.
         checkpoint_seconds: how often an unfinished run is saved, at most once an epoch.
 
@@ -77,6 +81,7 @@ def fit(
         raise ValueError(f"stack: expected at least 1; got {stack}.")
     spec.check(x)
     parts = _split(x, training)
+    stack = 1 if isinstance(spec, GPLVM) else stack
     identity = {"training": to_config(training), "data": digest(x)}
     with _TURN:
         models = _finished(Path(folder), seeds, spec, identity) if folder else {}
@@ -85,8 +90,13 @@ def fit(
         epochs = sum(num_epochs(phase, training) for phase in spec.build(x.shape[1], seed=0).phases)
         with tqdm(total=epochs * len(groups), unit="epoch", disable=not (progress and pending)) as bar:
             for group in groups:
-                bar.set_description(f"training {type(spec.decoder).__name__}, seeds {group[0]} to {group[-1]}")
-                run = Retrainings(spec, *parts, group, training)
+                source = type(spec if isinstance(spec, GPLVM) else spec.decoder).__name__
+                bar.set_description(f"training {source}, seeds {group[0]} to {group[-1]}")
+                run: Run
+                if isinstance(spec, GPLVM):
+                    run = GPLVMRetrainings(spec, x, group, training)
+                else:
+                    run = Retrainings(spec, *parts, group, training)
                 models |= _trained(run, Path(folder) if folder else None, identity, bar, checkpoint_seconds)
     found = [models[seed].to(x.device) for seed in seeds]
     diverged = [text for model in found if (text := _divergence(model))]
@@ -99,7 +109,7 @@ def fit(
     return found
 
 
-def _divergence(model: FittedVAE) -> str:
+def _divergence(model: Fitted) -> str:
     """Seed, epoch and phase at which the objective was lost; empty if it was not."""
     return model.history.attrs["diverged"] if model.history is not None else ""
 
@@ -118,8 +128,12 @@ def _split(x: Tensor, training: Training) -> tuple[Tensor, Tensor | None]:
 
 
 def _trained(
-    run: Retrainings, folder: Path | None, identity: dict[str, Any], bar: tqdm, checkpoint_seconds: float
-) -> dict[int, FittedVAE]:
+    run: Retrainings | GPLVMRetrainings,
+    folder: Path | None,
+    identity: dict[str, Any],
+    bar: tqdm,
+    checkpoint_seconds: float,
+) -> dict[int, Fitted]:
     """Models by seed, trained from the group's checkpoint if there is one, and saved."""
     checkpoint = folder / f"unfinished-{digest(identity, run.spec, run.seeds)}.safetensors" if folder else None
     run.run(bar, checkpoint, checkpoint_seconds)
@@ -133,7 +147,7 @@ def _trained(
     return models
 
 
-def _finished(folder: Path, seeds: list[int], spec: VAE, identity: dict[str, Any]) -> dict[int, FittedVAE]:
+def _finished(folder: Path, seeds: list[int], spec: Spec, identity: dict[str, Any]) -> dict[int, Fitted]:
     """The models that the folder already holds, by seed."""
     models = {}
     expected = {"model": to_config(spec), **identity}
