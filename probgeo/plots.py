@@ -79,6 +79,8 @@ def latent(
     paths: Array | None = None,
     straight: bool = True,
     colors: Sequence | None = None,
+    background_range: tuple[float, float] | None = None,
+    legend: bool = True,
     ax: Axes | None = None,
 ) -> Figure:
     """Encodings by class, over a scalar field, under geodesics and the straight lines between the same ends.
@@ -90,12 +92,15 @@ def latent(
         labels: (row,) class codes 0, 1, ... into `label_names`, or any values that name themselves.
         label_names: names by class code.
         background: scalar field z (point, 2) -> (point,), called with points of the encodings' kind (array or tensor)
-            and dtype; two latent dimensions only. Shades run between the 2 and 98 % quantiles of its finite values.
-        background_label: of the colour bar.
+            and dtype; two latent dimensions only. Shown as shades under contour lines.
+        background_label: of the colour bar; empty for none.
         paths: (batch, node, latent), left out where they are not finite.
         straight: whether the straight lines are drawn too, dashed.
         colors: by class, in the order of the classes; default: distinguishable in all forms of colour blindness up to
             10 classes, evenly spaced hues beyond.
+        background_range: values of the lightest and the darkest shade, to compare panels; default: the 2 and 98 %
+            quantiles of the field's finite values.
+        legend: whether to draw the legends; small multiples need one set of them.
         ax: axes to draw in; default: those of a new figure.
 
     Returns:
@@ -119,10 +124,10 @@ def latent(
     margin = 0.06 * np.ptp(shown, axis=0).max()
     (left, bottom), (right, top) = (shown.min(axis=0) - margin).tolist(), (shown.max(axis=0) + margin).tolist()
     if background is not None:
-        _draw_field(ax, background, encodings, (left, right, bottom, top), background_label)
-    _draw_classes(ax, z, None if labels is None else _array(labels), label_names, colors)
+        _draw_field(ax, background, encodings, (left, right, bottom, top), background_label, background_range)
+    _draw_classes(ax, z, None if labels is None else _array(labels), label_names, colors, legend)
     if curves is not None:
-        _draw_paths(ax, curves, straight)
+        _draw_paths(ax, curves, straight, legend)
     ax.set(xlabel=names[0], ylabel=names[1], xlim=(left, right), ylim=(bottom, top), aspect="equal")
     _finish(ax)
     return _owner(ax)
@@ -268,17 +273,24 @@ def _check_latent(z: np.ndarray, labels: Array | None, curves: np.ndarray | None
 
 
 def _draw_field(
-    ax: Axes, field: Callable, like: Array, extent: tuple[float, float, float, float], label: str, num: int = 150
+    ax: Axes,
+    field: Callable,
+    like: Array,
+    extent: tuple[float, float, float, float],
+    label: str,
+    limits: tuple[float, float] | None,
 ) -> None:
-    """Image of a scalar field over the extent (left, right, bottom, top)."""
-    left, right, bottom, top = extent
+    """Image of a scalar field over the extent (left, right, bottom, top), and its contours."""
+    num, (left, right, bottom, top) = 150, extent
     grid = np.stack(np.meshgrid(np.linspace(left, right, num), np.linspace(bottom, top, num)), -1).reshape(-1, 2)
     points = like.new_tensor(grid) if isinstance(like, Tensor) else grid.astype(np.result_type(like, np.float16))
     with torch.no_grad():
         values = _array(field(points))
     if values.shape != (num * num,):
         raise ValueError(f"background: expected values of shape ({num * num},), one per point; got {values.shape}.")
-    low, high = np.quantile(values[np.isfinite(values)], [0.02, 0.98]) if np.isfinite(values).any() else (0, 1)
+    if limits is None:
+        limits = np.quantile(values[np.isfinite(values)], [0.02, 0.98]) if np.isfinite(values).any() else (0, 1)
+    low, high = limits
     image = ax.imshow(
         values.reshape(num, num),
         extent=extent,
@@ -288,11 +300,21 @@ def _draw_field(
         vmax=high,
         interpolation="bilinear",
     )
-    _color_bar(ax, image, label, "bottom")  # a wide legend above would push it off the right
+    levels = np.linspace(low, high, 9)[1:-1]
+    levels = levels[(levels > np.nanmin(values)) & (levels < np.nanmax(values))] if np.isfinite(values).any() else []
+    if len(levels):
+        ax.contour(values.reshape(num, num), levels, extent=extent, colors="0.3", linewidths=0.35)
+    if label:
+        _color_bar(ax, image, label, "bottom")  # a wide legend above would push it off the right
 
 
 def _draw_classes(
-    ax: Axes, z: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, colors: Sequence | None
+    ax: Axes,
+    z: np.ndarray,
+    labels: np.ndarray | None,
+    names: Sequence[str] | None,
+    colors: Sequence | None,
+    legend: bool,
 ) -> None:
     """Points by class, with a legend above the axes for 2 to 20 classes."""
     codes = np.zeros(len(z), dtype=int) if labels is None else labels
@@ -303,14 +325,14 @@ def _draw_classes(
         name = str(code) if names is None else names[code]
         x, y = z[codes == code].T
         ax.scatter(x, y, s=size, color=[color], edgecolor="white", linewidth=size / 50, label=name, zorder=2)
-    if 1 < len(classes) <= 20:
+    if legend and 1 < len(classes) <= 20:
         handles, texts = ax.get_legend_handles_labels()  # before any path is drawn: the classes
         num_columns = len(texts) if sum(map(len, texts)) + 4 * len(texts) < 60 else 4
         options = {"frameon": False, "handletextpad": 0.1, "columnspacing": 0.8, "markerscale": (30 / size) ** 0.5}
         ax.legend(handles, texts, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=num_columns, fontsize=8, **options)
 
 
-def _draw_paths(ax: Axes, curves: np.ndarray, straight: bool) -> None:
+def _draw_paths(ax: Axes, curves: np.ndarray, straight: bool, legend: bool) -> None:
     """Curves in black on white, their ends, and dashed straight lines."""
     casing = [effects.withStroke(linewidth=2.6, foreground="white")]
     ends = curves[:, [0, -1]]
@@ -324,9 +346,10 @@ def _draw_paths(ax: Axes, curves: np.ndarray, straight: bool) -> None:
         ax.add_collection(lines)
     x, y = ends.reshape(-1, 2).T
     ax.scatter(x, y, s=14, color="black", edgecolor="white", linewidth=0.6, zorder=5)
-    names = [str(lines.get_label()) for lines in shapes]
-    legend = Legend(ax, shapes, names, loc="lower right", fontsize=7, framealpha=0.85, edgecolor="none")
-    ax.add_artist(legend)  # beside the legend of the classes, which `ax.legend` would replace
+    if legend:
+        names = [str(lines.get_label()) for lines in shapes]
+        box = Legend(ax, shapes, names, loc="lower right", fontsize=7, framealpha=0.85, edgecolor="none")
+        ax.add_artist(box)  # beside the legend of the classes, which `ax.legend` would replace
 
 
 def _array(values: Array) -> np.ndarray:
