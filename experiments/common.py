@@ -1,4 +1,4 @@
-"""What the experiments share: typed command lines with presets, output folders, and small result files."""
+"""What the experiments share: typed command lines with presets, data, sources of uncertainty, small result files."""
 
 import argparse
 import dataclasses
@@ -10,8 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import h5netcdf
 import tyro
 import xarray as xr
+
+import probgeo as pg
 
 Config = TypeVar("Config")
 
@@ -45,6 +48,23 @@ def output_folder(name: str, preset: str | None, out: Path | None) -> Path:
     return out or Path("runs") / (f"{name}-{preset}" if preset else name)
 
 
+def observations(name: str, classes: Sequence[int] = ()) -> tuple[pg.datasets.Dataset, pg.datasets.Dataset]:
+    """The data to train on, and those that pairs are taken from: the test set where one is published, else the same."""
+    published = {"mnist": pg.datasets.mnist, "fashion_mnist": pg.datasets.fashion_mnist}
+    data = pg.datasets.load(name)
+    points = published[name](train=False) if name in published else data
+    return (data.subset(classes=classes), points.subset(classes=classes)) if classes else (data, points)
+
+
+def decoders(network: pg.nn.MLP, members: int) -> dict[str, Any]:
+    """Specs of decoders that differ only in their source of uncertainty, by name."""
+    return {
+        "single": pg.Decoder(network),
+        "rbf": pg.RBFDecoder(network),
+        "ensemble": pg.EnsembleDecoder(members, network),
+    }
+
+
 def save_result(groups: Mapping[str, xr.Dataset], config: Any, path: Path) -> None:
     """Write datasets as groups of one small file, configuration and version in attrs; whole or not at all."""
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()}
@@ -65,6 +85,12 @@ def save_result(groups: Mapping[str, xr.Dataset], config: Any, path: Path) -> No
         }
         dataset.assign_attrs(attrs).to_netcdf(partial, "a", group=group, engine="h5netcdf", encoding=encoding)
     os.replace(partial, path)
+
+
+def load_result(path: Path) -> dict[str, xr.Dataset]:
+    """The groups that `save_result` wrote."""
+    with h5netcdf.File(path) as file:
+        return {name: xr.load_dataset(path, group=name, engine="h5netcdf") for name in file.groups}
 
 
 def run(main: Callable[[], None]) -> None:

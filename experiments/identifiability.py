@@ -7,17 +7,16 @@ observations in all of them; prints one table and draws two figures. Run again, 
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import h5netcdf
 import numpy as np
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
-from scipy.interpolate import RegularGridInterpolator
 
 import probgeo as pg
-from experiments.common import output_folder, parsed, run, save_result
+from experiments.common import decoders, load_result, observations, output_folder, parsed, run, save_result
+from experiments.maps import field, latent_map, some_rows
 from probgeo.study import decorrelated_energy
 
 ModelName = Literal["single", "rbf", "ensemble"]
@@ -93,15 +92,9 @@ PUBLISHED_T = {"mnist-3": -16.83, "mnist": -16.29, "fashion-mnist": -15.34, "mni
 
 def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Dataset]:
     """The study that a configuration describes, and its data."""
-    data = pg.datasets.load(config.dataset)
-    if config.classes:
-        data = data.subset(classes=config.classes)
+    data, points = observations(config.dataset, config.classes)  # pairs of the test set, as published
     network = pg.nn.MLP(hidden=(config.width, config.width))
-    decoders: dict[str, Any] = {
-        "single": pg.Decoder(network),
-        "rbf": pg.RBFDecoder(network),
-        "ensemble": pg.EnsembleDecoder(config.members, network),
-    }
+    decoder = decoders(network, config.members)
     solver = pg.GaussNewton(num_segments=config.segments)
     measures: dict[str, pg.study.Measure] = {
         "geodesic": pg.Geodesic(solver=solver),
@@ -109,16 +102,12 @@ def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Datase
     }
     if config.published_energy:
         measures["decorrelated"] = pg.Geodesic(decorrelated_energy, solver=solver, needs_draws=True)
-    points = data
-    if config.dataset in ("mnist", "fashion_mnist"):  # pairs of the test set, as published
-        points = getattr(pg.datasets, config.dataset)(train=False)
-        points = points.subset(classes=config.classes) if config.classes else points
     study = pg.Study(
         folder,
         data=data.x.to(config.device),
         points=points.x,
         pairs=pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0),
-        models={name: pg.VAE(config.latent, decoders[name], pg.Gaussian(), encoder=network) for name in config.models},
+        models={name: pg.VAE(config.latent, decoder[name], pg.Gaussian(), encoder=network) for name in config.models},
         seeds=range(config.retrainings),
         measures=measures,
         training=pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate),
@@ -126,30 +115,16 @@ def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Datase
     return study, data
 
 
-@torch.no_grad()
 def latent_views(study: pg.Study, labels: torch.Tensor, num_paths: int = 12, num_codes: int = 800) -> xr.Dataset:
     """What the latent figure shows: of each model's first retraining, codes, uncertainty on a grid, geodesics."""
+    rows = some_rows(len(study.data), num_codes)
     views = []
-    rows = torch.randperm(len(study.data), generator=torch.Generator().manual_seed(0))[:num_codes].sort().values
     for name in study.models:
         model = study.fitted(name, study.seeds[0])
-        codes = model.encode(study.data).mean
-        start, stop = (model.encode(study.points[study.pairs[:num_paths, end]]).mean for end in range(2))
+        codes = model.encode(study.data).mean.detach()
+        start, stop = model.encode(study.points[study.pairs[:num_paths].T.flatten()]).mean.detach().chunk(2)
         measured = study.measures["geodesic"].paths(model, start, stop, codes)
-        low, high = codes.min(0).values, codes.max(0).values
-        low, high = low - 0.2 * (high - low), high + 0.2 * (high - low)
-        fraction = torch.linspace(0, 1, 60, device=codes.device)
-        grid = low + torch.cartesian_prod(fraction, fraction) * (high - low)
-        views.append(
-            xr.Dataset(
-                {
-                    "codes": (("row", "latent"), codes[rows.to(codes.device)].cpu().numpy()),
-                    "path": (("pair", "node", "latent"), measured.path[:, ::4].cpu().numpy()),
-                    "uncertainty": (("first", "second"), model.uncertainty(grid).reshape(60, 60).cpu().numpy()),
-                    "corner": (("side", "latent"), torch.stack([low, high]).cpu().numpy()),
-                }
-            )
-        )
+        views.append(latent_map(model, codes, rows, measured.path[:, ::4]))
     dataset = xr.concat(views, "model").assign_coords(model=list(study.models))
     return dataset.assign(label=("row", labels[rows].numpy()))
 
@@ -160,14 +135,11 @@ def latent_figure(views: xr.Dataset, label_names: tuple[str, ...]) -> Figure:
     panels = figure.subplots(1, views.sizes["model"], squeeze=False)[0]
     for axes, (name, view) in zip(panels, views.groupby("model", squeeze=False), strict=True):
         view = view.squeeze("model")
-        low, high = view.corner.values
-        sides = list(np.linspace(low, high, view.sizes["first"]).T)
-        field = RegularGridInterpolator(sides, view.uncertainty.values, bounds_error=False, fill_value=None)
         pg.plots.latent(
             view.codes.values,
             views.label.values,
             label_names,
-            background=field if view.uncertainty.max() > 0 else None,
+            background=field(view, "uncertainty") if view.uncertainty.max() > 0 else None,
             background_label="decoder standard deviation",
             paths=view.path.values,
             ax=axes,
@@ -188,8 +160,7 @@ def compute(config: Config, folder: Path) -> None:
 
 def report(result: Path, folder: Path) -> None:
     """Table and figures of a result file; computes nothing."""
-    with h5netcdf.File(result) as file:
-        groups = {name: xr.load_dataset(result, group=name, engine="h5netcdf") for name in file.groups}
+    groups = load_result(result)
     dataset = groups["distances"]
     summary = pg.identifiability.summary(dataset.distance)
     print(summary)
