@@ -1,7 +1,8 @@
 """Which distances survive retraining: statistics over the dims `retraining` and `pair` of labelled arrays.
 
 A low coefficient of variation is not yet identifiability: a constant has none. So the variation over retrainings
-(`coefficient_of_variation`) is read beside what the distance tells apart (`spread`, `icc`, `rank_agreement`).
+(`coefficient_of_variation`) is read beside what the distance tells apart (`spread`, `icc`, `rank_agreement`). Whether
+one training's error bar can be trusted is told by `calibration`.
 
 Every function takes an `xarray.DataArray` from any source, reduces the dims it names and keeps all others (model,
 measure, ...). A missing distance makes a statistic missing; only `summary` leaves pairs out, and counts them.
@@ -9,6 +10,17 @@ measure, ...). A missing distance makes a statistic missing; only `summary` leav
 
 from probgeo.identifiability.chains import ess, inference_data, rhat
 from probgeo.identifiability.comparisons import holm, paired_test, wilcoxon_test
+from probgeo.identifiability.error_bars import (
+    between_within_ratio,
+    calibration,
+    conformal_quantile,
+    error_scale,
+    exchangeable_coverage,
+    left_out_errors,
+    pair_halves,
+    prediction_errors,
+    predictive_interval,
+)
 from probgeo.identifiability.matrices import (
     mantel_test,
     matrix_of_pairs,
@@ -30,22 +42,31 @@ from probgeo.identifiability.summaries import Table, comparable, summary
 
 __all__ = [
     "Table",
+    "between_within_ratio",
     "bootstrap",
     "bootstrap_difference",
+    "calibration",
     "coefficient_of_variation",
     "comparable",
+    "conformal_quantile",
+    "error_scale",
     "ess",
+    "exchangeable_coverage",
     "holm",
     "icc",
     "icc_interval",
     "inference_data",
     "interval_widths",
     "kendall_agreement",
+    "left_out_errors",
     "mantel_test",
     "matrix_of_pairs",
     "mean_between_retrainings",
     "neighbour_overlap",
+    "pair_halves",
     "paired_test",
+    "prediction_errors",
+    "predictive_interval",
     "procrustes_disagreement",
     "rank_agreement",
     "relative_frobenius",
