@@ -45,13 +45,13 @@ class GaussNewton:
         num_segments: N of the result.
         tolerance: relative decrease of the energy below which a pair is finished at N.
         coarse_tolerance: the same, on the coarser levels.
-        max_steps: steps tried on each level, at most.
+        max_steps: steps tried at N, at most; on each coarser level a third as many.
         memory: bytes that the Newton systems of the pairs solved together may take, roughly; more pairs are solved in
             turns. What one chunk of decoder outputs takes is a choice of the metric.
     """
 
     num_segments: int = 256
-    tolerance: float = 2e-3
+    tolerance: float = 5e-3
     coarse_tolerance: float = 1e-2
     max_steps: int = 30
     memory: int = 2**30
@@ -117,7 +117,7 @@ def geodesic(
         start: first points, (batch, latent).
         stop: last points, (batch, latent).
         init: None for the straight line; paths (batch, node, latent); or a callable (start, stop) -> paths, such as
-            `paths.Graph(metric, encodings)`. Their number of segments is that of the first level.
+            `paths.Graph(metric, encodings)`. Their number of segments is that of the first level: two or more.
         solver: by default `GaussNewton(num_segments=256)`.
         throw: raise an error if any pair does not converge.
 
@@ -133,7 +133,7 @@ def geodesic(
     solver = GaussNewton() if solver is None else solver
     _check(metric, start, stop)
     with torch.no_grad():
-        path = _initial(init, start, stop, solver.num_segments)
+        path = _initial(init, start, stop, min(metric.line_segments, solver.num_segments))
         # Blocks of the matrix, their update and the copies of both: some eight of them for each node.
         bytes_per_pair = 8 * (solver.num_segments + 1) * start.shape[1] ** 2 * start.element_size()
         parts = [_solved(metric, some, solver) for some in path.split(max(1, solver.memory // bytes_per_pair))]
@@ -166,10 +166,10 @@ def _check(metric: Energy, start: Tensor, stop: Tensor) -> None:
         raise ValueError(f"stop: expected the device of start, {start.device}; got {stop.device}.")
 
 
-def _initial(init: Tensor | Start | None, start: Tensor, stop: Tensor, num_segments: int) -> Tensor:
+def _initial(init: Tensor | Start | None, start: Tensor, stop: Tensor, line_segments: int) -> Tensor:
     """Initial paths with ends exactly start and stop; constant at equal ends."""
     if init is None:
-        return Straight(min(16, num_segments))(start, stop)
+        return Straight(line_segments)(start, stop)
     path = init if isinstance(init, Tensor) else init(start, stop)
     if path.ndim != 3 or path.shape[0] != len(start) or path.shape[1] < 3 or path.shape[2] != start.shape[1]:
         raise ValueError(
@@ -218,8 +218,10 @@ def _solved(metric: Energy, path: Float[Tensor, "batch node latent"], solver: Ga
             break
         if path.shape[1] - 1 != num_segments:
             path = resampled(path, metric.measure(path).durations if durations is None else durations, num_segments)
-        tolerance = solver.tolerance if num_segments == solver.num_segments else solver.coarse_tolerance
-        level = _minimised(metric, path, tolerance, solver.max_steps)
+        if num_segments == solver.num_segments:
+            level = _minimised(metric, path, solver.tolerance, solver.max_steps)
+        else:
+            level = _minimised(metric, path, solver.coarse_tolerance, -(-solver.max_steps // 3))
         steps[rows] += level.steps
         status[rows] = level.status
         finite = level.status != Status.NONFINITE
@@ -264,7 +266,7 @@ def _minimised(metric: Energy, path: Float[Tensor, "batch node latent"], toleran
         trial[:, 1:-1] += step
         little = (promised <= tolerance * model.energy) & (damping <= 1e-2)
         status[active[little]] = Status.CONVERGED
-        taken = little & (promised > tolerance / 10 * model.energy)
+        taken = little & (promised > tolerance / 25 * model.energy)
         proposed[active[taken]] = trial[taken]
         active, damping, trial, promised = (x[~little] for x in (active, damping, trial, promised))
         model = _rows(model, ~little)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
@@ -29,7 +29,16 @@ class Measure(NamedTuple):
 
 
 class Energy(ABC):
-    """A functional of discrete paths z_0, …, z_N at uniform times on [0, 1]."""
+    """A functional of discrete paths z_0, …, z_N at uniform times on [0, 1].
+
+    Attributes:
+        line_segments: with how many segments a solution is begun from a straight line.
+        graph_segments: with how many from a graph's shortest path, which knows already on which sides of the ridges to
+            pass, and so needs enough of them not to jump any.
+    """
+
+    line_segments: ClassVar[int] = 16
+    graph_segments: ClassVar[int] = 32
 
     @abstractmethod
     def measure(self, path: Float[Tensor, "batch node latent"]) -> Measure:
@@ -165,6 +174,11 @@ class DecorrelatedEnergy(Energy):
     References:
         Decoder ensembling for learned latent geometries, arXiv 2408.07507 (2024), equation 20.
     """
+
+    # Its minima are slow where the members agree and hurry across the rest, so that a path's timing decides more than
+    # its shape: two segments, whose middle is the place to wait at, find better minima than paths of many.
+    line_segments = 2
+    graph_segments = 2
 
     def __init__(self, members: Members, segments: int = 256, *, memory: int | None = None) -> None:
         if segments < 1:
@@ -358,7 +372,7 @@ class SumMetric(Metric):
 
 def _default_memory(points: Tensor) -> int:
     """Bytes of one chunk: within the caches of a CPU, which is faster by far; many on a GPU."""
-    return 2**20 * torch.get_num_threads() if points.device.type == "cpu" else 2**30
+    return 2**21 * torch.get_num_threads() if points.device.type == "cpu" else 2**30
 
 
 def _chunk_size(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None, order: int) -> int:

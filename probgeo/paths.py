@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from probgeo.metrics import Energy
 
-GRAPH_SEGMENTS = 32
+LINE_PIECES = 32
 
 
 @final
@@ -136,18 +136,19 @@ class Graph:
         self._tree = cKDTree(self._nodes.double().cpu().numpy())
 
     def __call__(self, start: Float[Tensor, "batch latent"], stop: Float[Tensor, "batch latent"]) -> Tensor:
-        """Shortest paths from start to stop, (batch, 33, latent), at constant speed in the graph's weights.
+        """Shortest paths from start to stop, at constant speed in the graph's weights.
 
         Args:
             start: first points.
             stop: last points.
 
         Returns:
-            Paths whose ends are exactly `start` and `stop`: the straight line where that is shorter, or where the graph
-            does not join the two.
+            Paths of `metric.graph_segments` segments whose ends are exactly `start` and `stop`: the straight line where
+            that is shorter, or where the graph does not join the two.
         """
-        paths = Straight(GRAPH_SEGMENTS)(start, stop)
-        line = self._weights(torch.cat([start, stop]), np.arange(2 * len(start)).reshape(2, -1).T, GRAPH_SEGMENTS)
+        segments = self._metric.graph_segments
+        paths = Straight(segments)(start, stop)
+        line = self._weights(torch.cat([start, stop]), np.arange(2 * len(start)).reshape(2, -1).T, LINE_PIECES)
         ends, number = torch.unique(torch.cat([start, stop]), dim=0, return_inverse=True)
         first, second = number.view(2, -1).cpu().numpy()
         # A pair is solved from the end that comes first in the order of coordinates: a choice made without the batch.
@@ -165,7 +166,7 @@ class Graph:
             points = torch.cat([points, ends[target[rows]].to(points)[:, None]], dim=1)
             times = np.concatenate([distance[row[:, None], trail], total.min(1, keepdims=True)], axis=1)
             better = total.min(1) < line[rows]
-            found = _interpolated(points[better], torch.from_numpy(times[better]).to(points), GRAPH_SEGMENTS)
+            found = _interpolated(points[better], torch.from_numpy(times[better]).to(points), segments)
             backwards = torch.from_numpy(first[rows] > second[rows])[better].to(points.device)
             paths[rows[better]] = torch.where(backwards[:, None, None], found.flip(1), found).to(paths)
         paths[:, 0], paths[:, -1] = start, stop
