@@ -239,7 +239,7 @@ class SparseGP(nn.Module):
         noise = self._noise()
         features = self._kernel(z) @ self._inverse_root().T
         precision = torch.eye(features.shape[1]).to(features) + features.T @ features / noise
-        root = cholesky_root(precision, relative_jitter=0)
+        root = cholesky_root(precision, relative_jitter=0.0)
         projected = torch.linalg.solve_triangular(root, features.T @ y, upper=False) / noise.sqrt()
         return features, root, projected, noise
 

@@ -31,7 +31,7 @@ class GPModule(DecoderModule):
         (fit,) = super().phases
         return (
             dataclasses.replace(fit, trains=lambda name: not name.startswith("decoder.process.")),
-            Phase("posterior", trains=lambda name: False, share=0, start=_fit_process),
+            Phase("posterior", trains=lambda name: False, share=0.0, start=_fit_process),
         )
 
     def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
