@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -82,13 +82,23 @@ class GPLVMRetrainings:
         total = torch.zeros(len(HISTORY), dtype=torch.float64, device=self.x.device)
         for rows, at in zip(order, noise, strict=True):
             self.optimizer.zero_grad()
-            log_likelihood, kl_codes = model.terms(self.x[rows], model.code_mean[rows], model.code_log_std[rows], at)
-            kl = kl_codes.mean() + model.process.kl() / num_rows
-            loss = kl - log_likelihood.mean()
-            loss.backward()
+            terms = self._terms(model, rows, at)
+            terms[0].backward()
             norm = nn.utils.clip_grad_norm_(self.trained, max_norm)
-            if not (loss.isfinite() and norm.isfinite()):
-                raise ArithmeticError("the objective is not finite")
             self.optimizer.step()
-            total += torch.stack([loss.detach(), log_likelihood.detach().mean(), kl.detach(), norm.double()])
+            total += torch.stack([*(term.detach() for term in terms), norm.double()])
+        with torch.no_grad():
+            self._terms(model, order[0], noise[0])  # the last step may have spoilt it
         return total / steps
+
+    def _terms(
+        self, model: FittedGPLVM, rows: Int[Tensor, " row"], noise: Float[Tensor, "row latent"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, log-likelihood and KL divergence of a minibatch, per row."""
+        mean, log_std = model.code_mean[rows], model.code_log_std[rows]
+        log_likelihoods, kls = model.terms(self.x[rows], mean, log_std, noise)
+        log_likelihood = log_likelihoods.mean()
+        kl = kls.mean() + model.process.kl() / len(self.x)
+        if not (log_likelihood.isfinite() and kl.isfinite()):
+            raise ArithmeticError("not finite")
+        return kl - log_likelihood, log_likelihood, kl
