@@ -13,6 +13,7 @@ from probgeo.identifiability import (
     bootstrap,
     coefficient_of_variation,
     comparable,
+    holm,
     icc,
     paired_test,
     rank_agreement,
@@ -281,12 +282,29 @@ def test_summary_of_a_constant_shows_no_variation_beside_no_discrimination():
     assert "nan" in str(table)
 
 
-def test_printed_summary_has_one_narrow_line_per_row():
+def test_printed_summary_is_narrow_and_has_one_line_per_row_and_per_comparison():
     d = xr.concat([study(), study().sel(model=["single"]).assign_coords(model=["ensemble"])], "model")
     text = str(summary(d, num_resamples=50))
-    assert max(map(len, text.splitlines())) <= 120
-    assert sum("[" in line and "geodesic" in line for line in text.splitlines()) == 3
-    assert "95% bootstrap interval" in text
+    assert max(map(len, text.splitlines())) <= 100
+    estimates, *comparisons = text.split("\n\n")
+    assert sum("[" in line and "geodesic" in line for line in estimates.splitlines()) == 3
+    # Each geodesic against that of rbf, but not that one; each against its own model's Euclidean distance.
+    assert [sum("geodesic" in line for line in part.splitlines()) for part in comparisons] == [2, 3]
+    assert "95% bootstrap interval over retrainings and end points" in " ".join(text.split())
+
+
+def test_summary_corrects_for_all_tests_of_the_table_and_shows_differences_with_intervals():
+    d = study()
+    table = summary(d, num_resamples=50)
+    for kind in ("p", "p_wilcoxon"):
+        raw = table[[f"{kind}_rbf", f"{kind}_euclidean"]].to_numpy()
+        corrected = holm(xr.DataArray(raw, dims=["row", "reference"]))
+        np.testing.assert_array_equal(table[[f"{kind}_holm_rbf", f"{kind}_holm_euclidean"]].to_numpy(), corrected)
+        assert np.isfinite(raw).sum() == 4 + 3  # all but the references themselves
+    row = table.loc[("single", "geodesic")]
+    assert row["difference_euclidean"] == pytest.approx(row["cv"] - table.loc[("single", "euclidean"), "cv"])
+    assert row["difference_euclidean_lower"] < row["difference_euclidean"] < row["difference_euclidean_upper"] < 0
+    assert row["effect_euclidean"] == pytest.approx(row["t_euclidean"] / np.sqrt(12))
 
 
 def test_summary_resamples_points_where_they_are_given():

@@ -70,8 +70,9 @@ def wilcoxon_test(distance_a: xr.DataArray, distance_b: xr.DataArray, alternativ
             (np.sign(delta) * ranks).sum() / ranks.sum()
         )
 
-    core, none = [["pair"]], [[], []]
-    p, effect_size = xr.apply_ufunc(test, difference, input_core_dims=core, output_core_dims=none, vectorize=True)
+    p, effect_size = xr.apply_ufunc(
+        test, difference, input_core_dims=[["pair"]], output_core_dims=[[], []], vectorize=True
+    )
     return xr.Dataset({"p": p, "effect_size": effect_size})
 
 
@@ -99,8 +100,10 @@ def holm(p: xr.DataArray, *dims: Hashable) -> xr.DataArray:
         result[order] = np.minimum(np.maximum.accumulate(factor * flat[order]), 1)
         return result.reshape(values.shape)
 
-    cores = {"input_core_dims": [family], "output_core_dims": [family]}
-    return xr.apply_ufunc(corrected, p.astype(float), vectorize=True, **cores).transpose(*p.dims)
+    result = xr.apply_ufunc(
+        corrected, p.astype(float), input_core_dims=[family], output_core_dims=[family], vectorize=True
+    )
+    return result.transpose(*p.dims)
 
 
 def _cv_differences(distance_a: xr.DataArray, distance_b: xr.DataArray, alternative: str) -> xr.DataArray:

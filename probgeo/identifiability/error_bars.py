@@ -287,7 +287,7 @@ def _with_interval(
     num_retrainings = len(errors)
     hits = (np.abs(errors)[..., None] <= bounds).astype(float)  # (retraining, target, pair, bound); missing: no hit
     apart = 1 - np.eye(num_retrainings)
-    resampled = []
+    resampled: list[np.ndarray] = []
     while len(resampled) < num_resamples:
         count = np.bincount(rng.integers(num_retrainings, size=num_retrainings), minlength=num_retrainings)
         couples = np.outer(count, count) * apart

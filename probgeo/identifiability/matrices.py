@@ -143,8 +143,7 @@ def mantel_test(
         # Correlations that differ by rounding only are equal.
         return r[0], np.mean(r >= r[0] - 1e-12) if np.isfinite(r[0]) else np.nan
 
-    cores = {"input_core_dims": [_MATRIX, _MATRIX], "output_core_dims": [[], []]}
-    r, p = xr.apply_ufunc(test, a, b, vectorize=True, **cores)
+    r, p = xr.apply_ufunc(test, a, b, input_core_dims=[_MATRIX, _MATRIX], output_core_dims=[[], []], vectorize=True)
     return xr.Dataset({"r": r, "p": p})
 
 

@@ -153,12 +153,13 @@ def kendall_agreement(distance: xr.DataArray) -> xr.DataArray:
     first, second = np.triu_indices(d.sizes["pair"], 1)
     couples = [xr.DataArray(index, dims="couple") for index in (first, second)]
     d = d.reset_coords(drop=True).drop_vars("pair", errors="ignore")
-    return _mean_correlation(np.sign(d.isel(pair=couples[0]) - d.isel(pair=couples[1])), "couple")
+    order = xr.apply_ufunc(np.sign, d.isel(pair=couples[0]) - d.isel(pair=couples[1]))
+    return _mean_correlation(order, "couple")
 
 
 def _mean_correlation(vectors: xr.DataArray, dim: str) -> xr.DataArray:
     """Mean cosine of the retrainings' vectors along `dim`, over all pairs of retrainings."""
-    norm = np.sqrt((vectors**2).sum(dim, skipna=False))
+    norm = (vectors**2).sum(dim, skipna=False) ** 0.5
     units = vectors / norm.where(norm > 0)
     # With unit vectors u_r, ‖Σ u_r‖² = k + the sum of cosines over ordered pairs of retrainings.
     k = vectors.sizes["retraining"]

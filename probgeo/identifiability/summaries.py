@@ -1,16 +1,16 @@
 """One table: variation over retrainings beside what the distance tells apart, every row on the same pairs."""
 
-import functools
 import math
 import textwrap
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from probgeo.identifiability.comparisons import paired_test
-from probgeo.identifiability.resampling import bootstrap
+from probgeo.identifiability.comparisons import holm, paired_test, wilcoxon_test
+from probgeo.identifiability.resampling import bootstrap, bootstrap_difference
 from probgeo.identifiability.statistics import (
     CORE,
     checked,
@@ -50,9 +50,12 @@ def summary(
 
     Returns:
         DataFrame with, per row: `cv` (mean over pairs), `cv_median`, `spread`, `icc`, `rank_agreement`, each but the
-        median with `_lower` and `_upper`; per reference `t_NAME` and `p_NAME` of the one-sided `paired_test` that the
-        row varies less (missing for the reference itself); `retrainings` and `pairs` used, and `pairs_missing`, those
-        that the row itself lacks. `print` shows it rounded.
+        median with `_lower` and `_upper`; per reference `difference_NAME`, the mean CV less the reference's, with
+        `_lower` and `_upper` of `bootstrap_difference`, `t_NAME`, `p_NAME` and `effect_NAME` of the one-sided
+        `paired_test` that the row varies less, `p_wilcoxon_NAME` of `wilcoxon_test`, and both p-values corrected for
+        all tests of their kind in the table, `p_holm_NAME` and `p_wilcoxon_holm_NAME` (all missing for the reference
+        itself); `retrainings` and `pairs` used, and `pairs_missing`, those that the row itself lacks. `print` shows
+        it rounded.
 
     Raises:
         ValueError: a dim is missing, a row has fewer than two retrainings, fewer than two pairs are left, a reference
@@ -64,19 +67,23 @@ def summary(
     d = _by_row(d).dropna("row", how="all")
     kept = _kept_pairs(d, [other.sel(row=d["row"]) for other in others.values()])
     ends = None if points is None else np.asarray(points)[kept]
-    interval = functools.partial(bootstrap, num_resamples=num_resamples, level=level, seed=seed, points=ends)
+    options = {"num_resamples": num_resamples, "level": level, "seed": seed, "points": ends}
     records = []
     for label in d.indexes["row"]:
         row = _present(d, label)
         if row.sizes["retraining"] < 2:
             raise ValueError(f"distance: expected at least 2 retrainings in row {label}; got 1. Train more seeds.")
-        record = _estimates(row[:, kept], interval)
+        record = _estimates(row[:, kept], options)
         for name, other in others.items():
-            record |= _test(row[:, kept], name, _present(other, label)[:, kept])
+            record |= _comparison(row[:, kept], name, _present(other, label)[:, kept], options)
         counts = {"retrainings": row.sizes["retraining"], "pairs": kept.sum(), "pairs_missing": (~_usable(row)).sum()}
         records.append(record | {name: int(count) for name, count in counts.items()})
     table = Table(records, index=d.indexes["row"])
-    table.attrs = {"level": level, "num_pairs": kept.size}
+    for kind in ("p", "p_wilcoxon") if others else ():
+        table[[f"{kind}_holm_{name}" for name in others]] = holm(
+            xr.DataArray(table[[f"{kind}_{name}" for name in others]].to_numpy(), dims=["row", "reference"])
+        ).values
+    table.attrs = {"level": level, "num_pairs": kept.size, "references": list(others)}
     return table
 
 
@@ -162,14 +169,17 @@ def _kept_pairs(distance: xr.DataArray, references: list[xr.DataArray]) -> np.nd
     return kept
 
 
-def _estimates(distance: xr.DataArray, interval: Callable[..., xr.Dataset]) -> dict[str, float]:
+def _mean_cv(distance: xr.DataArray) -> xr.DataArray:
+    return coefficient_of_variation(distance).mean("pair", skipna=False)
+
+
+def _estimates(distance: xr.DataArray, options: dict[str, Any]) -> dict[str, float]:
     """Statistics of one row (retraining, pair) with their intervals, confined to the statistics' ranges."""
 
     def statistics(d: xr.DataArray) -> xr.Dataset:
-        cv = coefficient_of_variation(d).mean("pair", skipna=False)
-        return xr.Dataset({"cv": cv, "spread": spread(d), "icc": icc(d), "rank_agreement": rank_agreement(d)})
+        return xr.Dataset({"cv": _mean_cv(d), "spread": spread(d), "icc": icc(d), "rank_agreement": rank_agreement(d)})
 
-    estimate, bounds = statistics(distance), interval(statistics, distance)
+    estimate, bounds = statistics(distance), bootstrap(statistics, distance, **options)
     bounds = bounds.assign({name: bounds[name].clip(min=0) for name in ("cv", "spread")})
     bounds = bounds.assign({name: bounds[name].clip(max=1) for name in ("icc", "rank_agreement")})
     record = {"cv_median": float(coefficient_of_variation(distance).median("pair"))}
@@ -179,35 +189,73 @@ def _estimates(distance: xr.DataArray, interval: Callable[..., xr.Dataset]) -> d
     return record
 
 
-def _test(row: xr.DataArray, name: str, reference: xr.DataArray) -> dict[str, float]:
-    """One-sided paired test that the row varies less; missing where the reference has no distances for the row."""
-    test = paired_test(row, reference) if reference.size else {"t": math.nan, "p": math.nan}
-    return {f"t_{name}": float(test["t"]), f"p_{name}": float(test["p"])}
+def _comparison(row: xr.DataArray, name: str, reference: xr.DataArray, options: dict[str, Any]) -> dict[str, float]:
+    """How much less the row varies, and tests that it does; missing for the reference itself or without distances."""
+    kinds = ("difference", "difference_lower", "difference_upper", "t", "p", "effect", "p_wilcoxon")
+    values = [math.nan] * len(kinds)
+    if reference.size and not np.array_equal(row, reference):
+        test, ranks = paired_test(row, reference), wilcoxon_test(row, reference)
+        bounds = bootstrap_difference(_mean_cv, row, reference, **options)
+        values = [test.mean_difference, *bounds, test.t, test.p, test.effect_size, ranks.p]
+    keys = [kind.replace("difference", f"difference_{name}") for kind in kinds[:3]]
+    return dict(zip([*keys, *(f"{kind}_{name}" for kind in kinds[3:])], map(float, values), strict=True))
 
 
 def _text(table: pd.DataFrame) -> str:
-    """The table with rounded numbers, few columns, and what they mean."""
-
-    def with_interval(name: str) -> list[str]:
-        values = zip(table[name], table[f"{name}_lower"], table[f"{name}_upper"], strict=True)
-        return [f"{value:.3f} [{lower:.3f}, {upper:.3f}]" for value, lower, upper in values]
-
+    """Two narrow tables of rounded numbers, estimates and comparisons, and what they mean."""
     columns = {
-        "CV": with_interval("cv"),
-        "median": [f"{value:.3f}" for value in table["cv_median"]],
-        "spread": [f"{value:.2f}" for value in table["spread"]],
-        "ICC": with_interval("icc"),
-        "rank": [f"{value:.3f}" for value in table["rank_agreement"]],
+        "CV": _with_interval(table, "cv", 3),
+        "med.": [_short(value, 3) for value in table["cv_median"]],
+        "spread": _with_interval(table, "spread", 2),
+        "ICC": _with_interval(table, "icc", 3),
+        "rank": _with_interval(table, "rank_agreement", 3),
     }
-    for name in [column[2:] for column in table.columns if column.startswith("t_")]:
-        tests = zip(table[f"t_{name}"], table[f"p_{name}"], strict=True)
-        columns[f"t {name} (p)"] = ["–" if math.isnan(t) else f"{t:.2f} ({p:.1g})" for t, p in tests]
+    level, references = table.attrs["level"], table.attrs["references"]
     retrainings = " to ".join(map(str, sorted({table["retrainings"].min(), table["retrainings"].max()})))
     used, given = table["pairs"].iloc[0], table.attrs["num_pairs"]
     notes = (
-        f"CV = std/mean over retrainings: mean, [{table.attrs['level']:.0%} bootstrap interval over retrainings and "
-        f"pairs] and median over pairs. spread = std/mean over pairs. rank = mean Spearman ρ between retrainings. "
-        f"t (p): one-sided paired t-test that the CVs are below the reference's. {retrainings} retrainings, {used} of "
-        f"{given} pairs" + ("." if used == given else ": the others have distances missing or 0 in some row.")
+        f"CV = std/mean over retrainings: mean and median over pairs. spread = std/mean over pairs. rank = mean "
+        f"Spearman ρ between retrainings. [{level:.0%} bootstrap interval over retrainings and end points]. "
+        f"{retrainings} retrainings, {used} of {given} pairs"
+        + ("." if used == given else ": the others have distances missing or 0 in some row.")
     )
-    return pd.DataFrame(columns, index=table.index).to_string() + "\n" + textwrap.fill(notes, 118)
+    parts = [pd.DataFrame(columns, index=table.index).to_string(), textwrap.fill(notes, 98)]
+    for name in references:
+        compared = table[table[f"difference_{name}"].notna()]
+        if len(compared):
+            parts += ["", _comparison_text(compared, name)]
+    if len(parts) > 2:
+        notes = (
+            f"Δ CV: below 0 the row varies less; [{level:.0%} bootstrap interval over retrainings and end points]. "
+            "t, d = t/√pairs, p: one-sided paired t-test over the pairs, the retrainings taken as given; Wilcoxon's "
+            "signed-rank test beside it; (Holm): corrected for all such tests of the table."
+        )
+        parts.append(textwrap.fill(notes, 98))
+    return "\n".join(parts)
+
+
+def _comparison_text(table: pd.DataFrame, name: str) -> str:
+    columns = {
+        f"Δ CV to {name}": _with_interval(table, f"difference_{name}", 3),
+        "t": [f"{t:.2f}" for t in table[f"t_{name}"]],
+        "d": [f"{d:.2f}" for d in table[f"effect_{name}"]],
+        "p (Holm)": _with_holm(table, "p", name),
+        "Wilcoxon p (Holm)": _with_holm(table, "p_wilcoxon", name),
+    }
+    return pd.DataFrame(columns, index=table.index).to_string()
+
+
+def _with_holm(table: pd.DataFrame, kind: str, name: str) -> list[str]:
+    values = zip(table[f"{kind}_{name}"], table[f"{kind}_holm_{name}"], strict=True)
+    return [f"{p:.1g} ({corrected:.1g})" for p, corrected in values]
+
+
+def _with_interval(table: pd.DataFrame, name: str, digits: int) -> list[str]:
+    values = zip(table[name], table[f"{name}_lower"], table[f"{name}_upper"], strict=True)
+    return ["{} [{}, {}]".format(*(_short(value, digits) for value in triple)) for triple in values]
+
+
+def _short(value: float, digits: int) -> str:
+    """Rounded, without the zero before the point: these numbers hardly ever reach 1."""
+    text = f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 and text.lstrip("-").startswith("0.") else text
