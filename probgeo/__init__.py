@@ -4,7 +4,22 @@ from probgeo import calculus, datasets, identifiability, nn, paths, plots
 from probgeo.datasets import all_pairs, class_representatives, neighbour_pairs, sample_pairs
 from probgeo.distances import distance_matrix, graph_distances
 from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
-from probgeo.likelihoods import Bernoulli, Gaussian
+from probgeo.likelihoods import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Gaussian,
+    HeteroscedasticGaussian,
+    Laplace,
+    LibraryColumn,
+    Mixed,
+    NegativeBinomial,
+    OneHotCategorical,
+    Perceptual,
+    Poisson,
+    RowTotal,
+    ZeroInflatedNegativeBinomial,
+)
 from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
 from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
 from probgeo.models.vae import VAE, Warmup
@@ -15,7 +30,9 @@ from probgeo.training import Training, TrainingDiverged, fit
 __all__ = [
     "VAE",
     "Bernoulli",
+    "Categorical",
     "ConformalMetric",
+    "ContinuousBernoulli",
     "Decoder",
     "DecorrelatedEnergy",
     "DrawnGeodesic",
@@ -25,9 +42,18 @@ __all__ = [
     "Gaussian",
     "Geodesic",
     "Geodesics",
+    "HeteroscedasticGaussian",
+    "Laplace",
+    "LibraryColumn",
+    "Mixed",
+    "NegativeBinomial",
+    "OneHotCategorical",
+    "Perceptual",
+    "Poisson",
     "PullbackMetric",
     "RBFDecoder",
     "RandomMember",
+    "RowTotal",
     "SplitBatch",
     "Status",
     "StraightLine",
@@ -36,6 +62,7 @@ __all__ = [
     "Training",
     "TrainingDiverged",
     "Warmup",
+    "ZeroInflatedNegativeBinomial",
     "all_pairs",
     "calculus",
     "class_representatives",

@@ -118,10 +118,10 @@ def test_mean_is_the_mean_of_the_distribution():
 def test_learned_standard_deviation_starts_at_that_of_the_data():
     torch.manual_seed(0)
     x = 3 * torch.randn(2000, 2)
-    assert abs(Gaussian().initial_parameters(x)["log_std"].exp() - 3) < 0.2
-    assert Gaussian().initial_parameters()["log_std"] == 0
-    assert Gaussian(1.0).initial_parameters(x) == Bernoulli().initial_parameters(x) == {}
-    assert Gaussian().initial_parameters(torch.ones(4, 2))["log_std"].isfinite()
+    assert abs(Gaussian().initial_parameters(2, x)["log_std"].exp() - 3) < 0.2
+    assert Gaussian().initial_parameters(2)["log_std"] == 0
+    assert Gaussian(1.0).initial_parameters(2, x) == Bernoulli().initial_parameters(2, x) == {}
+    assert Gaussian().initial_parameters(2, torch.ones(4, 2))["log_std"].isfinite()
 
 
 @pytest.mark.parametrize("likelihood", [Gaussian(), Gaussian(1.0), Bernoulli()])
@@ -138,7 +138,8 @@ def test_data_that_are_not_finite_are_refused_with_their_place(likelihood, value
 def test_bernoulli_data_outside_the_unit_interval_are_refused_with_their_place(value):
     x = torch.rand(4, 3)
     x[3, 0] = value
-    with pytest.raises(ValueError, match=rf"expects values in \[0, 1\]; got {value} at row 3, column 0"):
+    complaint = rf"expected values in \[0, 1\], as a Bernoulli likelihood needs; got {value} at row 3, column 0"
+    with pytest.raises(ValueError, match=complaint):
         Bernoulli().check(x)
     Gaussian().check(x)
 

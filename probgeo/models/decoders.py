@@ -10,9 +10,10 @@ import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import jvp, vmap
 
 from probgeo.likelihoods import Gaussian, Likelihood, Parameters
-from probgeo.metrics import ExpectedMetric, Metric, PullbackMetric
+from probgeo.metrics import ExpectedMetric, Metric, PullbackMetric, TensorMetric
 from probgeo.models.gp import RBFPrecision
 from probgeo.nn import MLP, Stacked
 
@@ -75,6 +76,18 @@ class DecoderModule(nn.Module, abc.ABC):
     def metric(self, head: nn.Module) -> Metric:
         """The metric of this source of uncertainty in the space that `head` maps the decoder's output to."""
 
+    def information_metric(self, information: Callable[[Tensor], Tensor]) -> Metric:
+        """The metric whose tensor is the mean of Jᵀ I(output) J over this source's functions, J = ∂output / ∂z.
+
+        Args:
+            information: outputs (*batch, output) -> (*batch, observation, parameter, parameter), where the outputs are
+                all observations' first parameters, then all their second ones, and so on.
+
+        Raises:
+            TypeError: a decoder without functions z -> output.
+        """
+        raise TypeError(f"metric: {type(self).__name__} has no Fisher-Rao metric; use model.metric().")
+
 
 def with_head(network: nn.Module, head: nn.Module | None) -> nn.Module:
     """head ∘ network."""
@@ -101,6 +114,9 @@ class SingleDecoder(DecoderModule):
         """G = JᵀJ of head ∘ network."""
         return PullbackMetric(with_head(self.network, head))
 
+    def information_metric(self, information: Callable[[Tensor], Tensor]) -> Metric:
+        return _information_metric(Stacked([self.network]), information)
+
 
 class DrawnModule(DecoderModule):
     """A decoder whose mean, variance and metric are those of its draws."""
@@ -115,6 +131,26 @@ class DrawnModule(DecoderModule):
     def metric(self, head: nn.Module) -> Metric:
         """E[JᵀJ] over the draws, of head ∘ draw."""
         return ExpectedMetric(self.draws(head=head))
+
+    def information_metric(self, information: Callable[[Tensor], Tensor]) -> Metric:
+        return _information_metric(self.draws(), information)
+
+
+def _information_metric(functions: Callable[[Tensor], Tensor], information: Callable[[Tensor], Tensor]) -> Metric:
+    """The mean of Jᵀ I J over functions z -> (member, *batch, output)."""
+
+    def tensor(z: Tensor) -> Tensor:
+        directions = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+
+        def pushed(direction: Tensor) -> tuple[Tensor, Tensor]:
+            output, tangent, *_ = jvp(functions, (z,), (direction.expand_as(z),))
+            return information(output), tangent
+
+        blocks, tangents = vmap(pushed, randomness="same")(directions)
+        tangents = tangents.unflatten(-1, (blocks.shape[-1], -1))
+        return torch.einsum("ks...pn,s...npq,ls...qn->...kl", tangents, blocks[0], tangents) / blocks.shape[1]
+
+    return TensorMetric(tensor)
 
 
 class EnsembleModule(DrawnModule):
@@ -208,7 +244,7 @@ class _MeanAndStd(nn.Module):
 @torch.no_grad()
 def _start_from_data(model: Any, x: Tensor, seed: int) -> None:
     """The likelihood's own parameters at values that suit x: a noise level that starts far off is slow to learn."""
-    for name, value in model.spec.likelihood.initial_parameters(x).items():
+    for name, value in model.spec.likelihood.initial_parameters(x.shape[1], x).items():
         model.shared[name].copy_(value)
 
 

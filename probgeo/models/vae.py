@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor, nn
 
-from probgeo.likelihoods import Gaussian, Likelihood, Parameters
+from probgeo.likelihoods import Gaussian, Likelihood, Parameters, TwoParameterLikelihood
 from probgeo.metrics import Metric
 from probgeo.models.decoders import Decoder, DecoderModule, DecoderSpec, Phase
 from probgeo.nn import MLP
@@ -126,10 +126,12 @@ class FittedVAE(nn.Module):
         self.spec = spec
         self.history = history
         self.num_features = num_features
-        self.encoder = spec.encoder.build(num_features, 2 * spec.latent)
-        self.decoder: DecoderModule = spec.decoder.build(spec.latent, num_features, spec.likelihood)
+        num_inputs = spec.likelihood.encoder_input(torch.ones(1, num_features)).shape[1]
+        num_outputs = spec.likelihood.num_outputs(num_features)
+        self.encoder = spec.encoder.build(num_inputs, 2 * spec.latent)
+        self.decoder: DecoderModule = spec.decoder.build(spec.latent, num_outputs, spec.likelihood)
         self.shared = nn.ParameterDict(
-            {name: nn.Parameter(value) for name, value in spec.likelihood.initial_parameters().items()}
+            {name: nn.Parameter(value) for name, value in spec.likelihood.initial_parameters(num_features).items()}
         )
 
     @property
@@ -159,10 +161,12 @@ class FittedVAE(nn.Module):
         with data, latent, poutine.scale(scale=_positive(beta)):
             z = pyro.sample("z", standard)
         # Outside the plates: a decoder's own latent variables belong to all rows.
-        output, parameters = self.decoder(z, self.parameters_of_likelihood())
-        observation: Any = self.spec.likelihood.distribution(output, parameters)
-        with data, pyro.plate("feature", self.num_features, dim=-1):
-            pyro.sample("x", observation, obs=x)
+        likelihood = self.spec.likelihood
+        output, parameters = self.decoder(z, {**self.parameters_of_likelihood(), **likelihood.known(x)})
+        observation: Any = likelihood.distribution(output, parameters)
+        observed = likelihood.observed(x)
+        with data, pyro.plate("feature", observed.shape[1], dim=-1):
+            pyro.sample("x", observation, obs=observed)
 
     def guide(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
         """Pyro guide: q(z | x), and the decoder's own posterior if it has one."""
@@ -173,13 +177,13 @@ class FittedVAE(nn.Module):
             z = pyro.sample("z", dist.Normal(mean, std))
         self.decoder.guide(z)
 
-    def encode(self, x: Float[Tensor, "row observation"]) -> Encoding:
+    def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
         """Mean and standard deviation of q(z | x), each (row, latent)."""
         self._check(x)
-        mean, log_std = self.encoder(x).chunk(2, dim=-1)
+        mean, log_std = self.encoder(self.spec.likelihood.encoder_input(x)).chunk(2, dim=-1)
         return Encoding(mean, log_std.exp())
 
-    def reconstruct(self, x: Float[Tensor, "row observation"]) -> Float[Tensor, "row observation"]:
+    def reconstruct(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row observation"]:
         """E[x | z] at the posterior mean of z, averaged over the decoder's draws."""
         return self.decode(self.encode(x).mean)
 
@@ -192,8 +196,15 @@ class FittedVAE(nn.Module):
         return self.decoder.metric(self.spec.likelihood.mean())
 
     def fisher_rao_metric(self) -> Metric:
-        """The metric of the decoder's uncertainty in the likelihood's isometric space: nats^½ per unit of z."""
-        return self.decoder.metric(self.spec.likelihood.isometry(self.parameters_of_likelihood()))
+        """The Fisher-Rao metric of the observation under the decoder's uncertainty: nats^½ per unit of z.
+
+        Raises:
+            TypeError: a decoder or a likelihood that has none.
+        """
+        likelihood, parameters = self.spec.likelihood, self.parameters_of_likelihood()
+        if isinstance(likelihood, TwoParameterLikelihood):
+            return self.decoder.information_metric(lambda output: likelihood.information(output, parameters))
+        return self.decoder.metric(likelihood.isometry(parameters))
 
     def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
         """Root mean square, over the observations, of the decoder's standard deviation at z; units of x."""

@@ -1,0 +1,160 @@
+"""A likelihood of columns of different kinds."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from pyro.distributions import constraints
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from probgeo.likelihoods.likelihood import Fault, Likelihood, Parameters, TwoParameterLikelihood
+
+
+class _SideBySide(dist.TorchDistribution):
+    """Independent columns of several distributions."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 - what torch.distributions expects
+    support = constraints.real
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = parts
+        self.widths = [part.batch_shape[-1] for part in parts]
+        super().__init__(torch.Size([*parts[0].batch_shape[:-1], sum(self.widths)]), validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.cat([part.mean for part in self.parts], dim=-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        blocks = value.split(self.widths, dim=-1)
+        return torch.cat([part.log_prob(block) for part, block in zip(self.parts, blocks, strict=True)], dim=-1)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        samples = [part.sample(sample_shape) for part in self.parts]
+        return torch.cat([sample.to(torch.get_default_dtype()) for sample in samples], dim=-1)
+
+
+class _Heads(nn.Module):
+    """Each block of columns through a map of its own."""
+
+    def __init__(self, heads: Sequence[nn.Module], widths: Sequence[int]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+        self.widths = list(widths)
+
+    def forward(self, output: Tensor) -> Tensor:
+        blocks = output.split(self.widths, dim=-1)
+        return torch.cat([head(block) for head, block in zip(self.heads, blocks, strict=True)], dim=-1)
+
+
+@dataclass(frozen=True)
+class Mixed(Likelihood):
+    """Columns of different kinds side by side, independent given the decoder's output.
+
+    Mixed(((Bernoulli(), 2), (Gaussian(), 3), (OneHotCategorical(), 4), (NegativeBinomial(), 10))): two binary columns,
+    then three real ones, a class of four in one-hot columns, and ten counts.
+
+    Args:
+        parts: likelihoods, each with its number of columns, in the order of the columns. The library size of counts is
+            that of their own columns.
+
+    Raises:
+        ValueError: no parts, or a number of columns below one.
+    """
+
+    parts: tuple[tuple[Likelihood, int], ...]
+
+    def __post_init__(self) -> None:
+        parts = tuple((likelihood, int(num_columns)) for likelihood, num_columns in self.parts)
+        object.__setattr__(self, "parts", parts)
+        if not parts or min(num_columns for _, num_columns in parts) < 1:
+            raise ValueError(f"parts: expected likelihoods, each with at least one column; got {self.parts}.")
+
+    def num_outputs(self, num_features: int) -> int:
+        self._check_width(num_features)
+        return sum(self._widths())
+
+    def encoder_input(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row input"]:
+        return torch.cat([part.encoder_input(block) for part, block in self._blocks(x)], dim=-1)
+
+    def observed(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row observation"]:
+        return torch.cat([part.observed(block) for part, block in self._blocks(x)], dim=-1)
+
+    def known(self, x: Float[Tensor, "row feature"]) -> dict[str, Tensor]:
+        return _numbered(part.known(block) for part, block in self._blocks(x))
+
+    def initial_parameters(self, num_features: int, x: Float[Tensor, "row feature"] | None = None) -> dict[str, Tensor]:
+        self._check_width(num_features)
+        blocks = [None] * len(self.parts) if x is None else [block for _, block in self._blocks(x)]
+        return _numbered(
+            part.initial_parameters(num_columns, block)
+            for (part, num_columns), block in zip(self.parts, blocks, strict=True)
+        )
+
+    def distribution(self, output: Float[Tensor, "*batch output"], parameters: Parameters) -> dist.Distribution:
+        blocks = output.split(self._widths(), dim=-1)
+        return _SideBySide(
+            [
+                part.distribution(block, own)
+                for (part, _), block, own in zip(self.parts, blocks, self._own(parameters), strict=True)
+            ]
+        )
+
+    def mean(self) -> nn.Module:
+        return _Heads([part.mean() for part, _ in self.parts], self._widths())
+
+    def isometry(self, parameters: Parameters) -> nn.Module:
+        """The isometries of the parts side by side.
+
+        Raises:
+            TypeError: a part with two parameters per observation, which has none.
+        """
+        for part, _ in self.parts:
+            if isinstance(part, TwoParameterLikelihood):
+                raise TypeError(
+                    f"isometry: expected parts with one parameter per observation; got {part}, whose Fisher-Rao metric "
+                    "no elementary map makes Euclidean. Use model.metric(), or a likelihood with one parameter."
+                )
+        heads = [part.isometry(own) for (part, _), own in zip(self.parts, self._own(parameters), strict=True)]
+        return _Heads(heads, self._widths())
+
+    def faults(self, x: Float[Tensor, "row feature"]) -> Iterator[Fault]:
+        self._check_width(x.shape[-1])
+        begin = 0
+        for part, block in self._blocks(x):
+            for fault in part.faults(block):
+                end = begin + block.shape[-1]
+                yield fault._replace(bad=pad(fault.bad, (begin, x.shape[-1] - end)))
+            begin += block.shape[-1]
+
+    def _widths(self) -> list[int]:
+        return [part.num_outputs(num_columns) for part, num_columns in self.parts]
+
+    def _blocks(self, x: Tensor) -> list[tuple[Likelihood, Tensor]]:
+        blocks = x.split([num_columns for _, num_columns in self.parts], dim=-1)
+        return [(part, block) for (part, _), block in zip(self.parts, blocks, strict=True)]
+
+    def _own(self, parameters: Parameters) -> list[dict[str, Tensor]]:
+        """The parameters of each part, by the names it knows."""
+        return [
+            {
+                name.removeprefix(f"{index}_"): value
+                for name, value in parameters.items()
+                if name.startswith(f"{index}_")
+            }
+            for index in range(len(self.parts))
+        ]
+
+    def _check_width(self, num_features: int) -> None:
+        expected = sum(num_columns for _, num_columns in self.parts)
+        if num_features != expected:
+            raise ValueError(f"x: expected the {expected} columns of the parts of Mixed; got {num_features}.")
+
+
+def _numbered(parameters: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Parameters of the parts under names with the part's number in front."""
+    return {f"{index}_{name}": value for index, own in enumerate(parameters) for name, value in own.items()}
