@@ -1,73 +1,20 @@
-"""Figures of what the library computes: each function draws and returns a matplotlib `Figure`, and the caller saves it.
-
-Figures are made without pyplot's state and without changing its settings; no backend is chosen.
-"""
+"""Maps of a latent space: encodings, fields, paths, metric tensors."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import matplotlib.patheffects as effects
 import numpy as np
-import seaborn as sns
 import torch
-import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from torch import Tensor
 
-from probgeo.identifiability import coefficient_of_variation, comparable, icc
+from probgeo.plots.style import Array, as_array, color_bar, distinct_colors, finish, new_figure, owner_of
 
-Array = np.ndarray | Tensor
-
-_DPI = 200
 _SHADES = LinearSegmentedColormap.from_list("shades", ["white", "0.55"])  # light enough for every class colour
-
-
-def cv_histogram(distance: xr.DataArray, num_bins: int = 30) -> Figure:
-    """Histograms of the pairs' coefficients of variation over retrainings, with each mean CV beside its ICC.
-
-    Args:
-        distance: distances, dims (retraining, pair, ...). One panel per label of `measure`, if there is such a dim;
-            the labels of the other dims are overlaid. Pairs are left out as in `identifiability.summary`.
-        num_bins: number of bins, shared by all panels.
-
-    Returns:
-        The figure. A dashed line marks each mean.
-
-    Raises:
-        ValueError: as `identifiability.comparable`.
-    """
-    d = distance if "measure" in distance.dims else distance.expand_dims(measure=[""])
-    dims = [dim for dim in d.dims if dim not in ("retraining", "pair")]
-    rows: dict[str, dict[str, xr.DataArray]] = {}  # by measure, then by the labels of the other dims
-    for labels, row in comparable(d).items():
-        label = dict(zip(dims, map(str, labels), strict=True))
-        rows.setdefault(label.pop("measure"), {})["/".join(label.values())] = row
-    models = list(dict.fromkeys(model for panel in rows.values() for model in panel))
-    color = dict(zip(models, _colors(len(models)), strict=True))
-    cvs = [coefficient_of_variation(row).values for panel in rows.values() for row in panel.values()]
-    edges = np.histogram_bin_edges(np.concatenate(cvs), bins=num_bins)
-
-    figure = _figure(2.6 * len(rows) + 0.4, 2.6 + 0.15 * len(models))
-    axes = figure.subplots(1, len(rows), sharex=True, sharey=True, squeeze=False)[0]
-    for ax, (measure, panel) in zip(axes, rows.items(), strict=True):
-        for model, row in panel.items():
-            cv = coefficient_of_variation(row).values
-            name = f"{model}: CV {cv.mean():.3f}, ICC {float(icc(row)):.3f}".removeprefix(": ")
-            fill = {"facecolor": (*color[model], 0.3), "edgecolor": color[model], "linewidth": 1.1}
-            ax.hist(cv, edges, histtype="stepfilled", label=name, **fill)
-            ax.axvline(cv.mean(), color=color[model], linewidth=1.3, linestyle="--")
-        ax.set_xlabel("CV over retrainings")
-        title = {"title": measure, "title_fontsize": 9, "alignment": "left"}
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, frameon=False, handlelength=1, **title)
-        _finish(ax)
-    axes[0].set_ylabel("pairs")
-    axes[0].set_xlim(left=0)
-    return figure
 
 
 def latent(
@@ -109,7 +56,7 @@ def latent(
     Raises:
         ValueError: a shape that does not fit, or a background in other than two latent dimensions.
     """
-    z, curves = _array(encodings).astype(float), None if paths is None else _array(paths)
+    z, curves = as_array(encodings).astype(float), None if paths is None else as_array(paths)
     _check_latent(z, labels, curves, background)
     curves = None if curves is None else curves[np.isfinite(curves).all(axis=(1, 2))]
     if z.shape[1] > 2:
@@ -119,18 +66,18 @@ def latent(
         names = ["principal component 1", "principal component 2"]
     else:
         names = ["$z_1$", "$z_2$"]
-    ax = _figure(4.4, 4.2 if background is None else 4.8).subplots() if ax is None else ax
+    ax = new_figure(4.4, 4.2 if background is None else 4.8).subplots() if ax is None else ax
     shown = z if curves is None else np.concatenate([z, curves.reshape(-1, 2)])
     margin = 0.06 * np.ptp(shown, axis=0).max()
     (left, bottom), (right, top) = (shown.min(axis=0) - margin).tolist(), (shown.max(axis=0) + margin).tolist()
     if background is not None:
         _draw_field(ax, background, encodings, (left, right, bottom, top), background_label, background_range)
-    _draw_classes(ax, z, None if labels is None else _array(labels), label_names, colors, legend)
+    _draw_classes(ax, z, None if labels is None else as_array(labels), label_names, colors, legend)
     if curves is not None:
         _draw_paths(ax, curves, straight, legend)
     ax.set(xlabel=names[0], ylabel=names[1], xlim=(left, right), ylim=(bottom, top), aspect="equal")
-    _finish(ax)
-    return _owner(ax)
+    finish(ax)
+    return owner_of(ax)
 
 
 def indicatrices(points: Array, tensors: Array, radius: float | None = None, ax: Axes | None = None) -> Figure:
@@ -148,7 +95,7 @@ def indicatrices(points: Array, tensors: Array, radius: float | None = None, ax:
     Raises:
         ValueError: shapes do not fit, or a tensor is not positive definite.
     """
-    z, G = _array(points).astype(float), _array(tensors).astype(float)
+    z, G = as_array(points).astype(float), as_array(tensors).astype(float)
     if z.ndim != 2 or z.shape[1] != 2 or G.shape != (len(z), 2, 2):
         raise ValueError(f"points, tensors: expected shapes (point, 2) and (point, 2, 2); got {z.shape} and {G.shape}.")
     eigenvalues = np.linalg.eigvalsh(G)
@@ -165,96 +112,16 @@ def indicatrices(points: Array, tensors: Array, radius: float | None = None, ax:
     circle = radius * np.stack([np.cos(angle), np.sin(angle)])
     # With G = L Lᵀ, v = L⁻ᵀ u has vᵀ G v = uᵀ u.
     outline = np.linalg.solve(np.linalg.cholesky(G).transpose(0, 2, 1), circle).transpose(0, 2, 1)
-    ax = _figure(4.8, 4.2).subplots() if ax is None else ax
+    ax = new_figure(4.8, 4.2).subplots() if ax is None else ax
     density = np.log10(eigenvalues).sum(axis=1) / 2
     ellipses = PolyCollection(list(z[:, None] + outline), array=density, cmap="viridis", alpha=0.75)
     ellipses.set(edgecolor="0.2", linewidth=0.5)
     ax.add_collection(ellipses)
     ax.autoscale_view()
     ax.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
-    _color_bar(ax, ellipses, r"volume density $\log_{10} \sqrt{\det G}$")
-    _finish(ax)
-    return _owner(ax)
-
-
-def distance_matrix(
-    matrix: Array, labels: Sequence[str] | None = None, label: str = "distance", ax: Axes | None = None
-) -> Figure:
-    """Heat map of a distance matrix; missing entries are left white.
-
-    Args:
-        matrix: (row, row), any unit.
-        labels: names of the rows.
-        label: of the colour bar.
-        ax: axes to draw in; default: those of a new figure, large enough for the names.
-
-    Returns:
-        The figure that holds the axes.
-
-    Raises:
-        ValueError: the matrix is not square, or the number of labels differs.
-    """
-    values = _array(matrix)
-    if values.ndim != 2 or values.shape[0] != values.shape[1]:
-        raise ValueError(f"matrix: expected shape (row, row); got {values.shape}.")
-    num = len(values)
-    if labels is not None and len(labels) != num:
-        raise ValueError(f"labels: expected {num}, one per row of the matrix; got {len(labels)}.")
-    side = float(np.clip(0.1 * num, 4, 13))
-    ax = _figure(side + 0.9, side).subplots() if ax is None else ax
-    image = ax.imshow(values, cmap="mako_r", interpolation="nearest")
-    _color_bar(ax, image, label)
-    _finish(ax)
-    if labels is None:
-        ax.set(xticks=[], yticks=[])
-    else:
-        size = min(8, 60 * side / num)
-        ax.set_xticks(range(num), labels, rotation=90, fontsize=size)
-        ax.set_yticks(range(num), labels, fontsize=size)
-        ax.tick_params(length=0)
-    return _owner(ax)
-
-
-def panels(images: Array, shape: tuple[int, ...], num_columns: int, row_names: Sequence[str] | None = None) -> Figure:
-    """Images in a grid, filled row by row, on one scale: data, reconstructions, standard deviations, samples.
-
-    Args:
-        images: (image, feature), values in one unit; in [0, 1] if coloured.
-        shape: of one image, (height, width) or (height, width, 3).
-        num_columns: images per row.
-        row_names: names of the rows.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: features, columns or names do not fit.
-    """
-    x = _array(images)
-    if x.ndim != 2 or x.shape[1] != np.prod(shape) or len(shape) not in (2, 3):
-        raise ValueError(f"images, shape: expected shape (image, {' · '.join(map(str, shape))}); got {x.shape}.")
-    if num_columns < 1:
-        raise ValueError(f"num_columns: expected at least 1; got {num_columns}.")
-    num_rows = -(-len(x) // num_columns)
-    if row_names is not None and len(row_names) != num_rows:
-        raise ValueError(f"row_names: expected {num_rows}, one per row of images; got {len(row_names)}.")
-    height, width = shape[:2]
-    gap = max(1, height // 14)
-    mosaic = np.full((num_rows * (height + gap) - gap, num_columns * (width + gap) - gap, *shape[2:]), np.nan)
-    for index, image in enumerate(x):
-        top, left = (index // num_columns) * (height + gap), (index % num_columns) * (width + gap)
-        mosaic[top : top + height, left : left + width] = image.reshape(shape)
-    if len(shape) == 3:
-        mosaic = np.nan_to_num(mosaic, nan=1.0).clip(0, 1)
-    figure = _figure(0.55 * num_columns + (0.9 if row_names else 0.1), 0.55 * num_rows * height / width + 0.1)
-    ax = figure.subplots()
-    ax.imshow(mosaic, cmap="gray", interpolation="nearest")
-    ax.set(xticks=[], yticks=[])
-    if row_names is not None:
-        ax.set_yticks(height / 2 - 0.5 + (height + gap) * np.arange(num_rows), row_names, fontsize=8)
-        ax.tick_params(length=0)
-    sns.despine(ax=ax, left=True, bottom=True)
-    return figure
+    color_bar(ax, ellipses, r"volume density $\log_{10} \sqrt{\det G}$")
+    finish(ax)
+    return owner_of(ax)
 
 
 def _check_latent(z: np.ndarray, labels: Array | None, curves: np.ndarray | None, background: Callable | None) -> None:
@@ -262,8 +129,8 @@ def _check_latent(z: np.ndarray, labels: Array | None, curves: np.ndarray | None
         raise ValueError(
             f"encodings: expected shape (row, latent), at least one row and two dimensions; got {z.shape}."
         )
-    if labels is not None and _array(labels).shape != z.shape[:1]:
-        raise ValueError(f"labels: expected shape ({len(z)},), one per encoding; got {_array(labels).shape}.")
+    if labels is not None and as_array(labels).shape != z.shape[:1]:
+        raise ValueError(f"labels: expected shape ({len(z)},), one per encoding; got {as_array(labels).shape}.")
     if curves is not None and (curves.ndim != 3 or curves.shape[2] != z.shape[1]):
         raise ValueError(f"paths: expected shape (batch, node, {z.shape[1]}); got {curves.shape}.")
     if background is not None and z.shape[1] != 2:
@@ -285,7 +152,7 @@ def _draw_field(
     grid = np.stack(np.meshgrid(np.linspace(left, right, num), np.linspace(bottom, top, num)), -1).reshape(-1, 2)
     points = like.new_tensor(grid) if isinstance(like, Tensor) else grid.astype(np.result_type(like, np.float16))
     with torch.no_grad():
-        values = _array(field(points))
+        values = as_array(field(points))
     if values.shape != (num * num,):
         raise ValueError(f"background: expected values of shape ({num * num},), one per point; got {values.shape}.")
     if limits is None:
@@ -305,7 +172,7 @@ def _draw_field(
     if len(levels):
         ax.contour(values.reshape(num, num), levels, extent=extent, colors="0.3", linewidths=0.35)
     if label:
-        _color_bar(ax, image, label, "bottom")  # a wide legend above would push it off the right
+        color_bar(ax, image, label, "bottom")  # a wide legend above would push it off the right
 
 
 def _draw_classes(
@@ -319,7 +186,7 @@ def _draw_classes(
     """Points by class, with a legend above the axes for 2 to 20 classes."""
     codes = np.zeros(len(z), dtype=int) if labels is None else labels
     classes = np.unique(codes)
-    palette = _colors(len(classes)) if colors is None else colors
+    palette = distinct_colors(len(classes)) if colors is None else colors
     size = float(np.clip(6000 / len(z), 2, 18))
     for code, color in zip(classes, palette, strict=True):
         name = str(code) if names is None else names[code]
@@ -350,37 +217,3 @@ def _draw_paths(ax: Axes, curves: np.ndarray, straight: bool, legend: bool) -> N
         names = [str(lines.get_label()) for lines in shapes]
         box = Legend(ax, shapes, names, loc="lower right", fontsize=7, framealpha=0.85, edgecolor="none")
         ax.add_artist(box)  # beside the legend of the classes, which `ax.legend` would replace
-
-
-def _array(values: Array) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def _colors(num: int) -> Sequence:
-    return sns.color_palette("colorblind", num) if num <= 10 else sns.husl_palette(num)
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=_DPI, layout="compressed")
-
-
-def _owner(ax: Axes) -> Figure:
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    return figure
-
-
-def _color_bar(ax: Axes, image: ScalarMappable, label: str, location: Literal["right", "bottom"] = "right") -> None:
-    bar = _owner(ax).colorbar(image, ax=ax, location=location, fraction=0.045, pad=0.02)
-    bar.set_label(label, fontsize=9)
-    bar.ax.tick_params(labelsize=7)
-    bar.outline.set_visible(False)
-
-
-def _finish(ax: Axes) -> None:
-    """The sizes of a printed figure, whatever the settings when it is drawn."""
-    sns.despine(ax=ax)
-    ax.tick_params(labelsize=8)
-    ax.xaxis.label.set_fontsize(9)
-    ax.yaxis.label.set_fontsize(9)
-    ax.title.set_fontsize(9)

@@ -1,0 +1,10 @@
+"""Figures of what the library computes: each function draws and returns a matplotlib `Figure`, and the caller saves it.
+
+Figures are made without pyplot's state and without changing its settings; no backend is chosen.
+"""
+
+from probgeo.plots.images import distance_matrix, panels
+from probgeo.plots.maps import indicatrices, latent
+from probgeo.plots.variation import cv_histogram
+
+__all__ = ["cv_histogram", "distance_matrix", "indicatrices", "latent", "panels"]
