@@ -9,6 +9,7 @@ import pytest
 import torch
 import xarray as xr
 from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
@@ -97,6 +98,36 @@ def test_latent_contains_all_encodings_and_paths():
     assert (shown < [right, top]).all()
 
 
+def test_panels_of_latent_spaces_share_a_range_and_need_no_legends_of_their_own():
+    figure = Figure()
+    for ax, factor in zip(figure.subplots(1, 2), (1.0, 7.0), strict=True):
+        plots.latent(
+            RNG.normal(size=(30, 2)) * [3.0, 1.0],
+            np.arange(30) % 2,
+            background=lambda z, factor=factor: factor * np.linalg.norm(z, axis=1),
+            background_label="",
+            background_range=(0.5, 2.5),
+            paths=RNG.normal(size=(2, 9, 2)),
+            legend=False,
+            ax=ax,
+        )
+        (image,) = ax.images
+        assert (image.norm.vmin, image.norm.vmax) == (0.5, 2.5)
+        assert legends(ax) == []
+        np.testing.assert_allclose(np.diff(ax.get_xlim()), np.diff(ax.get_ylim()))  # square, so that panels align
+    assert len(drawn(figure).axes) == 2  # no colour bars
+
+
+def test_contours_are_drawn_where_the_field_varies():
+    def contours(field):
+        ax = plots.latent(RNG.normal(size=(30, 2)), background=field).axes[0]
+        return [c for c in ax.collections if isinstance(c, ContourSet)]
+
+    (lines,) = contours(lambda z: z[:, 0])
+    assert len(lines.levels) == 7
+    assert contours(lambda z: np.ones(len(z))) == contours(lambda z: np.full(len(z), np.nan)) == []
+
+
 def test_latent_leaves_out_a_path_that_is_not_finite():
     paths = RNG.normal(size=(3, 9, 2))
     paths[1, 4] = np.nan
@@ -138,7 +169,7 @@ def test_indicatrices_have_the_metric_length_of_the_radius_everywhere():
     figure = drawn(plots.indicatrices(torch.tensor(points), torch.tensor(tensors), radius=0.2))
     ax, bar = figure.axes
     (ellipses,) = ax.collections
-    assert bar.get_ylabel() == r"volume density $\log_{10} \sqrt{\det G}$"
+    assert bar.get_xlabel() == r"volume density $\log_{10} \sqrt{\det G}$"
     np.testing.assert_allclose(ellipses.get_array(), np.log10(np.linalg.det(tensors)) / 2, atol=1e-12)
     for center, G, path in zip(points, tensors, ellipses.get_paths(), strict=True):
         v = path.vertices - center

@@ -68,8 +68,8 @@ def latent(
         names = ["$z_1$", "$z_2$"]
     ax = new_figure(4.4, 4.2 if background is None else 4.8).subplots() if ax is None else ax
     shown = z if curves is None else np.concatenate([z, curves.reshape(-1, 2)])
-    margin = 0.06 * np.ptp(shown, axis=0).max()
-    (left, bottom), (right, top) = (shown.min(axis=0) - margin).tolist(), (shown.max(axis=0) + margin).tolist()
+    center, half = (shown.min(axis=0) + shown.max(axis=0)) / 2, 0.56 * np.ptp(shown, axis=0).max()
+    (left, bottom), (right, top) = (center - half).tolist(), (center + half).tolist()  # square, so that panels align
     if background is not None:
         _draw_field(ax, background, encodings, (left, right, bottom, top), background_label, background_range)
     _draw_classes(ax, z, None if labels is None else as_array(labels), label_names, colors, legend)
@@ -119,7 +119,7 @@ def indicatrices(points: Array, tensors: Array, radius: float | None = None, ax:
     ax.add_collection(ellipses)
     ax.autoscale_view()
     ax.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
-    color_bar(ax, ellipses, r"volume density $\log_{10} \sqrt{\det G}$")
+    color_bar(ax, ellipses, r"volume density $\log_{10} \sqrt{\det G}$", "bottom")
     finish(ax)
     return owner_of(ax)
 
