@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import h5netcdf
 import tyro
@@ -17,6 +17,7 @@ import xarray as xr
 import probgeo as pg
 
 Config = TypeVar("Config")
+Source = Literal["single", "rbf", "ensemble"]
 
 
 def parsed(
@@ -56,7 +57,7 @@ def observations(name: str, classes: Sequence[int] = ()) -> tuple[pg.datasets.Da
     return (data.subset(classes=classes), points.subset(classes=classes)) if classes else (data, points)
 
 
-def decoders(network: pg.nn.MLP, members: int) -> dict[str, Any]:
+def decoders(network: pg.nn.MLP, members: int) -> dict[Source, Any]:
     """Specs of decoders that differ only in their source of uncertainty, by name."""
     return {
         "single": pg.Decoder(network),

@@ -15,11 +15,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import probgeo as pg
-from experiments.common import decoders, load_result, observations, output_folder, parsed, run, save_result
+from experiments.common import Source, decoders, load_result, observations, output_folder, parsed, run, save_result
 from experiments.maps import field, latent_map, some_rows
 from probgeo.study import decorrelated_energy
-
-ModelName = Literal["single", "rbf", "ensemble"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Config:
     """Class codes to keep; none for all."""
     latent: int = 2
     """Dimension of the latent space."""
-    models: tuple[ModelName, ...] = ("single", "rbf", "ensemble")
+    models: tuple[Source, ...] = ("single", "rbf", "ensemble")
     """Sources of uncertainty to compare; the paired tests are against rbf."""
     members: int = 10
     """Decoders in the ensemble."""
@@ -124,7 +122,7 @@ def latent_views(study: pg.Study, labels: torch.Tensor, num_paths: int = 12, num
         codes = model.encode(study.data).mean.detach()
         start, stop = model.encode(study.points[study.pairs[:num_paths].T.flatten()]).mean.detach().chunk(2)
         measured = study.measures["geodesic"].paths(model, start, stop, codes)
-        views.append(latent_map(model, codes, rows, measured.path[:, ::4]))
+        views.append(latent_map(model, codes, rows, measured.path[:, ::4].cpu().numpy()))
     dataset = xr.concat(views, "model").assign_coords(model=list(study.models))
     return dataset.assign(label=("row", labels[rows].numpy()))
 

@@ -18,21 +18,21 @@ def some_rows(num_rows: int, num_shown: int) -> Tensor:
 
 
 def grid_over(codes: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """Points (num², 2) over the codes' bounding box and a fifth of it on every side; its two corners (2, 2)."""
+    """Points (num², 2) over a square around the codes, with a fifth of its side to spare; its two corners (2, 2)."""
     low, high = codes.min(0).values, codes.max(0).values
-    low, high = low - 0.2 * (high - low), high + 0.2 * (high - low)
+    low, high = (low + high) / 2 - 0.7 * (high - low).max(), (low + high) / 2 + 0.7 * (high - low).max()
     fraction = torch.linspace(0, 1, num, device=codes.device)
     return low + torch.cartesian_prod(fraction, fraction) * (high - low), torch.stack([low, high])
 
 
 @torch.no_grad()
-def latent_map(model: FittedVAE, codes: Tensor, rows: Tensor, path: Tensor, num: int = 60) -> xr.Dataset:
+def latent_map(model: FittedVAE, codes: Tensor, rows: Tensor, path: np.ndarray, num: int = 60) -> xr.Dataset:
     """Codes of some rows, paths (pair, node, latent), and the decoder's uncertainty on a grid over all codes."""
     grid, corner = grid_over(codes, num)
     return xr.Dataset(
         {
             "codes": (("row", "latent"), codes[rows.to(codes.device)].cpu().numpy()),
-            "path": (("pair", "node", "latent"), path.cpu().numpy()),
+            "path": (("pair", "node", "latent"), path),
             "uncertainty": (("first", "second"), model.uncertainty(grid).reshape(num, num).cpu().numpy()),
             "corner": (("side", "latent"), corner.cpu().numpy()),
         }
@@ -40,10 +40,11 @@ def latent_map(model: FittedVAE, codes: Tensor, rows: Tensor, path: Tensor, num:
 
 
 def field(view: xr.Dataset, name: str) -> Callable:
-    """The stored values of `name` (first, second) as a function of points (point, 2) of the plane."""
+    """The stored values of `name` (first, second) as a function of points (point, 2), constant beyond the grid."""
     low, high = view.corner.values
     sides = list(np.linspace(low, high, view.sizes["first"]).T)
-    return RegularGridInterpolator(sides, view[name].values, bounds_error=False, fill_value=None)
+    inner = RegularGridInterpolator(sides, view[name].values)
+    return lambda points: inner(np.clip(points, low, high))
 
 
 def inside_data(points: Tensor, codes: Tensor, num_neighbours: int = 10, share: float = 0.95) -> Tensor:

@@ -1,0 +1,278 @@
+"""Do geodesics avoid where the decoder knows nothing?
+
+Latent maps of models that differ only in their uncertainty: codes by class, over the decoder's uncertainty, over the
+volume density √det G and over indicatrices, with geodesics and straight lines; and how much of both lies in the data.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from matplotlib.figure import Figure
+
+import probgeo as pg
+from experiments.common import Source, decoders, load_result, observations, output_folder, parsed, run, save_result
+from experiments.maps import field, grid_over, inside_data, latent_map, some_rows
+
+
+@dataclass(frozen=True)
+class Config:
+    """Latent maps with geodesics over the decoder's uncertainty, and how far geodesics keep to the data."""
+
+    preset: Literal["mnist-3"] | None = None
+    """Settings for the published figure's data; other options still override it."""
+    dataset: str = "digits"
+    """digits (bundled), mnist, fashion_mnist, tasic, or a synthetic set such as two_moons."""
+    classes: tuple[int, ...] = (0, 5, 7)
+    """Class codes to keep; none for all."""
+    latent: int = 2
+    """Dimension of the latent space; maps are drawn of two dimensions only."""
+    models: tuple[Source, ...] = ("ensemble", "rbf")
+    """Sources of uncertainty, one row of maps each."""
+    members: int = 10
+    """Decoders in the ensemble."""
+    retrainings: int = 3
+    """Retrainings of each model, with seeds 0, 1, 2, ..."""
+    pairs: int = 50
+    """Random pairs of observations of different classes; the first 8 are drawn."""
+    epochs: int = 200
+    """Passes over the data per retraining."""
+    batch_size: int = 64
+    """Observations per minibatch."""
+    learning_rate: float = 2e-3
+    """Step size of Adam."""
+    width: int = 128
+    """Units in each of the two hidden layers of encoder and decoders."""
+    segments: int = 256
+    """Segments of a geodesic."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    out: Path | None = None
+    """Output folder; default runs/geodesics_over_uncertainty (with -PRESET for a preset)."""
+    result: Path | None = None
+    """Compute nothing: print the table and draw the figures of this result file (geodesics_over_uncertainty.nc)."""
+    quick: bool = False
+    """A tiny version, in under two minutes on two cores: three members, two retrainings, ten pairs."""
+
+    def __post_init__(self) -> None:
+        if self.retrainings < 1 or not self.models:
+            raise ValueError(
+                f"retrainings, models: expected at least one each; got {self.retrainings} and {self.models}."
+            )
+
+
+QUICK = {"members": 3, "retrainings": 2, "pairs": 10, "epochs": 40, "segments": 64}
+PRESETS = {"mnist-3": Config(preset="mnist-3", dataset="mnist", epochs=30, batch_size=256, segments=128)}
+
+
+@torch.no_grad()
+def curves_of(model: Any, ends: torch.Tensor, codes: torch.Tensor, segments: int) -> xr.Dataset:
+    """Geodesics and straight lines between the same ends: nodes at equal latent steps, and what they pass through."""
+    start, stop = ends.chunk(2)
+    solver = pg.GaussNewton(num_segments=segments)
+    found = pg.Geodesic(solver=solver).paths(model, start, stop, codes)
+    line = pg.StraightLine(num_segments=segments).paths(model, start, stop, codes)
+    # A geodesic's own nodes are at equal steps of the metric, denser where the decoder is uncertain: no fair share.
+    steps = found.path.diff(dim=1).norm(dim=2)
+    nodes = torch.stack([pg.paths.resampled(found.path, steps, segments), line.path])
+    inside = inside_data(nodes, codes).double().mean(2)
+    uncertainty = model.uncertainty(nodes).mean(2)
+    return xr.Dataset(
+        {
+            "path": (("pair", "node", "latent"), nodes[0].cpu().numpy()),
+            "inside": (("curve", "pair"), inside.numpy()),
+            "uncertainty_passed": (("curve", "pair"), uncertainty.cpu().numpy()),
+            "length": (("curve", "pair"), torch.stack([found.length, line.length]).cpu().numpy()),
+            "status": ("pair", found.status.cpu().numpy()),
+        },
+        {"curve": ["geodesic", "straight"]},
+    )
+
+
+@torch.no_grad()
+def backgrounds_of(model: Any, codes: torch.Tensor, num: int, num_ellipses: int = 15) -> xr.Dataset:
+    """Volume density on the map's grid, and metric tensors on a coarse one."""
+    metric = model.metric()
+    grid, _ = grid_over(codes, num)
+    coarse, _ = grid_over(codes, num_ellipses)
+    return xr.Dataset(
+        {
+            "volume": (("first", "second"), pg.calculus.volume_density(metric, grid).reshape(num, num).cpu().numpy()),
+            "place": (("ellipse", "latent"), coarse.cpu().numpy()),
+            "tensor": (("ellipse", "latent", "other"), metric.tensor(coarse).cpu().numpy()),
+        }
+    )
+
+
+def compute(config: Config, folder: Path) -> None:
+    """Everything that takes time, to `geodesics_over_uncertainty.nc`: curves of all pairs, and maps of some."""
+    data, points = observations(config.dataset, config.classes)
+    network = pg.nn.MLP(hidden=(config.width, config.width))
+    training = pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate)
+    pairs = pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0, across_classes=True)
+    x, ends = data.x.to(config.device), points.x[pairs.T.flatten()].to(config.device)
+    rows = some_rows(len(data), 400)
+    groups: dict[str, list[xr.Dataset]] = {"curves": [], "maps": [], "backgrounds": []}
+    for name in config.models:
+        spec = pg.VAE(config.latent, decoders(network, config.members)[name], pg.Gaussian(), encoder=network)
+        models = pg.fit(spec, x, range(config.retrainings), training=training, folder=folder / "trainings" / name)
+        encoded = [(model.encode(x).mean.detach(), model.encode(ends).mean.detach()) for model in models]
+        curves = [
+            curves_of(model, at_ends, codes, config.segments)
+            for model, (codes, at_ends) in zip(models, encoded, strict=True)
+        ]
+        groups["curves"].append(xr.concat([curve.drop_vars("path") for curve in curves], "retraining"))
+        if config.latent == 2:
+            maps = [
+                latent_map(model, codes, rows, curve.path.values[:8, ::4], 48)
+                for model, (codes, _), curve in zip(models, encoded, curves, strict=True)
+            ]
+            groups["maps"].append(xr.concat(maps, "retraining"))
+            groups["backgrounds"].append(backgrounds_of(models[0], encoded[0][0], 48))
+    found = {name: xr.concat(parts, "model") for name, parts in groups.items() if parts}
+    found = {name: dataset.assign_coords(model=list(config.models)) for name, dataset in found.items()}
+    if config.latent == 2:
+        labels = found["maps"].assign(label=("row", data.labels[rows].numpy()))
+        found["maps"] = labels.assign_attrs(label_names=list(data.label_names))
+    save_result(found, config, folder / "geodesics_over_uncertainty.nc")
+
+
+def table(curves: xr.Dataset) -> pd.DataFrame:
+    """One row per model: means over pairs and retrainings of shares inside the data, lengths, uncertainty passed."""
+    mean = curves.mean(("pair", "retraining"))
+    along, on_line = curves.uncertainty_passed.sel(curve="geodesic"), curves.uncertainty_passed.sel(curve="straight")
+    less = (1 - along / on_line.where(on_line > 0)).mean(("pair", "retraining"))
+    failed = (curves.status > pg.Status.CONVERGED).sum(("pair", "retraining"))
+    columns = {
+        "inside": mean.inside.sel(curve="geodesic"),
+        "inside, line": mean.inside.sel(curve="straight"),
+        "length": mean.length.sel(curve="geodesic"),
+        "length, line": mean.length.sel(curve="straight"),
+        "uncertainty below line's": less,
+        "not converged": failed,
+    }
+    return pd.DataFrame({name: column.values for name, column in columns.items()}, index=list(curves.model.values))
+
+
+def printed(frame: pd.DataFrame, curves: xr.Dataset) -> str:
+    """The table, rounded, and what it means."""
+    shares = dict.fromkeys(("inside", "inside, line", "uncertainty below line's"), "{:.1%}".format)
+    lengths = dict.fromkeys(("length", "length, line"), "{:.3f}".format)
+    solved = curves.sizes["pair"] * curves.sizes["retraining"]
+    shown = frame.to_string(formatters={**shares, **lengths, "not converged": f"{{:.0f}} of {solved}".format})
+    return (
+        f"{shown}\n"
+        "inside = share of the curve's nodes, at equal latent steps, where the data are: at most as far from the 10th\n"
+        "nearest code as 95 % of the codes are. length: under the model's metric, in units of x. uncertainty: the\n"
+        f"decoder's standard deviation, averaged along the curve. Means over {curves.sizes['pair']} pairs of different "
+        f"classes and {curves.sizes['retraining']} retrainings."
+    )
+
+
+def _panel(view: xr.Dataset, labels: xr.DataArray, ax: Any, variable: str, **options: Any) -> None:
+    """Codes and curves of one model over one of its stored fields, if that varies at all."""
+    varies = view[variable].max() > view[variable].min()
+    background = field(view, variable) if varies else None
+    paths = view.path.values
+    pg.plots.latent(view.codes.values, labels.values, None, background, paths=paths, legend=False, ax=ax, **options)
+
+
+def _titled(figure: Figure, panels: np.ndarray, maps: xr.Dataset) -> Figure:
+    """One legend for all panels, and the models' names beside their rows."""
+    handles, texts = panels[0, 0].get_legend_handles_labels()
+    names = dict(enumerate(np.atleast_1d(maps.attrs["label_names"])))
+    shown = [names[int(text)] if text.isdigit() else text for text in texts]
+    figure.legend(
+        handles, shown, loc="outside upper center", ncols=len(shown), fontsize=9, markerscale=2, frameon=False
+    )
+    for row, name in zip(panels, maps.model.values, strict=True):
+        row[0].set_ylabel(f"{name}\n\n$z_2$", fontsize=10)
+        for axes in row[1:]:
+            axes.set_ylabel("")
+    for axes in panels[:-1].flat:
+        axes.set_xlabel("")
+    return figure
+
+
+def backgrounds_figure(maps: xr.Dataset, backgrounds: xr.Dataset) -> Figure:
+    """One row per model, of its first retraining: over uncertainty, over volume density, over indicatrices."""
+    num_models = maps.sizes["model"]
+    figure = Figure(figsize=(11, 4.2 * num_models + 0.3), dpi=200, layout="constrained")
+    panels = figure.subplots(num_models, 3, squeeze=False)
+    views = (
+        maps.isel(retraining=0)
+        .merge(backgrounds)
+        .assign(log_volume=np.log10(backgrounds.volume.where(backgrounds.volume > 0)))
+    )
+    for row, name in zip(panels, maps.model.values, strict=True):
+        view = views.sel(model=name)
+        _panel(view, maps.label, row[0], "uncertainty", background_label="decoder standard deviation")
+        _panel(view, maps.label, row[1], "log_volume", background_label=r"volume density $\log_{10} \sqrt{\det G}$")
+        pg.plots.latent(view.codes.values, colors=["0.6"], paths=view.path.values, legend=False, ax=row[2])
+        limits = row[2].axis()
+        low, high = np.reshape(limits, (2, 2)).T
+        shown = ((view.place.values > low) & (view.place.values < high)).all(1)
+        shown &= np.linalg.eigvalsh(view.tensor.values)[:, 0] > 0  # a metric may be singular, to rounding
+        pg.plots.indicatrices(view.place.values[shown], view.tensor.values[shown], ax=row[2])
+        row[2].axis(limits)
+    return _titled(figure, panels, maps)
+
+
+def retrainings_figure(maps: xr.Dataset) -> Figure:
+    """One row per model, one column per retraining, over the decoder's uncertainty on one scale per row."""
+    num_models, num_retrainings = maps.sizes["model"], maps.sizes["retraining"]
+    figure = Figure(figsize=(3.5 * num_retrainings + 0.7, 3.4 * num_models + 0.4), dpi=200, layout="constrained")
+    panels = figure.subplots(num_models, num_retrainings, squeeze=False)
+    for row, name in zip(panels, maps.model.values, strict=True):
+        views = maps.sel(model=name)
+        scale = tuple(np.quantile(views.uncertainty.values, [0.02, 0.98]).tolist())
+        for index, axes in enumerate(row):
+            view = views.isel(retraining=index)
+            _panel(view, maps.label, axes, "uncertainty", background_label="", background_range=scale)
+        if row[0].images:
+            bar = figure.colorbar(row[0].images[0], ax=list(row), fraction=0.05, pad=0.01)
+            bar.set_label("decoder standard deviation", fontsize=9)
+            bar.ax.tick_params(labelsize=8)
+            bar.outline.set_visible(False)
+    for seed, axes in enumerate(panels[0]):
+        axes.set_title(f"retraining {seed}", fontsize=10)
+    return _titled(figure, panels, maps)
+
+
+def report(result: Path, folder: Path) -> None:
+    """Table and figures of a result file; computes nothing."""
+    groups = load_result(result)
+    frame = table(groups["curves"])
+    print(printed(frame, groups["curves"]))
+    figures = {}
+    if "maps" in groups:
+        figures = {
+            "": backgrounds_figure(groups["maps"], groups["backgrounds"]),
+            "-retrainings": retrainings_figure(groups["maps"]),
+        }
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / f"{result.stem}-table.csv", *(folder / f"{result.stem}{name}.png" for name in figures)]
+    frame.to_csv(written[0])
+    for path, figure in zip(written[1:], figures.values(), strict=True):
+        figure.savefig(path)
+    print("wrote", *written)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Compute what is missing, print the table, draw the figures, say where they are."""
+    config = parsed(Config, PRESETS, QUICK, arguments)
+    folder = output_folder("geodesics_over_uncertainty", config.preset, config.out)
+    if config.result:
+        report(config.result, config.out or config.result.parent)
+        return
+    compute(config, folder)
+    report(folder / "geodesics_over_uncertainty.nc", folder)
+    print(f"result: {folder / 'geodesics_over_uncertainty.nc'}; models: {folder / 'trainings'}")
+
+
+if __name__ == "__main__":
+    run(main)
