@@ -22,12 +22,15 @@ from probgeo.likelihoods import (
 )
 from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
 from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
+from probgeo.models.gp_decoder import GPDecoder
+from probgeo.models.gplvm import GPLVM
 from probgeo.models.vae import VAE, Warmup
 from probgeo.storage import load, save
 from probgeo.study import DrawnGeodesic, Geodesic, StraightLine, Study
 from probgeo.training import Training, TrainingDiverged, fit
 
 __all__ = [
+    "GPLVM",
     "VAE",
     "Bernoulli",
     "Categorical",
@@ -38,6 +41,7 @@ __all__ = [
     "DrawnGeodesic",
     "EnsembleDecoder",
     "ExpectedMetric",
+    "GPDecoder",
     "GaussNewton",
     "Gaussian",
     "Geodesic",
