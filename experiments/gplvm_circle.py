@@ -18,7 +18,7 @@ from torch import Tensor
 
 import probgeo as pg
 from experiments.common import load_result, output_folder, parsed, run, save_result
-from probgeo.models.gplvm import GPLVM, FittedGPLVM
+from probgeo.models.gplvm import FittedGPLVM
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def compute(config: Config, folder: Path) -> None:
     training = pg.Training(epochs=config.epochs, batch_size=100, validation=0.0)
     views = []
     for name, lengthscale in (("learned", None), ("short", config.lengthscale)):
-        spec = GPLVM(num_inducing=config.inducing, lengthscale=lengthscale)
+        spec = pg.GPLVM(num_inducing=config.inducing, lengthscale=lengthscale)
         (model,) = pg.fit(spec, data.x, [config.seed], training=training, folder=folder / "trainings" / name)
         assert isinstance(model, FittedGPLVM)
         views.append(view_of(model, data, pairs.to(data.x.device), config))

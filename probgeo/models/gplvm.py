@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probgeo.metrics import Metric
 from probgeo.models.decoders import Phase
-from probgeo.models.gp import PathwiseDraws, SparseGP
+from probgeo.models.gp import SparseGP
 from probgeo.models.vae import Encoding
 from probgeo.specs import stream
 
@@ -232,7 +232,7 @@ class FittedGPLVM(nn.Module):
         """The process's standard deviation at z, the same for every observation; units of x."""
         return self.process.predictions(z)[1].sqrt().to(z.dtype)
 
-    def draws(self, num_draws: int | None = None, seed: int = 0) -> PathwiseDraws:
+    def draws(self, num_draws: int | None = None, seed: int = 0) -> Any:
         """Fixed functions z (*batch, latent) -> x (member, *batch, observation) sampled from the process.
 
         Raises:
