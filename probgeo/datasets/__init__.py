@@ -1,18 +1,22 @@
 """Data: published sets (checksummed downloads, cached), synthetic manifolds with known geometry, pairs of rows."""
 
+from probgeo.datasets.counts import CountTable, branching_counts, count_table
 from probgeo.datasets.dataset import Dataset
 from probgeo.datasets.pairs import all_pairs, class_representatives, neighbour_pairs, sample_pairs
 from probgeo.datasets.published import cache_folder, digits, fashion_mnist, mnist, tasic
 from probgeo.datasets.synthetic import blobs, circle, circles, s_curve, sphere, surface, swiss_roll, two_moons
 
 __all__ = [
+    "CountTable",
     "Dataset",
     "all_pairs",
     "blobs",
+    "branching_counts",
     "cache_folder",
     "circle",
     "circles",
     "class_representatives",
+    "count_table",
     "digits",
     "fashion_mnist",
     "load",

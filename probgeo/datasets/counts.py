@@ -1,0 +1,242 @@
+"""Tables of counts with pseudotimes: any AnnData, npz or csv file, and simulated ones of known pseudotime."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probgeo.datasets.dataset import Dataset
+
+
+@dataclass(frozen=True, eq=False)
+class CountTable:
+    """Counts of cells (rows) by genes (columns), and how far each cell has come.
+
+    Args:
+        data: the counts, and the type of each cell as its label.
+        genes: names of the columns.
+        pseudotime: of each cell in each lineage, in any unit, float32; NaN where a cell is not on a lineage, and no
+            lineages where nothing is known.
+
+    Raises:
+        ValueError: fields that do not belong together.
+    """
+
+    data: Dataset
+    genes: tuple[str, ...]
+    pseudotime: Float[Tensor, "row lineage"]
+
+    def __post_init__(self) -> None:
+        if len(self.genes) != self.data.x.shape[1]:
+            raise ValueError(f"genes: expected {self.data.x.shape[1]} names, one per column; got {len(self.genes)}.")
+        if len(self.pseudotime) != len(self.data):
+            raise ValueError(f"pseudotime: expected {len(self.data)} rows; got {tuple(self.pseudotime.shape)}.")
+
+    def root(self) -> int:
+        """Row of the earliest cell: of those on the most lineages, the one of least mean pseudotime.
+
+        Raises:
+            ValueError: no cell has a pseudotime.
+        """
+        known = self.pseudotime.isfinite().sum(1)
+        if not self.pseudotime.numel() or known.max() == 0:
+            raise ValueError("pseudotime: expected at least one cell with a pseudotime; got none. Choose the root.")
+        return int(self.mean_pseudotime().masked_fill(known < known.max(), torch.inf).nan_to_num(torch.inf).argmin())
+
+    def mean_pseudotime(self) -> Float[Tensor, " row"]:
+        """The mean over the lineages that a cell is on; NaN where it is on none."""
+        return self.pseudotime.nanmean(1)
+
+
+class _Columns(NamedTuple):
+    """What a file holds: counts, names of their columns, what else it says of each row, and names of codes."""
+
+    counts: np.ndarray
+    genes: tuple[str, ...]
+    others: Mapping[str, np.ndarray]
+    code_names: Mapping[str, np.ndarray]
+
+
+def count_table(
+    path: str | Path,
+    labels: str | None = None,
+    pseudotime: Sequence[str] = (),
+    weights: Sequence[str] = (),
+    counts: str | None = None,
+) -> CountTable:
+    """The counts in an AnnData (.h5ad), NumPy (.npz) or text table (.csv, .tsv, also compressed) file.
+
+    Args:
+        path: the file; cells are rows.
+        labels: what holds the cells' types: a column (of `obs`, of the text table) or an array of the npz, names or
+            codes; codes of an npz are named by its array `<labels>_names` if there is one. None: all of one type.
+        pseudotime: what holds the pseudotimes, one lineage per column (arrays and `obsm` may hold several lineages).
+        weights: what holds the lineages' weights, in the same order; a cell is on a lineage where it is above ½.
+            None given: where the pseudotime is finite.
+        counts: layer of the AnnData or array of the npz that holds the counts; default X, or the array `counts`. Not
+            used of a text table, whose counts are all columns that are not named otherwise.
+
+    Returns:
+        The table, checked to hold non-negative integers.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: an AnnData file, and anndata is not installed.
+        ValueError: another kind of file, a name that the file lacks, values that are no counts.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"path: there is no file {path}.")
+    kind = next((suffix for suffix in path.suffixes if suffix in (".h5ad", ".npz", ".csv", ".tsv")), None)
+    if kind is None:
+        raise ValueError(f"path: expected a .h5ad, .npz, .csv or .tsv file; got {path.name}.")
+    if kind == ".h5ad":
+        found = _anndata(path, counts)
+    elif kind == ".npz":
+        found = _arrays(path, counts or "counts")
+    else:
+        found = _text(path, {*pseudotime, *weights, *([labels] if labels else [])})
+    codes, names = _codes(path, found, labels)
+    time = _stacked(path, found, pseudotime)
+    if weights:
+        weight = _stacked(path, found, weights)
+        if weight.shape != time.shape:
+            raise ValueError(f"weights: expected one per pseudotime, {time.shape}; got {weight.shape}.")
+        time = np.where(weight > 0.5, time, np.nan)
+    data = Dataset(
+        name=path.name.removesuffix("".join(path.suffixes)),
+        x=torch.from_numpy(_checked(path, found.counts).astype(np.float32)),
+        labels=torch.from_numpy(codes.astype(np.int64)),
+        label_names=names,
+        shape=(found.counts.shape[1],),
+    )
+    return CountTable(data, found.genes, torch.from_numpy(time.astype(np.float32)))
+
+
+def _anndata(path: Path, layer: str | None) -> _Columns:
+    try:
+        import anndata
+    except ImportError as error:
+        raise ImportError(f"{path}: anndata reads such files; pip install anndata.") from error
+    table = anndata.read_h5ad(path)
+    if layer is not None and layer not in table.layers:
+        raise ValueError(f"counts: {path} has no layer {layer!r}; it has {sorted(table.layers)}.")
+    matrix = table.X if layer is None else table.layers[layer]
+    columns = {str(name): table.obs[name].to_numpy() for name in table.obs.columns}
+    dense = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
+    return _Columns(dense, tuple(map(str, table.var_names)), {**dict(table.obsm), **columns}, {})
+
+
+def _arrays(path: Path, name: str) -> _Columns:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    if name not in arrays:
+        raise ValueError(f"counts: {path} has no array {name!r}; it has {sorted(arrays)}.")
+    matrix = arrays.pop(name)
+    genes = arrays.get("genes", np.arange(matrix.shape[-1]))
+    code_names = {key.removesuffix("_names"): value for key, value in arrays.items() if key.endswith("_names")}
+    return _Columns(matrix, tuple(map(str, genes)), arrays, code_names)
+
+
+def _text(path: Path, names: set[str]) -> _Columns:
+    table = pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",")
+    if table.columns[0].startswith("Unnamed") or table.columns[0] in ("cell", "cells", "barcode"):
+        table = table.drop(columns=table.columns[0])  # names of the rows
+    counted = table.drop(columns=[name for name in names if name in table])
+    wrong = [name for name in counted if not pd.api.types.is_numeric_dtype(counted[name])]
+    if wrong:
+        raise ValueError(f"path: expected numbers in the columns of {path}; got text in {wrong}. Remove them.")
+    columns = {str(name): table[name].to_numpy() for name in table.columns}
+    return _Columns(counted.to_numpy(), tuple(map(str, counted.columns)), columns, {})
+
+
+def _column(path: Path, found: _Columns, name: str) -> np.ndarray:
+    if name not in found.others or len(found.others[name]) != len(found.counts):
+        rows = sorted(key for key, value in found.others.items() if value.shape[:1] == (len(found.counts),))
+        raise ValueError(f"{path} has no {name!r} with one entry per row; it has {', '.join(rows) or 'none'}.")
+    return np.asarray(found.others[name])
+
+
+def _codes(path: Path, found: _Columns, name: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Codes of the types, and their names."""
+    if name is None:
+        return np.zeros(len(found.counts), dtype=int), ("cell",)
+    values = _column(path, found, name)
+    if name in found.code_names:
+        return values, tuple(map(str, found.code_names[name]))
+    names, codes = np.unique(values.astype(str), return_inverse=True)
+    return codes, tuple(names.tolist())
+
+
+def _stacked(path: Path, found: _Columns, names: Sequence[str]) -> np.ndarray:
+    """Columns and arrays side by side, (row, lineage)."""
+    parts = [_column(path, found, name).reshape(len(found.counts), -1) for name in names]
+    return np.concatenate([np.empty((len(found.counts), 0)), *parts], axis=1).astype(float)
+
+
+def _checked(path: Path, counts: np.ndarray) -> np.ndarray:
+    if counts.ndim != 2 or 0 in counts.shape:
+        raise ValueError(f"{path}: expected counts of shape (row, column), neither empty; got {counts.shape}.")
+    bad = np.argwhere(~(np.isfinite(counts) & (counts >= 0) & (counts == np.round(counts))))
+    if len(bad):
+        row, column = bad[0].tolist()
+        raise ValueError(
+            f"{path}: expected counts, integers of at least 0; got {counts[row, column]:g} at row {row}, column "
+            f"{column} ({len(bad)} such values). Give raw counts, neither logged nor normalised."
+        )
+    return counts
+
+
+def branching_counts(
+    num_cells: int = 500, num_genes: int = 60, total_count: float = 4.0, library: float = 500.0, seed: int = 0
+) -> CountTable:
+    """Simulated differentiation: negative binomial counts along a trunk that parts into two lineages at time 0.35.
+
+    Each gene is switched on or off once, by up to e^±2, at a time of its own, on the trunk or on one of the branches.
+
+    Args:
+        num_cells: rows, of uniform pseudotime in [0, 1], half of them of each lineage.
+        num_genes: columns.
+        total_count: r of the negative binomial, of variance μ + μ² / r.
+        library: median library size; it varies between cells by a factor of e^±0.5.
+        seed: of everything.
+
+    Returns:
+        Counts with the true pseudotimes, labels trunk, first and second; a cell of the trunk is on both lineages.
+
+    Raises:
+        ValueError: an argument that is not positive.
+    """
+    if min(num_cells, num_genes, total_count, library) <= 0:
+        raise ValueError(
+            "num_cells, num_genes, total_count, library: expected positive numbers; got "
+            f"{num_cells}, {num_genes}, {total_count}, {library}."
+        )
+    rng = np.random.default_rng(seed)
+    time, lineage = rng.uniform(0, 1, num_cells), rng.integers(0, 2, num_cells)
+    where = rng.integers(0, 3, num_genes)  # 0 and 1: switched in that lineage, 2: in both
+    switch = np.where(where == 2, rng.uniform(0, 1, num_genes), rng.uniform(0.35, 1, num_genes))
+    height = rng.uniform(1, 2, num_genes) * rng.choice([-1, 1], num_genes)
+    follows = (where == 2) | (where == lineage[:, None])
+    log_rate = rng.normal(0, 0.7, num_genes) + follows * height / (1 + np.exp(-(time[:, None] - switch) / 0.06))
+    size = library * np.exp(0.5 * rng.standard_normal((num_cells, 1)))
+    mean = size * np.exp(log_rate) / np.exp(log_rate).sum(1, keepdims=True)
+    counts = rng.poisson(mean * rng.gamma(total_count, 1 / total_count, mean.shape))
+    counts[:, 0] += counts.sum(1) == 0  # every cell has a count
+    trunk = time < 0.35
+    on = trunk[:, None] | (lineage[:, None] == np.arange(2))
+    data = Dataset(
+        name="branching_counts",
+        x=torch.from_numpy(counts.astype(np.float32)),
+        labels=torch.from_numpy(np.where(trunk, 0, 1 + lineage)),
+        label_names=("trunk", "first", "second"),
+        shape=(num_genes,),
+    )
+    pseudotime = torch.from_numpy(np.where(on, time[:, None], np.nan).astype(np.float32))
+    return CountTable(data, tuple(f"gene {index}" for index in range(num_genes)), pseudotime)
