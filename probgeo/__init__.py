@@ -21,9 +21,11 @@ from probgeo.likelihoods import (
     ZeroInflatedNegativeBinomial,
 )
 from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
+from probgeo.models.bayesian import BayesianDecoder, DropoutDecoder, LowRank, MeanField
 from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
 from probgeo.models.gp_decoder import GPDecoder
 from probgeo.models.gplvm import GPLVM
+from probgeo.models.lastlayer import NUTS, Conjugate, LaplaceApproximation
 from probgeo.models.vae import VAE, Warmup
 from probgeo.storage import load, save
 from probgeo.study import DrawnGeodesic, Geodesic, StraightLine, Study
@@ -31,14 +33,18 @@ from probgeo.training import Training, TrainingDiverged, fit
 
 __all__ = [
     "GPLVM",
+    "NUTS",
     "VAE",
+    "BayesianDecoder",
     "Bernoulli",
     "Categorical",
     "ConformalMetric",
+    "Conjugate",
     "ContinuousBernoulli",
     "Decoder",
     "DecorrelatedEnergy",
     "DrawnGeodesic",
+    "DropoutDecoder",
     "EnsembleDecoder",
     "ExpectedMetric",
     "GPDecoder",
@@ -48,7 +54,10 @@ __all__ = [
     "Geodesics",
     "HeteroscedasticGaussian",
     "Laplace",
+    "LaplaceApproximation",
     "LibraryColumn",
+    "LowRank",
+    "MeanField",
     "Mixed",
     "NegativeBinomial",
     "OneHotCategorical",

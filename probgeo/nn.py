@@ -98,7 +98,7 @@ class Stacked(nn.Module):
 
     @classmethod
     def varied(cls, module: nn.Module, values: Mapping[str, Tensor]) -> "Stacked":
-        """Copies of one module that differ in some parameters; the others, and all buffers, are shared, not copied.
+        """Copies of one module that differ in some parameters; the others, and all buffers, are copied once.
 
         Args:
             module: what is copied.
@@ -111,7 +111,7 @@ class Stacked(nn.Module):
         for path, value in (dict(module.named_parameters()) | dict(module.named_buffers())).items():
             owner_name, _, name = path.rpartition(".")
             owner = stacked.template.get_submodule(owner_name)
-            many = values.get(path, value.detach().expand(stacked.num_members, *value.shape))
+            many = values.get(path, value.detach().clone().expand(stacked.num_members, *value.shape))
             if name in owner._parameters:
                 owner._parameters[name] = nn.Parameter(many, requires_grad=False)
             else:

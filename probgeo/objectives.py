@@ -64,10 +64,17 @@ def noise_shapes(model: Any, x: Float[Tensor, "row observation"]) -> dict[str, t
 
 def noise_shape(distribution: Distribution) -> torch.Size:
     """Shape of the standard normal noise that `transformed` needs."""
-    if isinstance(distribution, torch.distributions.LowRankMultivariateNormal):
-        rank = distribution.cov_factor.shape[-1]
-        return torch.Size([*distribution.batch_shape, rank + distribution.event_shape[0]])
+    base = _base(distribution)
+    if isinstance(base, torch.distributions.LowRankMultivariateNormal):
+        return torch.Size([*base.batch_shape, sum(base.cov_factor.shape[-2:])])
     return distribution.batch_shape + distribution.event_shape
+
+
+def _base(distribution: Any) -> Any:
+    """What `Independent` and the like are wrapped around."""
+    while hasattr(distribution, "base_dist") and not hasattr(distribution, "transforms"):
+        distribution = distribution.base_dist
+    return distribution
 
 
 def random_noise(
@@ -107,9 +114,7 @@ def transformed(distribution: Distribution, noise: Tensor, name: str = "") -> Te
     Raises:
         TypeError: a distribution for which this is not known.
     """
-    base: Any = distribution
-    while hasattr(base, "base_dist") and not hasattr(base, "transforms"):
-        base = base.base_dist
+    base = _base(distribution)
     if isinstance(base, torch.distributions.Normal):
         return base.loc + base.scale * noise
     if isinstance(base, torch.distributions.Uniform):

@@ -26,6 +26,9 @@ ORDER = (
     "models.gp",
     "models.decoders",
     "models.gp_decoder",
+    "models.regression",
+    "models.lastlayer",
+    "models.bayesian",
     "models.vae",
     "models.gplvm",
     "storage",
@@ -38,7 +41,15 @@ ORDER = (
 # Who speaks to a library; nobody else does.
 SPEAKERS = {
     "gpytorch": {"models.gp"},
-    "pyro": {"likelihoods", "objectives", "models.decoders", "models.vae", "svi"},
+    "pyro": {
+        "likelihoods",
+        "objectives",
+        "models.decoders",
+        "models.lastlayer",
+        "models.bayesian",
+        "models.vae",
+        "svi",
+    },
     "safetensors": {"storage"},
     "matplotlib": {"plots"},
     "seaborn": {"plots"},
