@@ -21,6 +21,7 @@ from probgeo.likelihoods import (
     Perceptual,
     Poisson,
     RowTotal,
+    TwoParameterLikelihood,
     ZeroInflatedNegativeBinomial,
 )
 from probgeo.nn import MLP
@@ -137,10 +138,34 @@ def test_fisher_rao_metric_of_two_parameters_is_the_mean_of_the_pulled_back_info
     assert all(part.isfinite().all() for part in linear)
 
 
-def test_mixed_columns_have_a_fisher_rao_metric_where_every_part_has_an_isometry():
-    likelihood, x = CASES["mixed"]
-    model = VAE(2, EnsembleDecoder(2, NET), likelihood, encoder=NET).build(x.shape[1], seed=0)
-    assert model.fisher_rao_metric().tensor(torch.zeros(3, 2)).isfinite().all()
+ONE_PARAMETER = [name for name, (likelihood, _) in CASES.items() if not isinstance(likelihood, TwoParameterLikelihood)]
+
+
+@pytest.mark.parametrize("name", ONE_PARAMETER)
+def test_metrics_of_one_parameter_are_the_means_of_the_members_pull_backs(name):
+    likelihood, x = CASES[name]
+    model = VAE(2, EnsembleDecoder(3, NET), likelihood, encoder=NET).build(x.shape[1], seed=0).double()
+    for start in model.phases:
+        start.start(model, x.double(), 0)
+    z = torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    heads = {
+        "metric": likelihood.mean(),
+        "fisher_rao_metric": likelihood.isometry(model.parameters_of_likelihood()),
+    }
+    for metric, head in heads.items():
+        members = [torch.nn.Sequential(model.decoder.members.member(index), head) for index in range(3)]
+        jacobians = [torch.stack([jacfwd(member)(point) for point in z]) for member in members]
+        expected = torch.stack([jacobian.mT @ jacobian for jacobian in jacobians]).mean(0)
+        torch.testing.assert_close(getattr(model, metric)().tensor(z), expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["laplace", "continuous", "bernoulli", "poisson", "negative"])
+def test_elementwise_heads_are_said_to_be_and_are_so(name):
+    likelihood, x = CASES[name]
+    head = likelihood.isometry(likelihood.initial_parameters(4, x))
+    assert head.elementwise and not list(head.parameters())
+    jacobian = jacfwd(head)(torch.linspace(-2, 2, 4))
+    assert torch.equal(jacobian, jacobian.diagonal().diag())
 
 
 def test_mixed_columns_are_independent_with_the_densities_of_their_parts():

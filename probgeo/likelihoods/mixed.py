@@ -34,8 +34,7 @@ class _SideBySide(dist.TorchDistribution):
         return torch.cat([part.log_prob(block) for part, block in zip(self.parts, blocks, strict=True)], dim=-1)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        samples = [part.sample(sample_shape) for part in self.parts]
-        return torch.cat([sample.to(torch.get_default_dtype()) for sample in samples], dim=-1)
+        return torch.cat([part.sample(sample_shape) for part in self.parts], dim=-1)
 
 
 class _Heads(nn.Module):
