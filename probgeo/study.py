@@ -3,6 +3,7 @@
 import abc
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probgeo import paths
+from probgeo import paths, storage
 from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
 from probgeo.metrics import DecorrelatedEnergy, Energy, Metric
 from probgeo.specs import digest, to_config
@@ -190,18 +191,18 @@ class Study:
             Dataset with dims (model, measure, retraining, pair): `distance` (the measures, and `euclidean`, the
             Euclidean distance of the codes), `energy`, `status`, `euclidean_latent`, `euclidean_reconstructed` (model,
             retraining, pair), `euclidean_ambient` (pair), with a `DrawnGeodesic` also `draw_length` (model, measure,
-            retraining, draw, pair), coordinates `seed`, `num_members`, `start` and `stop` (rows
-            of the points), the configuration in attrs.
+            retraining, draw, pair); times taken, `seconds` (model, measure, retraining; all pairs) and
+            `training_seconds` (model, retraining; its share where stacked); coordinates `seed`, `num_members`, `start`
+            and `stop` (rows of the points); the configuration in attrs.
 
         Raises:
             TrainingDiverged: an objective became NaN; whatever had finished is kept.
         """
         missing = [(name, seed) for name in self.models for seed in self.seeds if self._unmeasured(name, seed)]
-        stack = 1 if executor else 10
         jobs = [
             (name, group)
             for name in self.models
-            for group in _groups([seed for model, seed in missing if model == name], stack)
+            for group in _groups([seed for model, seed in missing if model == name], 1 if executor else 10)
         ]
         _carry_out(self._train, [(*job, progress and not executor) for job in jobs], executor, "training", progress)
         _carry_out(self._measure, missing, executor, "measuring distances", progress)
@@ -279,10 +280,12 @@ class Study:
         for measure in self._applicable(name):
             file = self._distance_file(name, seed, measure)
             if not file.exists():
+                began = time.monotonic()
                 found = self.measures[measure].paths(model, start, stop, codes)
+                seconds = torch.tensor(time.monotonic() - began, dtype=torch.float64)
                 drawn = self.measures[measure].draw_lengths(model, found.path)
-                lengths = {} if drawn is None else {"draw_length": drawn}
-                _write(file, distance=found.length, energy=found.energy, status=found.status, **lengths)
+                more = {"seconds": seconds} if drawn is None else {"seconds": seconds, "draw_length": drawn}
+                _write(file, distance=found.length, energy=found.energy, status=found.status, **more)
         first, second = model.decode(at_rows)[ends].unbind(1)
         _write(
             self._baseline_file(name, seed),
@@ -311,7 +314,7 @@ class Study:
             start=("pair", self.pairs[:, 0].cpu().numpy()),
             stop=("pair", self.pairs[:, 1].cpu().numpy()),
         )
-        for variable in ("euclidean_latent", "euclidean_reconstructed"):
+        for variable in ("euclidean_latent", "euclidean_reconstructed", "training_seconds"):
             dataset[variable] = dataset[variable].isel(measure=0, drop=True)
         dataset = dataset.reindex(measure=[*self.measures, "euclidean"])
         euclidean = dataset.euclidean_latent.expand_dims(measure=["euclidean"])
@@ -331,13 +334,14 @@ class Study:
         return dataset.transpose(*order, missing_dims="ignore")
 
     def _read(self, name: str, seed: int, measure: str) -> xr.Dataset:
+        trained = storage.read_config(self._training_folder(name) / f"seed-{seed}")["extra"]
         with xr.open_dataset(self._baseline_file(name, seed), engine="h5netcdf") as baseline:
-            dataset = baseline.load()
+            dataset = baseline.load().assign(training_seconds=trained.get("seconds", np.nan))
         if measure in self._applicable(name):
             with xr.open_dataset(self._distance_file(name, seed, measure), engine="h5netcdf") as measured:
                 return dataset.merge(measured.load())
         absent = ("pair", np.full(len(self.pairs), np.nan))
-        return dataset.assign(distance=absent, energy=absent, status=absent)
+        return dataset.assign(distance=absent, energy=absent, status=absent, seconds=np.nan)
 
 
 def _check(points: Tensor, pairs: Tensor, models: Mapping, seeds: Sequence[int], measures: Mapping) -> None:
@@ -389,7 +393,7 @@ def _write(file: Path, **values: Tensor) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     dims = ("draw", "pair")
-    dataset = xr.Dataset({name: (dims[-value.ndim :], value.cpu().numpy()) for name, value in values.items()})
+    dataset = xr.Dataset({name: (dims[2 - value.ndim :], value.cpu().numpy()) for name, value in values.items()})
     if "draw" in dataset.dims:
         dataset = dataset.assign_coords(draw=range(dataset.sizes["draw"]))
     dataset.to_netcdf(partial, engine="h5netcdf")
