@@ -187,7 +187,9 @@ class FittedGPLVM(nn.Module):
             )
         found, place = _found(_keys(x), self.keys)
         mean, std = self.code_mean[place], self.code_log_std[place].exp()
-        for rows in (~found).nonzero().flatten().split(PROJECTED_ROWS):
+        unknown = (~found).nonzero().flatten()
+        for first in range(0, len(unknown), PROJECTED_ROWS):
+            rows = unknown[first : first + PROJECTED_ROWS]
             mean[rows], std[rows] = self._projected(x[rows])
         return Encoding(mean, std)
 
