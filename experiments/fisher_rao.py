@@ -231,9 +231,7 @@ def correlation_figure(rho: xr.DataArray, view: xr.Dataset | None) -> Figure:
     sns.stripplot(
         frame, x="rho", y="measure", hue="lineage", dodge=True, size=4, alpha=0.7, palette="colorblind", ax=panels[-1]
     )
-    panels[-1].set(
-        xlabel="Spearman ρ with pseudotime", ylabel="", title="distances from the root, one dot per retraining"
-    )
+    panels[-1].set(xlabel="Spearman ρ with pseudotime", ylabel="", title="one dot per retraining")
     sns.despine(figure)
     return figure
 
@@ -249,7 +247,8 @@ def report(result: Path, folder: Path) -> None:
         f"{distances.attrs['name']}: {distances.attrs['num_cells']} cells, {distances.sizes['pair']} of them measured; "
         f"{rho.sizes['retraining']} retrainings of {config['members']} decoders"
     )
-    print(table.round(3).to_string(na_rep="–"))
+    p_values = {"p": lambda p: "–" if np.isnan(p) else f"{p:.1g}"}
+    print(table.to_string(na_rep="–", float_format="{:.3f}".format, formatters=p_values))
     print(
         "rho = Spearman's correlation of the distance from the root with pseudotime: mean over retrainings, 95 % "
         "t-interval.\ndifference, t, p: from the latent Euclidean distance's, paired by retraining (two-sided).\n"
