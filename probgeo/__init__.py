@@ -25,7 +25,8 @@ from probgeo.models.bayesian import BayesianDecoder, DropoutDecoder, LowRank, Me
 from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
 from probgeo.models.gp_decoder import GPDecoder
 from probgeo.models.gplvm import GPLVM
-from probgeo.models.lastlayer import NUTS, Conjugate, LaplaceApproximation
+from probgeo.models.lastlayer import Conjugate, LaplaceApproximation
+from probgeo.models.sampled import NUTS, Autoguide
 from probgeo.models.vae import VAE, Warmup
 from probgeo.storage import load, save
 from probgeo.study import DrawnGeodesic, Geodesic, StraightLine, Study
@@ -35,6 +36,7 @@ __all__ = [
     "GPLVM",
     "NUTS",
     "VAE",
+    "Autoguide",
     "BayesianDecoder",
     "Bernoulli",
     "Categorical",

@@ -14,7 +14,8 @@ from probgeo.jacobians import Maps
 from probgeo.likelihoods import Bernoulli, Gaussian
 from probgeo.models.bayesian import BayesianDecoder, DropoutDecoder, LowRank, MeanField
 from probgeo.models.decoders import EnsembleDecoder
-from probgeo.models.lastlayer import NUTS, Conjugate, LaplaceApproximation
+from probgeo.models.lastlayer import Conjugate, LaplaceApproximation
+from probgeo.models.sampled import NUTS, Autoguide
 from probgeo.models.vae import VAE, FittedVAE
 from probgeo.nn import MLP, Stacked
 from probgeo.objectives import ELBO, noise_shapes, random_noise
@@ -32,6 +33,7 @@ DECODERS = {
     "laplace": BayesianDecoder(NET, guide=LaplaceApproximation(), draws=6),
     "conjugate": BayesianDecoder(NET, guide=Conjugate(), draws=6),
     "nuts": BayesianDecoder(NET, guide=NUTS(num_draws=12, warmup=5), draws=6),
+    "autoguide": BayesianDecoder(NET, guide=Autoguide(num_steps=5, num_draws=12), draws=6),
     "dropout": DropoutDecoder(NET, rate=0.3, draws=6),
 }
 EVERY = pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
@@ -227,7 +229,7 @@ def test_draws_own_their_weights(decoder):
 @EVERY
 def test_what_decoders_say_of_themselves_agrees_with_their_draws(decoder):
     model, z = fitted(decoder), points()
-    draws = model.draws(2000 if decoder != DECODERS["nuts"] else 12)(z)
+    draws = model.draws(12 if decoder in (DECODERS["nuts"], DECODERS["autoguide"]) else 2000)(z)
     error = draws.std(0) / len(draws) ** 0.5
     few = 6 if decoder not in (DECODERS["laplace"], DECODERS["conjugate"]) else math.inf
     assert ((model.decode(z) - draws.mean(0)).abs() < 5 * error + 5 * draws.std(0) / few**0.5).all()

@@ -2,16 +2,19 @@
 
 import math
 
+import pyro
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 from torch.func import hessian, jacfwd
 
 from probgeo.likelihoods import Bernoulli, Gaussian, HeteroscedasticGaussian, Laplace, Poisson
 from probgeo.metrics import ExpectedMetric, PullbackMetric
 from probgeo.models.bayesian import BayesianDecoder
 from probgeo.models.decoders import Decoder
-from probgeo.models.lastlayer import NUTS, Conjugate, LaplaceApproximation
+from probgeo.models.lastlayer import Conjugate, LaplaceApproximation
 from probgeo.models.regression import Regression
+from probgeo.models.sampled import NUTS, Autoguide
 from probgeo.models.vae import VAE, FittedVAE
 from probgeo.nn import MLP
 from probgeo.training import Training, fit
@@ -220,6 +223,29 @@ def test_draws_of_nuts_are_its_samples_in_an_order_of_the_seed():
         assert (every - draw).abs().amax((1, 2)).min() < 1e4 * EPS
     assert not torch.equal(model.draws(5, seed=0)(z), model.draws(5, seed=1)(z))
     close(model.draws(20)(z).sum(0), every.sum(0))
+
+
+# --- Pyro's automatic guides ---
+
+
+def test_pyros_automatic_guide_finds_the_best_factorised_posterior():
+    model = fitted(AutoNormal)
+    assert model.spec.decoder == BayesianDecoder(NET, guide=Autoguide(AutoNormal))
+    mean, covariance = exact_posterior(model, 0.3)
+    std = covariance.inverse().diagonal().rsqrt()  # of the nearest factorised normal
+    white = ((model.decoder.samples - mean) / std).flatten(1)
+    assert white.mean(0).abs().max() < 1  # of those narrow widths; the posterior's own are several times as wide
+    assert ((white.std(0).log().mean()).abs() < 0.15).all()
+
+
+def test_pyros_automatic_guide_leaves_the_random_state_and_parameter_store():
+    before = torch.get_rng_state()
+    guide = Autoguide(AutoNormal, num_steps=5, num_draws=20)
+    first = fitted(guide).decoder.samples
+    assert torch.equal(before, torch.get_rng_state())
+    assert not list(pyro.get_param_store().keys())
+    torch.rand(3)
+    assert torch.equal(first, fitted(guide).decoder.samples)
 
 
 # --- training ---

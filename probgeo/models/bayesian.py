@@ -7,13 +7,15 @@ import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import functional_call
 
 from probgeo.likelihoods import Likelihood, Parameters
 from probgeo.models.decoders import DecoderModule, DrawnModule, Phase
-from probgeo.models.lastlayer import NUTS, Conjugate, LaplaceApproximation, draw_noise, linear_layer, prior_std, varied
+from probgeo.models.lastlayer import Conjugate, LaplaceApproximation, draw_noise, linear_layer, prior_std, varied
+from probgeo.models.sampled import NUTS, Autoguide
 from probgeo.nn import MLP, Stacked
 from probgeo.objectives import noise_shape, transformed
 
@@ -208,7 +210,7 @@ class LowRank:
         return VariationalModule(network, prior, self.layers, self.rank, num_draws)
 
 
-Guide = MeanField | LowRank | LaplaceApproximation | Conjugate | NUTS
+Guide = MeanField | LowRank | LaplaceApproximation | Conjugate | NUTS | Autoguide
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,8 @@ class BayesianDecoder:
     Args:
         network: spec of the network.
         prior: scale of the weights' prior: weights of a layer are N(0, prior²/fan_in), biases N(0, prior²).
-        guide: the posterior: `MeanField()`, `LowRank()`, `LaplaceApproximation()`, `Conjugate()` or `NUTS()`.
+        guide: the posterior: `MeanField()`, `LowRank()`, `LaplaceApproximation()`, `Conjugate()`, `NUTS()`, or one of
+            Pyro's automatic guides for the last layer, as `Autoguide(kind)` or as its bare class.
         draws: functions that mean, variance and metric average over, where they are not known in closed form.
 
     Raises:
@@ -228,14 +231,16 @@ class BayesianDecoder:
 
     network: MLP = MLP()
     prior: float = 1.0
-    guide: Guide = MeanField()
+    guide: Guide | type[AutoGuide] = MeanField()
     draws: int = 20
 
     def __post_init__(self) -> None:
+        if isinstance(self.guide, type):
+            object.__setattr__(self, "guide", Autoguide(self.guide))
         if not isinstance(self.guide, Guide):
             raise TypeError(
-                "guide: expected MeanField(), LowRank(), LaplaceApproximation(), Conjugate() or NUTS(); "
-                f"got {self.guide!r}."
+                "guide: expected MeanField(), LowRank(), LaplaceApproximation(), Conjugate(), NUTS() or a guide of "
+                f"Pyro's, such as pyro.infer.autoguide.AutoNormal; got {self.guide!r}."
             )
         if not self.prior > 0:
             raise ValueError(f"prior: expected a positive standard deviation; got {self.prior}.")
@@ -248,6 +253,7 @@ class BayesianDecoder:
 
     def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> DecoderModule:
         """The module, freshly initialised from torch's random state."""
+        assert not isinstance(self.guide, type)
         return self.guide.build(self.network.build(latent, num_outputs), self.prior, likelihood, self.draws)
 
 

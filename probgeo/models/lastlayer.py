@@ -1,4 +1,4 @@
-"""Decoders whose last layer is Bayesian, its posterior found after training, given the codes: Gaussian, or sampled.
+"""Decoders whose last layer is Bayesian, its posterior Gaussian, found after training, given the codes.
 
 Given the codes z of the data x, the last layer is a regression of x on the features φ(z) of the trained network, a
 constant 1 for the bias among them: x_nd ~ likelihood(w_d · φ(z_n)), w_d ~ N(0, s²), independent over the outputs d.
@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pyro.infer import MCMC
-from pyro.infer import NUTS as NUTSKernel
 from torch import Tensor, nn
 
 from probgeo.likelihoods import (
@@ -28,7 +26,7 @@ from probgeo.likelihoods import (
 )
 from probgeo.likelihoods.likelihood import Scale
 from probgeo.metrics import ExpectedMetric, Metric, PullbackMetric
-from probgeo.models.decoders import DecoderModule, DrawnModule, Phase, checked_num_draws, with_head
+from probgeo.models.decoders import DecoderModule, Phase, with_head
 from probgeo.models.regression import Regression, correlated, inverse_transposed, solved
 from probgeo.nn import Stacked
 from probgeo.specs import stream
@@ -52,7 +50,7 @@ def prior_std(layer: nn.Linear, prior: float) -> Float[Tensor, "output feature"]
     return std
 
 
-def _num_blocks(network: nn.Sequential, likelihood: Likelihood) -> int:
+def num_blocks_of(network: nn.Sequential, likelihood: Likelihood) -> int:
     """How many different blocks the Hessian has: one if the curvature is the same everywhere, or one per output."""
     if isinstance(likelihood, _UNSUITED):
         raise TypeError(
@@ -107,73 +105,12 @@ class LaplaceApproximation:
         Raises:
             TypeError: a likelihood of which an observation depends on several outputs.
         """
-        return GaussianModule(network, prior, _num_blocks(network, likelihood), self, num_draws)
+        return GaussianModule(network, prior, num_blocks_of(network, likelihood), self, num_draws)
 
     def posterior(self, regression: Regression, v: Tensor, num_blocks: int) -> tuple[Tensor, Tensor]:
         """Mode (output, feature) and F_d with covariances F_d F_dᵀ."""
         mode, roots = regression.mode(v, num_blocks)
         return mode, inverse_transposed(roots)
-
-
-@dataclass(frozen=True)
-class NUTS:
-    """Samples of the last layer's posterior by the No-U-Turn sampler, given the codes: a reference for small data.
-
-    The sampler moves in the coordinates that whiten the Laplace approximation, in which few steps suffice.
-
-    Args:
-        num_draws: samples kept: the functions there are to draw.
-        warmup: samples before them, which adapt the step size.
-        max_weights: refuse a last layer with more weights than this.
-
-    Raises:
-        ValueError: fewer than one sample.
-
-    References:
-        Hoffman & Gelman (2014), The No-U-Turn Sampler.
-    """
-
-    num_draws: int = 100
-    warmup: int = 100
-    max_weights: int = 20_000
-
-    def __post_init__(self) -> None:
-        if self.num_draws < 1 or self.warmup < 1:
-            raise ValueError(f"num_draws, warmup: expected at least 1; got {self.num_draws}, {self.warmup}.")
-
-    def build(self, network: nn.Sequential, prior: float, likelihood: Likelihood, num_draws: int) -> "SampledModule":
-        """The decoder, its samples not drawn yet.
-
-        Raises:
-            TypeError: a likelihood of which an observation depends on several outputs.
-            ValueError: more weights than `max_weights`; fewer samples than the metric's draws.
-        """
-        layer = linear_layer(network, -1)
-        num_weights = layer.out_features * (layer.in_features + 1)
-        if num_weights > self.max_weights:
-            raise ValueError(
-                f"max_weights: the last layer has {num_weights} weights, above {self.max_weights}: sampling would take "
-                "hours. Use Conjugate() or LaplaceApproximation(), a narrower network, or raise max_weights."
-            )
-        if num_draws > self.num_draws:
-            raise ValueError(f"draws: expected at most the {self.num_draws} samples of {self}; got {num_draws}.")
-        return SampledModule(network, prior, _num_blocks(network, likelihood), self, num_draws)
-
-    def samples(self, regression: Regression, v: Tensor, num_blocks: int, seed: int) -> Tensor:
-        """Posterior samples (draw, output, feature), from the seed alone; the global random state is left as found."""
-        mode, roots = regression.mode(v, num_blocks)
-        factors = inverse_transposed(roots)
-
-        def potential(parameters: dict[str, Tensor]) -> Tensor:
-            return -regression.log_joint(mode + correlated(factors, parameters["whitened"])).sum()
-
-        noise = torch.randn(mode.shape, generator=stream(seed, "start"), dtype=mode.dtype).to(mode.device)
-        kernel = NUTSKernel(potential_fn=potential, adapt_mass_matrix=False)
-        with torch.random.fork_rng(devices=[mode.device] if mode.is_cuda else []), torch.enable_grad():
-            torch.manual_seed(stream(seed, "sampler").initial_seed())
-            chain = MCMC(kernel, self.num_draws, self.warmup, {"whitened": noise}, disable_progbar=True)
-            chain.run()
-        return mode + torch.stack([correlated(factors, noise) for noise in chain.get_samples()["whitened"]])
 
 
 # --- modules ---------------------------------------------------------------------------------------------------------
@@ -288,28 +225,6 @@ class GaussianModule(LastLayerModule):
         with torch.no_grad():
             root.weight.copy_(values.clamp(min=0).sqrt()[:, None] * vectors.T)
         return PullbackMetric(with_head(nn.Sequential(self.network[:-1], root), head))
-
-
-class SampledModule(LastLayerModule, DrawnModule):
-    """The posterior is given by samples."""
-
-    samples: Tensor
-
-    def __init__(self, network: nn.Sequential, prior: float, num_blocks: int, sampler: NUTS, num_draws: int) -> None:
-        super().__init__(network, prior, num_blocks, num_draws)
-        self.sampler = sampler
-        self.register_buffer("samples", self.weights.repeat(sampler.num_draws, 1, 1))
-
-    def find(self, regression: Regression, v: Float[Tensor, "output feature"], seed: int) -> None:
-        self.samples.copy_(self.sampler.samples(regression, v, self.num_blocks, seed) * self.std)
-
-    def draws(self, num_draws: int | None = None, seed: int = 0, head: nn.Module | None = None) -> Stacked:
-        """The network with posterior samples of the last layer, in an order that the seed gives."""
-        num_draws = checked_num_draws(
-            self.num_draws if num_draws is None else num_draws, len(self.samples), "the number of samples"
-        )
-        order = torch.randperm(len(self.samples), generator=stream(seed, "draws"))[:num_draws]
-        return self.stacked(self.samples[order.to(self.samples.device)], head)
 
 
 def varied(network: nn.Module, values: Mapping[str, Tensor], head: nn.Module | None) -> Stacked:
