@@ -29,8 +29,8 @@ class Config:
     """Class codes to keep; none for all."""
     latent: int = 2
     """Dimension of the latent space."""
-    models: tuple[str, ...] = ("ensemble", "gp")
-    """Sources of uncertainty, all with draws: ensemble, gp, ..."""
+    models: tuple[str, ...] = ("ensemble", "dropout", "mean_field", "gp")
+    """Sources of uncertainty: ensemble, dropout, mean_field, last_layer, gp."""
     draws: int = 10
     """Decoder draws per training: members of the ensemble, samples of the others."""
     retrainings: int = 10
@@ -65,7 +65,15 @@ class Config:
             raise ValueError(f"draws: expected at least 4, as R-hat needs; got {self.draws}.")
 
 
-QUICK = {"draws": 5, "retrainings": 4, "pairs": 10, "epochs": 10, "width": 64, "segments": 32}
+QUICK = {
+    "models": ("ensemble", "dropout", "gp"),
+    "draws": 5,
+    "retrainings": 4,
+    "pairs": 10,
+    "epochs": 10,
+    "width": 64,
+    "segments": 32,
+}
 
 PRESETS = {
     "mnist-3": Config(
@@ -83,8 +91,13 @@ def study_of(config: Config, folder: Path) -> pg.Study:
     """The study that a configuration describes."""
     data, points = observations(config.dataset, config.classes)
     network = pg.nn.MLP(hidden=(config.width, config.width))
-    sources: dict[str, Any] = {str(name): spec for name, spec in decoders(network, config.draws).items()}
-    sources["gp"] = pg.GPDecoder(network)
+    sources: dict[str, Any] = {
+        **{str(name): spec for name, spec in decoders(network, config.draws).items()},
+        "dropout": pg.DropoutDecoder(network, draws=config.draws),
+        "mean_field": pg.BayesianDecoder(network, draws=config.draws),
+        "last_layer": pg.BayesianDecoder(network, guide=pg.Conjugate(), draws=config.draws),
+        "gp": pg.GPDecoder(network),
+    }
     if unknown := set(config.models) - set(sources):
         raise ValueError(f"models: expected some of {', '.join(sources)}; got {', '.join(unknown)}.")
     specs = {name: pg.VAE(config.latent, sources[name], pg.Gaussian(), encoder=network) for name in config.models}
