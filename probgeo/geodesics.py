@@ -6,11 +6,11 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from probgeo.linalg import block_tridiagonal_product, block_tridiagonal_solution
-from probgeo.metrics import Energy, Linearization, Metric
+from probgeo.metrics import Energy, Metric
+from probgeo.newton import chosen, finite, rows, system
 from probgeo.paths import Straight, resampled
 
 Start = Callable[[Tensor, Tensor], Tensor]
@@ -134,8 +134,8 @@ def geodesic(
     _check(metric, start, stop)
     with torch.no_grad():
         path = _initial(init, start, stop, min(metric.line_segments, solver.num_segments))
-        # Blocks of the matrix, their update and the copies of both: some eight of them for each node.
-        bytes_per_pair = 8 * (solver.num_segments + 1) * start.shape[1] ** 2 * start.element_size()
+        num_floats = system(metric, start.shape[1]).num_floats(solver.num_segments, start.shape[1])
+        bytes_per_pair = num_floats * start.element_size()
         parts = [_solved(metric, some, solver) for some in path.split(max(1, solver.memory // bytes_per_pair))]
         solution = parts[0] if len(parts) == 1 else Geodesics(*map(torch.cat, zip(*parts, strict=True)))
     if throw and (solution.status != Status.CONVERGED).any():
@@ -211,10 +211,10 @@ def _solved(metric: Energy, path: Float[Tensor, "batch node latent"], solver: Ga
         energies[equal] = lengths[equal] = 0 * metric.measure(found[equal]).energy
         status[equal & energies.isnan()] = Status.NONFINITE
 
-    rows = (~equal).nonzero()[:, 0]
-    path, durations = path[rows], None
+    pairs = (~equal).nonzero()[:, 0]
+    path, durations = path[pairs], None
     for num_segments in _levels(path.shape[1] - 1, solver.num_segments):
-        if not len(rows):
+        if not len(pairs):
             break
         if path.shape[1] - 1 != num_segments:
             path = resampled(path, metric.measure(path).durations if durations is None else durations, num_segments)
@@ -222,13 +222,13 @@ def _solved(metric: Energy, path: Float[Tensor, "batch node latent"], solver: Ga
             level = _minimised(metric, path, solver.tolerance, solver.max_steps)
         else:
             level = _minimised(metric, path, solver.coarse_tolerance, -(-solver.max_steps // 3))
-        steps[rows] += level.steps
-        status[rows] = level.status
-        finite = level.status != Status.NONFINITE
-        rows, path, durations = rows[finite], level.path[finite], level.durations[finite]
+        steps[pairs] += level.steps
+        status[pairs] = level.status
+        sound = level.status != Status.NONFINITE
+        pairs, path, durations = pairs[sound], level.path[sound], level.durations[sound]
         if num_segments == solver.num_segments:
-            found[rows], energies[rows] = path, level.energy[finite]
-            lengths[rows] = durations.sum(1) if isinstance(metric, Metric) else (2 * energies[rows]).sqrt()
+            found[pairs], energies[pairs] = path, level.energy[sound]
+            lengths[pairs] = durations.sum(1) if isinstance(metric, Metric) else (2 * energies[pairs]).sqrt()
     return Geodesics(found, energies, lengths, steps, status)
 
 
@@ -251,16 +251,17 @@ def _minimised(metric: Energy, path: Float[Tensor, "batch node latent"], toleran
     steps = torch.zeros(len(path), dtype=torch.int64, device=path.device)
     status = torch.full_like(steps, Status.MAX_STEPS)
     path, proposed = path.clone(), path.clone()
-    model = metric.linearize(path)
+    newton = system(metric, path.shape[2])
+    model = newton.linearized(path)
     energies, durations = model.energy.clone(), model.durations.clone()
     damping = torch.zeros_like(energies)
-    active = _finite(model)
+    active = finite(model)
     status[~active] = Status.NONFINITE
-    active, model, damping = active.nonzero()[:, 0], _rows(model, active), damping[active]
+    active, model, damping = active.nonzero()[:, 0], rows(model, active), damping[active]
     for _ in range(max_steps):
         if not len(active):
             break
-        step, promised = _damped_step(model, damping)
+        step, promised = newton.step(model, damping)
         steps[active] += 1
         trial = path[active]
         trial[:, 1:-1] += step
@@ -269,15 +270,15 @@ def _minimised(metric: Energy, path: Float[Tensor, "batch node latent"], toleran
         taken = little & (promised > tolerance / 25 * model.energy)
         proposed[active[taken]] = trial[taken]
         active, damping, trial, promised = (x[~little] for x in (active, damping, trial, promised))
-        model = _rows(model, ~little)
+        model = rows(model, ~little)
         if not len(active):
             break
-        new = metric.linearize(trial)
+        new = newton.linearized(trial)
         gain = model.energy - new.energy
-        accepted = (gain > 0) & _finite(new)
+        accepted = (gain > 0) & finite(new)
         done = accepted & (gain <= tolerance * model.energy) & (damping <= 1e-2)
         good = accepted & (gain > promised / 2)
-        model = _where(accepted, new, model)
+        model = chosen(accepted, new, model)
         path[active] = proposed[active] = torch.where(accepted[:, None, None], trial, path[active])
         energies[active], durations[active] = model.energy, model.durations
         damping = torch.where(accepted, torch.where(good, damping / 8, damping), (6 * damping).clamp_min(1e-2))
@@ -285,7 +286,7 @@ def _minimised(metric: Energy, path: Float[Tensor, "batch node latent"], toleran
         status[active[done]] = Status.CONVERGED
         status[active[stalled]] = Status.STALLED
         keep = ~(done | stalled)
-        active, model, damping = active[keep], _rows(model, keep), damping[keep]
+        active, model, damping = active[keep], rows(model, keep), damping[keep]
     moved = (proposed != path).flatten(1).any(1).nonzero()[:, 0]
     if len(moved):
         measure = metric.measure(proposed[moved])
@@ -294,32 +295,3 @@ def _minimised(metric: Energy, path: Float[Tensor, "batch node latent"], toleran
         path[moved] = proposed[moved]
         energies[moved], durations[moved] = (x[better] for x in measure)
     return _Level(path, energies, durations, steps, status)
-
-
-def _damped_step(model: Linearization, damping: Float[Tensor, "batch"]) -> tuple[Tensor, Tensor]:
-    """δ of (H + λ diag H) δ = −g and the decrease −g·δ − ½ δᵀHδ that the model promises."""
-    scale = model.diagonal.diagonal(dim1=-2, dim2=-1)
-    # Directions in which the metric vanishes get a share of the largest entry, so that the sum is definite there too.
-    scale = torch.maximum(scale, 1e-3 * scale.amax((1, 2), keepdim=True)).clamp_min(torch.finfo(scale.dtype).tiny)
-    ridge = damping[:, None, None] + torch.finfo(scale.dtype).eps
-    damped = model.diagonal + (ridge * scale).diag_embed()
-    step = block_tridiagonal_solution(damped, model.off_diagonal, -model.gradient)
-    product = block_tridiagonal_product(model.diagonal, model.off_diagonal, step)
-    promised = -(step * (model.gradient + product / 2)).sum((1, 2))
-    return step, promised
-
-
-def _finite(model: Linearization) -> Bool[Tensor, "batch"]:
-    return (
-        model.energy.isfinite() & model.gradient.isfinite().all(2).all(1) & model.diagonal.isfinite().flatten(1).all(1)
-    )
-
-
-def _rows(model: Linearization, rows: Bool[Tensor, "batch"]) -> Linearization:
-    return model if rows.all() else Linearization(*(x[rows] for x in model))
-
-
-def _where(rows: Bool[Tensor, "batch"], first: Linearization, second: Linearization) -> Linearization:
-    """First's rows where true, second's elsewhere."""
-    pairs = zip(first, second, strict=True)
-    return Linearization(*(torch.where(rows.view(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in pairs))

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from probgeo.geodesics import energy, length
 from probgeo.metrics import (
-    FROZEN_SHARE,
     ConformalMetric,
     DecorrelatedEnergy,
     Energy,
@@ -18,6 +17,7 @@ from probgeo.metrics import (
     SumMetric,
     TensorMetric,
 )
+from probgeo.metrics.chunks import FROZEN_SHARE
 from probgeo.nn import Stacked, mlp
 
 

@@ -1,0 +1,18 @@
+"""Path energies that are sums of squares, and the metrics behind them."""
+
+from probgeo.metrics.energy import Energy, Linearization, Measure, Metric, SumMetric
+from probgeo.metrics.fields import ConformalMetric, TensorMetric
+from probgeo.metrics.pullback import DecorrelatedEnergy, ExpectedMetric, PullbackMetric
+
+__all__ = [
+    "ConformalMetric",
+    "DecorrelatedEnergy",
+    "Energy",
+    "ExpectedMetric",
+    "Linearization",
+    "Measure",
+    "Metric",
+    "PullbackMetric",
+    "SumMetric",
+    "TensorMetric",
+]

@@ -1,0 +1,152 @@
+"""Sums along paths, evaluated chunk by chunk under a memory budget, and the Gauss–Newton blocks made of them."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probgeo.jacobians import Maps
+from probgeo.metrics.energy import Linearization
+
+
+def default_memory(points: Tensor) -> int:
+    """Bytes of one chunk: within the caches of a CPU, which is faster by far; many on a GPU."""
+    return 2**21 * torch.get_num_threads() if points.device.type == "cpu" else 2**30
+
+
+def chunk_size(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None, order: int) -> int:
+    """How many points' values (order 1) or jets (order 1 + latent) fit the memory budget."""
+    memory = default_memory(points) if memory is None else memory
+    return max(2, memory // (points.element_size() * order * maps.num_floats(points)))
+
+
+def point_chunks(
+    maps: Maps, points: Float[Tensor, "point latent"], memory: int | None, order: int
+) -> tuple[Tensor, ...]:
+    return points.split(chunk_size(maps, points, memory, order))
+
+
+def over_chunks(
+    maps: Maps,
+    evaluate: Callable[[Tensor], Tensor],
+    pieces: Callable[[Tensor], tuple[Tensor, ...]],
+    path: Float[Tensor, "batch node latent"],
+    memory: int | None,
+    order: int,
+) -> tuple[Tensor, ...]:
+    """`pieces` of the values or jets along all paths, each (batch, node, …), evaluated chunk by chunk.
+
+    All nodes of all paths form one sequence, in chunks that overlap by one point; a piece has one entry per point, or
+    one per pair of neighbours (then the last entry of each path, which links it to the next path, means nothing).
+    """
+    points = path.flatten(0, 1)
+    size = chunk_size(maps, points, memory, order)
+    found: list[tuple[Tensor, ...]] = []
+    for start in range(0, len(points) - 1, size - 1):
+        chunk = pieces(evaluate(points[start : start + size]))
+        last = start + size >= len(points)
+        found.append(tuple(piece if last else piece[: size - 1] for piece in chunk))
+    joined = (torch.cat(parts) for parts in zip(*found, strict=True))
+    shape = path.shape[:2]
+    return tuple(_padded(piece, len(points)).unflatten(0, shape) for piece in joined)
+
+
+def _padded(piece: Tensor, length: int) -> Tensor:
+    missing = length - len(piece)
+    return torch.cat([piece, piece.new_zeros(missing, *piece.shape[1:])]) if missing else piece
+
+
+def grams(jets: Float[Tensor, "point order observation"]) -> tuple[Tensor, Tensor]:
+    """Gram matrices of Y_i = [r_i; J_iᵀ] with itself and with Y_{i+1}; the last point's first row means nothing."""
+    rows = jets.contiguous()
+    rows[:-1, 0] = rows[1:, 0] - rows[:-1, 0]
+    return rows @ rows.mT, rows[:-1] @ rows[1:].mT
+
+
+# Gauss–Newton takes the turning of the image along the path, ‖(J_{i+1} − J_i)δ‖², for stiffness, which the exact second
+# variation hardly has (by Gauss's equation the sectional curvature cancels it), so that its steps are too short in the
+# slow modes. Blocks of the latent path in the frozen metric, ½N Σ ‖δ_{i+1} − δ_i‖² in the mean of G_i and G_{i+1}, are
+# without it but overshoot on rough maps. This share of them halves the number of steps, on smooth and on rough maps.
+FROZEN_SHARE = 0.75
+
+
+def from_grams(
+    own: Float[Tensor, "batch node order order"], link: Float[Tensor, "batch node order order"]
+) -> Linearization:
+    segments = own.shape[1] - 1
+    tensors = own[..., 1:, 1:]
+    between = (tensors[:, 1:] + tensors[:, :-1]) / 2
+    frozen = between[:, 1:] + between[:, :-1]
+    return Linearization(
+        segments / 2 * own[:, :-1, 0, 0].sum(1),
+        own[:, :-1, 0, 0].sqrt(),
+        segments * (link[:, : segments - 1, 0, 1:] - own[:, 1:-1, 0, 1:]),
+        segments * torch.lerp(2 * tensors[:, 1:-1], frozen, FROZEN_SHARE),
+        -segments * torch.lerp(link[:, 1 : segments - 1, 1:, 1:], between[:, 1:-1], FROZEN_SHARE),
+    )
+
+
+def from_residuals(
+    residual: Float[Tensor, "batch segment residual"],
+    by_start: Float[Tensor, "batch segment residual latent"],
+    by_stop: Float[Tensor, "batch segment residual latent"],
+) -> Linearization:
+    """Linearisation of E = ½ N Σ ‖r_i‖² from r_i and its derivatives by the segment's two nodes."""
+    segments = residual.shape[1]
+    pulled_stop = torch.einsum("birk,bir->bik", by_stop, residual)
+    pulled_start = torch.einsum("birk,bir->bik", by_start, residual)
+    own = by_stop[:, :-1].mT @ by_stop[:, :-1] + by_start[:, 1:].mT @ by_start[:, 1:]
+    return Linearization(
+        segments / 2 * residual.square().sum((1, 2)),
+        residual.norm(dim=2),
+        segments * (pulled_stop[:, :-1] + pulled_start[:, 1:]),
+        segments * own,
+        segments * by_start[:, 1:-1].mT @ by_stop[:, 1:-1],
+    )
+
+
+def chord_residuals(maps: Maps, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
+    return maps.values(points).flatten(1).diff(dim=0) / maps.num_maps**0.5
+
+
+def squared_chords(
+    maps: Maps, path: Float[Tensor, "batch node latent"], memory: int | None
+) -> Float[Tensor, "batch segment"]:
+    def pieces(values: Tensor) -> tuple[Tensor]:
+        return (values.diff(dim=0).square().sum((1, 2)),)
+
+    (squares,) = over_chunks(maps, maps.values, pieces, path, memory, 1)
+    return squares[:, :-1] / maps.num_maps
+
+
+def pullback_linearization(maps: Maps, path: Float[Tensor, "batch node latent"], memory: int | None) -> Linearization:
+    def pieces(jets: Tensor) -> tuple[Tensor, Tensor]:
+        return grams(jets.flatten(2))
+
+    own, link = over_chunks(maps, maps.jets, pieces, path, memory, 1 + path.shape[2])
+    return from_grams(own / maps.num_maps, link / maps.num_maps)
+
+
+def pullback_tensor(
+    maps: Maps, z: Float[Tensor, "*batch latent"], memory: int | None
+) -> Float[Tensor, "*batch latent latent"]:
+    points = z.flatten(0, -2) if z.ndim > 1 else z[None]
+
+    def tensors() -> Iterator[Tensor]:
+        for chunk in point_chunks(maps, points, memory, 1 + z.shape[-1]):
+            jacobian = maps.jets(chunk)[:, 1:].flatten(2)
+            yield jacobian @ jacobian.mT / maps.num_maps
+
+    return torch.cat(list(tensors())).reshape(*z.shape, z.shape[-1])
+
+
+def chord_lengths(
+    maps: Maps, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"], memory: int | None
+) -> Float[Tensor, "edge"]:
+    values = torch.cat([maps.values(chunk).flatten(1) for chunk in point_chunks(maps, nodes, memory, 1)])
+    size = max(1, (default_memory(nodes) if memory is None else memory) // (values.element_size() * values.shape[1]))
+    lengths = [
+        (values[first] - values[second]).norm(dim=1) for first, second in (e.unbind(1) for e in edges.split(size))
+    ]
+    return torch.cat(lengths) / maps.num_maps**0.5

@@ -1,0 +1,137 @@
+"""Metrics given as a field over the latent space: any tensor, or an inverse density."""
+
+from collections.abc import Callable
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probgeo.jacobians import Maps
+from probgeo.metrics.chunks import (
+    chunk_size,
+    from_residuals,
+    point_chunks,
+)
+from probgeo.metrics.energy import Linearization, Metric
+
+
+@final
+class TensorMetric(Metric):
+    """Any metric tensor field G, with residuals r_i = Lᵀ(z_{i+1} − z_i), LLᵀ = G((z_i + z_{i+1})/2).
+
+    Args:
+        tensor: differentiable callable (*batch, latent) -> (*batch, latent, latent), symmetric positive definite.
+        memory: bytes that one chunk of tensors and derivatives may take; by default what suits the device's caches.
+
+    Raises:
+        TypeError: `tensor` is not callable.
+    """
+
+    def __init__(self, tensor: Callable[[Tensor], Tensor], *, memory: int | None = None) -> None:
+        if not callable(tensor):
+            raise TypeError(
+                f"tensor: expected a callable (*batch, latent) -> (*batch, latent, latent); got {tensor!r}."
+            )
+        self._tensor = tensor
+        self._maps = Maps([lambda z: tensor(z).flatten(-2)])
+        self._memory = memory
+
+    def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
+        """Δᵀ G(midpoint) Δ."""
+        step, middle = path.diff(dim=1), (path[:, 1:] + path[:, :-1]) / 2
+        return torch.einsum("bik,bikl,bil->bi", step, self.tensor(middle), step)
+
+    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
+        """G(z)."""
+        points = z.flatten(0, -2) if z.ndim > 1 else z[None]
+        tensors = torch.cat([self._tensor(chunk) for chunk in point_chunks(self._maps, points, self._memory, 1)])
+        return tensors.reshape(*z.shape, z.shape[-1])
+
+    def residuals(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
+        """Lᵀ(z_{i+1} − z_i)."""
+        root = self._root(self._tensor((points[1:] + points[:-1]) / 2))
+        return torch.einsum("ikr,ik->ir", root, points.diff(dim=0))
+
+    def num_points(self, points: Float[Tensor, "point latent"]) -> int:
+        """A chunk's size."""
+        return chunk_size(self._maps, points, self._memory, 4)
+
+    def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
+        """E, gradient, and Gauss–Newton blocks with the derivative of L."""
+        latent = path.shape[2]
+        step, middle = path.diff(dim=1), ((path[:, 1:] + path[:, :-1]) / 2).flatten(0, 1)
+        chunks = point_chunks(self._maps, middle, self._memory, 1 + latent)
+        jets = torch.cat([self._maps.jets(chunk) for chunk in chunks]).view(*step.shape[:2], 1 + latent, latent, latent)
+        root = self._root(jets[:, :, 0])
+        # ∂L = L Φ(L⁻¹ ∂G L⁻ᵀ), Φ the lower triangle with half its diagonal.
+        half = torch.linalg.solve_triangular(root[:, :, None], jets[:, :, 1:], upper=False)
+        whitened = torch.linalg.solve_triangular(root[:, :, None], half.mT, upper=False)
+        lower = whitened.tril() - whitened.diagonal(dim1=-2, dim2=-1).diag_embed() / 2
+        turned = torch.einsum("...kpq,...p->...qk", root[:, :, None] @ lower, step)
+        residual = (root.mT @ step[..., None])[..., 0]
+        return from_residuals(residual, turned / 2 - root.mT, turned / 2 + root.mT)
+
+    @staticmethod
+    def _root(tensors: Float[Tensor, "*batch latent latent"]) -> Float[Tensor, "*batch latent latent"]:
+        """L; NaN where G is not positive definite."""
+        root, failed = torch.linalg.cholesky_ex(tensors)
+        return torch.where((failed != 0)[..., None, None], torch.nan, root)
+
+    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
+        """Lengths √(ΔᵀG(midpoint)Δ)."""
+        return self.squared_residuals(nodes[edges])[:, 0].sqrt()
+
+
+@final
+class ConformalMetric(Metric):
+    """G = I / (density(z) + floor): short where the data are dense.
+
+    Args:
+        density: differentiable callable (*batch, latent) -> (*batch), not negative.
+        floor: added to the density, positive: 1/√floor is the speed factor far from the data.
+        memory: bytes that one chunk of tensors and derivatives may take; by default what suits the device's caches.
+
+    Raises:
+        TypeError: `density` is not callable.
+        ValueError: `floor` is not positive.
+
+    References:
+        Arvanitidis, Hansen and Hauberg, A locally adaptive normal distribution (2016), section 3.
+    """
+
+    def __init__(self, density: Callable[[Tensor], Tensor], floor: float, *, memory: int | None = None) -> None:
+        if not callable(density):
+            raise TypeError(f"density: expected a callable (*batch, latent) -> (*batch); got {density!r}.")
+        if not floor > 0:
+            raise ValueError(f"floor: expected a positive number; got {floor}.")
+
+        def tensor(z: Tensor) -> Tensor:
+            identity = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+            return identity / (density(z) + floor)[..., None, None]
+
+        self._field = TensorMetric(tensor, memory=memory)
+
+    def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
+        """‖Δ‖² / (density(midpoint) + floor)."""
+        return self._field.squared_residuals(path)
+
+    def residuals(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
+        """Δ / √(density(midpoint) + floor)."""
+        return self._field.residuals(points)
+
+    def num_points(self, points: Float[Tensor, "point latent"]) -> int:
+        """A chunk's size."""
+        return self._field.num_points(points)
+
+    def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
+        """E, gradient, and Gauss–Newton blocks."""
+        return self._field.linearize(path)
+
+    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
+        """I / (density(z) + floor)."""
+        return self._field.tensor(z)
+
+    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
+        """Lengths ‖Δ‖ / √(density(midpoint) + floor)."""
+        return self._field.edge_weights(nodes, edges)

@@ -1,0 +1,205 @@
+"""Newton systems of path energies: quadratic models around paths, and their damped steps.
+
+Two kinds, told apart by the number of latent dimensions alone: block-tridiagonal matrices, and, where a Jacobian's
+columns are too many, products with Jacobians in conjugate gradients.
+"""
+
+from typing import Any, NamedTuple, TypeVar, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.func import jvp, vjp
+
+from probgeo.linalg import block_tridiagonal_product, block_tridiagonal_solution
+from probgeo.metrics import Energy, Linearization, Metric
+from probgeo.metrics.chunks import FROZEN_SHARE
+
+MATRIX_FREE_DIMENSIONS = 20
+NUM_TENSORS = 9
+MAX_ITERATIONS = 10
+ACCURACY = 0.1
+
+
+@final
+class BlockTridiagonal:
+    """(H + λ diag H) δ = −g with the Gauss–Newton blocks of `Energy.linearize`."""
+
+    def __init__(self, energy: Energy) -> None:
+        self.energy = energy
+
+    def linearized(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
+        """E, g and the blocks of H."""
+        return self.energy.linearize(path)
+
+    def step(self, model: Linearization, damping: Float[Tensor, "batch"]) -> tuple[Tensor, Tensor]:
+        """δ, and −g·δ − ½ δᵀHδ."""
+        scale = model.diagonal.diagonal(dim1=-2, dim2=-1)
+        # Directions in which the metric vanishes get a share of the largest entry, so that the sum is definite there.
+        scale = torch.maximum(scale, 1e-3 * scale.amax((1, 2), keepdim=True)).clamp_min(torch.finfo(scale.dtype).tiny)
+        ridge = damping[:, None, None] + torch.finfo(scale.dtype).eps
+        damped = model.diagonal + (ridge * scale).diag_embed()
+        step = block_tridiagonal_solution(damped, model.off_diagonal, -model.gradient)
+        product = block_tridiagonal_product(model.diagonal, model.off_diagonal, step)
+        return step, -(step * (model.gradient + product / 2)).sum((1, 2))
+
+    def num_floats(self, num_segments: int, latent: int) -> int:
+        """The matrix's blocks, their update and the copies of both: some eight for each node."""
+        return 8 * (num_segments + 1) * latent**2
+
+
+class Products(NamedTuple):
+    """What a matrix-free model needs around each path."""
+
+    energy: Float[Tensor, "batch"]
+    durations: Float[Tensor, "batch segment"]
+    gradient: Float[Tensor, "batch interior latent"]
+    path: Float[Tensor, "batch node latent"]
+    tensors: Float[Tensor, "batch sample latent latent"]  #: G at a few nodes
+
+
+@final
+class MatrixFree:
+    """(H + λP) δ = −g by conjugate gradients with the preconditioner P = N T ⊗ Ḡ, T = tridiag(−1, 2, −1).
+
+    Ḡ is the mean of the metric's tensor at a few nodes of the path. H is, as in `metrics`, of two parts: products with
+    the residuals' Jacobians, and the latent path's own second differences in the metric, interpolated from these nodes.
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+
+    def linearized(self, path: Float[Tensor, "batch node latent"]) -> Products:
+        """E and g, by one forward and one backward pass at every node, and G at a few nodes."""
+        batch, nodes, _ = path.shape
+        points, real = path.flatten(0, 1), _within_paths(path)
+        squares, pulled = path.new_zeros(len(points)), torch.zeros_like(points)
+        for part in self._parts(points):
+            residuals, pull, *_ = vjp(self.metric.residuals, points[part])
+            residuals = torch.where(real[part][:-1, None], residuals, 0)
+            squares[part][:-1] = residuals.square().sum(1)
+            pulled[part] += pull(residuals)[0]
+        lengths = squares.view(batch, nodes)[:, :-1]
+        samples = torch.linspace(0, nodes - 1, min(NUM_TENSORS, nodes), device=path.device).round().long()
+        return Products(
+            (nodes - 1) / 2 * lengths.sum(1),
+            lengths.sqrt(),
+            (nodes - 1) * pulled.view_as(path)[:, 1:-1],
+            path,
+            self.metric.tensor(path[:, samples]),
+        )
+
+    def step(self, model: Products, damping: Float[Tensor, "batch"]) -> tuple[Tensor, Tensor]:
+        """δ, and −g·δ − ½ δᵀHδ; few iterations, as the preconditioner is close."""
+        segments = model.path.shape[1] - 1
+        mean = model.tensors.double().mean(1)
+        ridge = 1e-3 * mean.diagonal(dim1=1, dim2=2).amax(1).clamp_min(torch.finfo(mean.dtype).tiny)
+        mean = mean + ridge[:, None, None] * torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
+        root = torch.linalg.cholesky_ex(mean)[0]
+        inverse = _inverse_second_difference(segments, mean) / segments
+        between = _between(model.tensors, segments)
+
+        def preconditioned(vector: Tensor) -> Tensor:
+            """P⁻¹ v."""
+            smoothed = torch.einsum("ij,bjk->bki", inverse, vector.double())
+            return torch.cholesky_solve(smoothed, root).mT.to(vector.dtype)
+
+        def product(vector: Tensor) -> tuple[Tensor, Tensor]:
+            """H v, and (H + λP) v."""
+            padded = torch.nn.functional.pad(vector, (0, 0, 1, 1))
+            slope = padded.diff(dim=1)
+            frozen = -segments * torch.einsum("bikl,bil->bik", between, slope).diff(dim=1)
+            curved = torch.lerp(self._gauss_newton_product(model.path, padded), frozen, FROZEN_SHARE)
+            level = -segments * torch.einsum("bkl,bil->bik", mean.to(vector.dtype), slope).diff(dim=1)
+            return curved, curved + damping[:, None, None] * level
+
+        step, curved = torch.zeros_like(model.gradient), torch.zeros_like(model.gradient)
+        residual = -model.gradient
+        whitened = preconditioned(residual)
+        direction, power = whitened, (residual * whitened).sum((1, 2))
+        first = power
+        for _ in range(MAX_ITERATIONS):
+            along, damped = product(direction)
+            share = power / (direction * damped).sum((1, 2))
+            # A pair that is finished, or whose gradient vanishes, stays where it is.
+            share = torch.where(power > ACCURACY**2 * first, share, 0)[:, None, None]
+            step, curved, residual = step + share * direction, curved + share * along, residual - share * damped
+            whitened = preconditioned(residual)
+            before, power = power, (residual * whitened).sum((1, 2))
+            if not (power > ACCURACY**2 * first).any():
+                break
+            direction = whitened + (power / before)[:, None, None] * direction
+        return step, -(step * (model.gradient + curved / 2)).sum((1, 2))
+
+    def num_floats(self, num_segments: int, latent: int) -> int:
+        """The vectors of conjugate gradients, two of them in double precision, and the tensors."""
+        return 20 * (num_segments + 1) * latent + (num_segments + 2 * NUM_TENSORS) * latent**2
+
+    def _gauss_newton_product(self, path: Tensor, vector: Tensor) -> Float[Tensor, "batch interior latent"]:
+        """N Jᵀ(J v), J the Jacobian of all residuals of a path."""
+        points, directions, real = path.flatten(0, 1), vector.flatten(0, 1), _within_paths(path)
+        pulled = torch.zeros_like(points)
+        for part in self._parts(points):
+            pull = vjp(self.metric.residuals, points[part])[1]
+            pushed = jvp(self.metric.residuals, (points[part],), (directions[part],))[1]
+            pulled[part] += pull(torch.where(real[part][:-1, None], pushed, 0))[0]
+        return (path.shape[1] - 1) * pulled.view_as(path)[:, 1:-1]
+
+    def _parts(self, points: Float[Tensor, "point latent"]) -> list[slice]:
+        """Slices of all paths' nodes, as one sequence, that overlap by one node."""
+        size = self.metric.num_points(points)
+        return [slice(start, start + size) for start in range(0, len(points) - 1, size - 1)]
+
+
+Model = Linearization | Products
+System = BlockTridiagonal | MatrixFree
+AnyModel = TypeVar("AnyModel", Linearization, Products)
+
+
+def system(energy: Energy, latent: int) -> Any:
+    """The `System` for an energy on a latent space of so many dimensions.
+
+    Args:
+        energy: a metric or another energy; only metrics have matrix-free systems.
+        latent: number of latent dimensions.
+    """
+    if latent >= MATRIX_FREE_DIMENSIONS and isinstance(energy, Metric):
+        return MatrixFree(energy)
+    return BlockTridiagonal(energy)
+
+
+def finite(model: Model) -> Bool[Tensor, "batch"]:
+    """Which models have finite entries only."""
+    return torch.stack([part.isfinite().flatten(1).all(1) for part in (model[0][:, None], *model[1:])]).all(0)
+
+
+def rows(model: AnyModel, which: Bool[Tensor, "batch"]) -> AnyModel:
+    """The models of some pairs."""
+    return model if which.all() else type(model)(*(part[which] for part in model))
+
+
+def chosen(which: Bool[Tensor, "batch"], first: AnyModel, second: AnyModel) -> AnyModel:
+    """First's models where true, second's elsewhere."""
+    pairs = zip(first, second, strict=True)
+    return type(first)(*(torch.where(which.view(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in pairs))
+
+
+def _within_paths(path: Float[Tensor, "batch node latent"]) -> Bool[Tensor, "point"]:
+    """Whether the segment that begins at each node of the sequence of all paths belongs to one path."""
+    nodes = path.shape[1]
+    return torch.arange(path.shape[0] * nodes, device=path.device) % nodes != nodes - 1
+
+
+def _inverse_second_difference(segments: int, like: Tensor) -> Float[Tensor, "interior interior"]:
+    """T⁻¹ of the tridiagonal T = tridiag(−1, 2, −1): min(i, j) (N − max(i, j)) / N."""
+    index = torch.arange(1, segments, dtype=like.dtype, device=like.device)
+    low, high = torch.minimum(index[:, None], index), torch.maximum(index[:, None], index)
+    return low * (segments - high) / segments
+
+
+def _between(tensors: Float[Tensor, "batch sample latent latent"], segments: int) -> Tensor:
+    """Tensors at the middles of the segments, linear between the samples."""
+    place = (torch.arange(segments, device=tensors.device) + 0.5) / segments * (tensors.shape[1] - 1)
+    left = place.long().clamp_max(tensors.shape[1] - 2)
+    share = (place - left).to(tensors.dtype)[:, None, None]
+    return torch.lerp(tensors[:, left], tensors[:, left + 1], share)

@@ -1,0 +1,147 @@
+"""Newton systems: products with Jacobians say what matrices say."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from probgeo import newton
+from probgeo.geodesics import GaussNewton, Status, geodesic
+from probgeo.metrics import ConformalMetric, Energy, ExpectedMetric, Metric, PullbackMetric, TensorMetric
+from probgeo.newton import BlockTridiagonal, MatrixFree, chosen, finite, rows, system
+from probgeo.nn import mlp
+
+
+def decoders(latent: int, count: int = 3) -> list[nn.Module]:
+    torch.manual_seed(3)
+    return [mlp([latent, 32, 40], nn.Tanh).double() for _ in range(count)]
+
+
+def curves(latent: int, batch: int = 5, nodes: int = 17) -> Tensor:
+    generator = torch.Generator().manual_seed(4)
+    ends = torch.randn(2, batch, 1, latent, dtype=torch.float64, generator=generator)
+    share = torch.linspace(0, 1, nodes, dtype=torch.float64)[:, None]
+    return torch.lerp(ends[0], ends[1], share) + 0.1 * torch.sin(3 * share) * (1 - share) * ends[0].roll(1, 2)
+
+
+def metrics(latent: int) -> dict[str, Metric]:
+    single, *others = decoders(latent)
+    weight = torch.randn(latent, latent, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+    def tensor(z: Tensor) -> Tensor:
+        eye = torch.eye(latent, dtype=z.dtype)
+        return eye + weight @ weight.mT * torch.sigmoid(z[..., :1, None]) / latent
+
+    return {
+        "pullback": PullbackMetric(single),
+        "expected": ExpectedMetric(others),
+        "tensor": TensorMetric(tensor),
+        "conformal": ConformalMetric(lambda z: (-z.square().sum(-1)).exp(), 0.1),
+        "sum": PullbackMetric(single) + TensorMetric(tensor),
+    }
+
+
+@pytest.mark.parametrize("name", metrics(3))
+def test_energy_durations_and_gradient_are_those_of_the_blocks(name: str) -> None:
+    metric, path = metrics(3)[name], curves(3)
+    free, dense = MatrixFree(metric).linearized(path), BlockTridiagonal(metric).linearized(path)
+    for one, other in zip(free[:3], dense[:3], strict=True):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_chunks_change_nothing() -> None:
+    one = MatrixFree(ExpectedMetric(decoders(3), memory=2**30)).linearized(curves(3))
+    many = MatrixFree(ExpectedMetric(decoders(3), memory=1)).linearized(curves(3))
+    for x, y in zip(one, many, strict=True):
+        assert torch.allclose(x, y, rtol=1e-12, atol=1e-14)
+
+
+def test_first_step_in_a_constant_metric_is_exact() -> None:
+    weight = torch.randn(24, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    metric, path = PullbackMetric(lambda z: z @ weight), curves(24)
+    model = MatrixFree(metric).linearized(path)
+    step, promised = MatrixFree(metric).step(model, path.new_zeros(len(path)))
+    line = torch.lerp(path[:, :1], path[:, -1:], torch.linspace(0, 1, 17, dtype=path.dtype)[:, None])
+    least = metric.measure(line).energy
+    assert torch.allclose(promised, model.energy - least, rtol=2e-2)
+    assert ((path[:, 1:-1] + step - line[:, 1:-1]).norm(dim=(1, 2)) < 0.05 * step.norm(dim=(1, 2))).all()
+
+
+@pytest.mark.parametrize("damping", [0.0, 1.0])
+def test_step_promises_what_the_blocks_promise_where_the_metric_varies_little(damping: float) -> None:
+    # H differs only in the metric between samples, so both minimise nearly the same model.
+    metric, path = ExpectedMetric(decoders(20)), curves(20, nodes=33)
+    damped = path.new_full((len(path),), damping)
+    free = MatrixFree(metric).step(MatrixFree(metric).linearized(path), damped)
+    dense = BlockTridiagonal(metric).step(BlockTridiagonal(metric).linearized(path), damped)
+    if damping == 0:
+        assert torch.allclose(free[1], dense[1], rtol=0.05)
+    assert (free[1] > 0).all() and (dense[1] > 0).all()
+
+
+@pytest.mark.parametrize("latent", [20, 50])
+def test_solutions_are_those_of_the_blocks(latent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric, path = ExpectedMetric(decoders(latent)), curves(latent)
+    solver = GaussNewton(num_segments=32, tolerance=1e-6, coarse_tolerance=1e-4)
+    assert isinstance(system(metric, latent), MatrixFree)
+    free = geodesic(metric, path[:, 0], path[:, -1], solver=solver, throw=True)
+    monkeypatch.setattr(newton, "MATRIX_FREE_DIMENSIONS", 1000)
+    dense = geodesic(metric, path[:, 0], path[:, -1], solver=solver, throw=True)
+    assert torch.allclose(free.energy, dense.energy, rtol=1e-4)
+    assert torch.allclose(free.path, dense.path, atol=0.05 * float(path.std()))
+
+
+def test_distance_on_a_sphere_is_the_angle() -> None:
+    def sphere(z: Tensor) -> Tensor:  # inverse stereographic projection
+        square = z.square().sum(-1, keepdim=True)
+        return torch.cat([2 * z, square - 1], dim=-1) / (1 + square)
+
+    generator = torch.Generator().manual_seed(1)
+    start, stop = 0.15 * torch.randn(2, 6, 24, dtype=torch.float64, generator=generator)
+    found = geodesic(PullbackMetric(sphere), start, stop, solver=GaussNewton(128), throw=True)
+    angle = (sphere(start) * sphere(stop)).sum(-1).acos()
+    assert torch.allclose(found.length, angle, rtol=5e-4)
+
+
+def test_a_poisoned_pair_fails_alone() -> None:
+    decoder = decoders(24)[0]
+
+    def poisoned(z: Tensor) -> Tensor:
+        return torch.where(z[..., :1] > 50, torch.nan, decoder(z))
+
+    path = curves(24)
+    start, stop = path[:, 0].clone(), path[:, -1].clone()
+    stop[2] = 100
+    start[3] = stop[3]
+    solver = GaussNewton(num_segments=32)
+    together = geodesic(PullbackMetric(poisoned), start, stop, solver=solver)
+    assert together.status.tolist() == [Status.CONVERGED] * 2 + [Status.NONFINITE] + [Status.CONVERGED] * 2
+    assert together.energy[3] == 0
+    alone = geodesic(PullbackMetric(poisoned), start[[0]], stop[[0]], solver=solver)
+    assert torch.allclose(together.path[0], alone.path[0], rtol=1e-9)
+
+
+def test_few_dimensions_and_energies_without_a_length_have_matrices() -> None:
+    class Other(Energy):
+        def measure(self, path):
+            raise NotImplementedError
+
+        linearize = edge_weights = measure
+
+    assert isinstance(system(PullbackMetric(nn.Identity()), 2), BlockTridiagonal)
+    assert isinstance(system(Other(), 128), BlockTridiagonal)
+
+
+def test_matrix_free_models_hold_little() -> None:
+    metric = PullbackMetric(nn.Identity())
+    free, dense = (kind(metric).num_floats(256, 128) for kind in (MatrixFree, BlockTridiagonal))
+    assert 5 * free < dense
+
+
+def test_models_are_taken_apart_and_joined_pair_by_pair() -> None:
+    path = curves(3)
+    model = MatrixFree(ExpectedMetric(decoders(3))).linearized(path)
+    which = torch.tensor([True, False, True, False, False])
+    other = model._replace(energy=model.energy * torch.nan)
+    joined = chosen(which, model, other)
+    assert finite(joined).tolist() == which.tolist()
+    assert torch.equal(rows(joined, which).energy, model.energy[which])
