@@ -170,7 +170,7 @@ def coverage_table(calibration: xr.Dataset) -> str:
     level = f"{calibration.interval_level:.0%}"
     return f"""{table.to_string()}
 Share of other retrainings' distances that the interval of one training covers, by nominal level.
-normal: mean ± z std of its draws; exchangeable: what that would cover if retrainings were draws.
+normal: mean ± z std of its draws; exchangeable: what it would cover were others' distances draws.
 student: Student-t interval of one more draw. recalibrated: the same, times one factor; conformal:
 times one factor per level; factors are learned from half of the retrainings on half of the pairs,
 tested on the others: mean and [{level} range] of {calibration.num_splits} splits. For normal and student:
@@ -195,8 +195,9 @@ def source_table(calibration: xr.Dataset, distance: xr.DataArray) -> str:
         }
     return f"""{pd.DataFrame.from_dict(rows, orient="index").to_string()}
 between/within: std of the distance between retrainings over that of the draws' lengths within one;
-R-hat: of the lengths, retrainings as chains; median (quartiles) over pairs, 1 if retrainings were
-draws. factor: by which the Student-t interval is to be widened."""
+Student-t intervals cover at their level where it is √((1 + 1/draws) / 2). R-hat: of the lengths,
+retrainings as chains; 1 where all draws of all retrainings are exchangeable. Both: median and
+(quartiles) over pairs. factor: by which the Student-t interval is to be widened."""
 
 
 def spread_out(distance: xr.DataArray, num: int = 6) -> list[int]:

@@ -96,6 +96,21 @@ def test_ratio_and_rhat_are_those_of_the_variance_components(between):
     assert float(rhat(lengths).mean()) == pytest.approx(np.sqrt(1 + between**2), rel=0.03)
 
 
+def test_ratio_at_which_student_intervals_cover_is_that_of_two_retrainings_as_far_off_as_a_draw():
+    num_draws = 10
+    of_means = (1 + 1 / num_draws) / 2  # variance of the mean length over retrainings
+    lengths, _ = simulated(float(np.sqrt(of_means - 1 / num_draws)), 60, num_draws, 100)
+    d = lengths.mean("draw")
+    assert float((between_within_ratio(lengths, d) ** 2).mean()) == pytest.approx(of_means, rel=0.05)
+    errors = prediction_errors(lengths, d)
+    for level in LEVELS:
+        covered = float((np.abs(errors) <= stats.t.ppf((1 + level) / 2, num_draws - 1)).where(errors.notnull()).mean())
+        assert covered == pytest.approx(level, abs=0.02)
+    same, _ = simulated(0.0, 60, num_draws, 100)
+    ratio = between_within_ratio(same, same.mean("draw"))
+    assert float((ratio**2).mean()) == pytest.approx(1 / num_draws, rel=0.05)  # all draws exchangeable
+
+
 def test_rhat_of_exchangeable_draws_is_1_and_their_effective_number_is_their_number():
     lengths, _ = simulated(0.0, 8, 50, 60)
     assert float(rhat(lengths).mean()) == pytest.approx(1, abs=0.005)

@@ -117,8 +117,9 @@ def between_within_ratio(draw_length: xr.DataArray, distance: xr.DataArray) -> x
         distance: distances, dims (retraining, pair, ...).
 
     Returns:
-        Dims of `distance` without retraining: per pair about 1 if a distance differs between retrainings as between
-        draws; missing where the draws do not differ.
+        Dims of `distance` without retraining; missing where the draws do not differ. As a distance is about the mean
+        of its S draws, it is 1/√S if all draws of all retrainings are exchangeable. Where it is √((1 + 1/S) / 2) the
+        Student-t interval covers at its level, because the retraining that predicts is as far off as the predicted.
 
     Raises:
         ValueError: a dim is missing or has fewer than two entries.
@@ -214,9 +215,9 @@ def calibration(
     Returns:
         Dataset with dims `level` and `interval`: `coverage`; `coverage_lower` and `coverage_upper`, for `normal` and
         `student` a bootstrap interval over retrainings and points, for the others the quantiles over splits;
-        `exchangeable`, the coverage if retrainings were draws; `left_out` (level), that of left-out own draws by the
-        Student-t interval of the others. Per pair `ratio`, `between_within_ratio`, and `rhat`. `factor`, the mean over
-        splits of `error_scale`; `num_draws`; `num_pairs`.
+        `exchangeable`, the coverage if the other distance were one more draw; `left_out` (level), that of left-out
+        own draws by the Student-t interval of the others. Per pair `ratio`, `between_within_ratio`, and `rhat`.
+        `factor`, the mean over splits of `error_scale`; `num_draws`; `num_pairs`.
 
     Raises:
         ValueError: a dim is missing or too short, fewer than two pairs are left, or they cannot be split.

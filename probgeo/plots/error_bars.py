@@ -25,7 +25,7 @@ def coverage(calibration: xr.Dataset) -> Figure:
         calibration: from `identifiability.calibration`; one panel per label of `model`, if there is such a dim.
 
     Returns:
-        The figure. Bars are the intervals of the coverage. The dashed line is the coverage if other retrainings were
+        The figure. Bars are the intervals of the coverage. The dashed line is the coverage if other distances were
         draws of the same decoder; circles on it, that of the training's own draws, each left out.
 
     Raises:
@@ -38,7 +38,9 @@ def coverage(calibration: xr.Dataset) -> Figure:
     for ax, name in zip(axes, d["model"].values, strict=True):
         panel = d.sel(model=name)
         levels = panel["level"].values
-        ax.plot([0, 1], [0, 1], color="0.5", linewidth=0.9, linestyle="--", label="if retrainings were draws", zorder=1)
+        ax.plot(
+            [0, 1], [0, 1], color="0.5", linewidth=0.9, linestyle="--", label="if other distances were draws", zorder=1
+        )
         style = {"marker": "o", "linestyle": "none", "markersize": 6, "markerfacecolor": "none", "color": "0.35"}
         ax.plot(levels, panel["left_out"], label="its own draws, left out", **style)
         for shift, (interval, label) in zip((0, -0.008, 0.008), _LABELS.items(), strict=True):
@@ -65,12 +67,13 @@ def ratios(calibration: xr.Dataset) -> Figure:
         calibration: from `identifiability.calibration`, one row per label of `model`, if there is such a dim.
 
     Returns:
-        The figure: a dot per pair, the median and the middle half. At the dashed line retrainings are as draws.
+        The figure: a dot per pair, the median and the middle half. Dashed: the ratio at which Student-t intervals cover
+        at their level, and R̂ = 1, where all draws of all retrainings are exchangeable.
 
     Raises:
         ValueError: a variable is missing.
     """
-    d = _checked(calibration, "ratio", "rhat")
+    d = _checked(calibration, "ratio", "rhat", "num_draws")
     names = [str(name) for name in d["model"].values]
     color = dict(zip(names, distinct_colors(len(names)), strict=True))
     figure = new_figure(6.4, 0.55 * len(names) + 1.1)
@@ -80,13 +83,15 @@ def ratios(calibration: xr.Dataset) -> Figure:
         for row, name in enumerate(names):
             values = d[variable].isel(model=row).values
             values = values[np.isfinite(values)]
+            num_draws = int(d["num_draws"].isel(model=row))
+            reference = np.sqrt((1 + 1 / num_draws) / 2) if variable == "ratio" else 1.0
+            ax.plot([reference] * 2, [row - 0.5, row + 0.5], color="0.5", linewidth=0.9, linestyle="--", zorder=1)
             # Spread by rank within the row, so that equal values do not hide each other; the same at every drawing.
             height = row + 0.28 * np.sin(2.4 * np.arange(len(values)))
             ax.scatter(values, height, s=7, color=[color[name]], alpha=0.45, linewidth=0, zorder=2)
             low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
             ax.plot([low, high], [row, row], color="black", linewidth=2.2, solid_capstyle="butt", zorder=3)
             ax.plot(middle, row, marker="o", markersize=5.5, color="white", markeredgecolor="black", zorder=4)
-        ax.axvline(1, color="0.5", linewidth=0.9, linestyle="--", zorder=1)
         ax.set_xscale("log")
         ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50) if tick <= 1.2 * np.nanmax(d[variable])]
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
