@@ -248,8 +248,11 @@ def _perceptron_jets(
             x[:, 0] += layer.bias.to(z)[:, None]
         else:
             value, slope = _value_and_slope(layer, x[:, 0])
-            x[:, 1:] *= slope[:, None]
-            x[:, 0] = value
+            if x.requires_grad:  # reverse mode needs what would be overwritten
+                x = torch.cat([value[:, None], x[:, 1:] * slope[:, None]], dim=1)
+            else:
+                x[:, 1:] *= slope[:, None]
+                x[:, 0] = value
     return x.permute(2, 1, 0, 3).contiguous()
 
 

@@ -39,7 +39,7 @@ def reference(members, z: Tensor) -> Tensor:
     """Jets (point, order, member, observation), one point and one member at a time."""
     values = torch.stack([member(z) for member in members], dim=1)
     jacobians = torch.stack([vmap(jacfwd(member))(z) for member in members], dim=1)
-    return torch.cat([values[:, None], jacobians.movedim(-1, 1)], dim=1).detach()
+    return torch.cat([values[:, None], jacobians.movedim(-1, 1)], dim=1)
 
 
 MEMBERS = {
@@ -113,3 +113,13 @@ def test_output_of_another_shape_is_an_error():
     images = Maps([lambda z: z[:, None, :, None].expand(-1, 3, 2, 2)])
     with pytest.raises(ValueError, match="immersion: expected outputs"):
         images.values(torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU])
+def test_jets_are_differentiable_in_reverse(activation):
+    members = perceptrons(activation)
+    z = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    weight = torch.randn(4, 3, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    (found,) = torch.autograd.grad((weight * Maps(members).jets(z)).sum(), z)
+    (expected,) = torch.autograd.grad((weight * reference(members, z)).sum(), z)
+    assert torch.allclose(found, expected, rtol=1e-10)
