@@ -17,7 +17,7 @@ import xarray as xr
 import probgeo as pg
 
 Config = TypeVar("Config")
-Source = Literal["single", "rbf", "ensemble"]
+Source = Literal["single", "rbf", "ensemble", "dropout", "mean-field", "low-rank", "laplace", "exact", "nuts", "gp"]
 
 
 def parsed(
@@ -57,12 +57,28 @@ def observations(name: str, classes: Sequence[int] = ()) -> tuple[pg.datasets.Da
     return (data.subset(classes=classes), points.subset(classes=classes)) if classes else (data, points)
 
 
-def decoders(network: pg.nn.MLP, members: int) -> dict[Source, Any]:
-    """Specs of decoders that differ only in their source of uncertainty, by name."""
+def decoders(network: pg.nn.MLP, members: int, samples: int = 100) -> dict[str, Any]:
+    """Specs of decoders that differ only in their source of uncertainty, by name.
+
+    Args:
+        network: of every decoder.
+        members: decoders of an ensemble, and draws that the metric of a sampled decoder averages over.
+        samples: of NUTS, and its warm-up; at least as many as members.
+    """
+    guides: dict[str, Any] = {
+        "mean-field": pg.MeanField(),
+        "low-rank": pg.LowRank(),
+        "laplace": pg.LaplaceApproximation(),
+        "exact": pg.Conjugate(),
+        "nuts": pg.NUTS(num_draws=samples, warmup=samples),
+    }
     return {
         "single": pg.Decoder(network),
         "rbf": pg.RBFDecoder(network),
         "ensemble": pg.EnsembleDecoder(members, network),
+        "dropout": pg.DropoutDecoder(network, draws=members),
+        **{name: pg.BayesianDecoder(network, guide=guide, draws=members) for name, guide in guides.items()},
+        "gp": pg.GPDecoder(network),
     }
 
 

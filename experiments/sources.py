@@ -1,0 +1,330 @@
+"""All sources of decoder uncertainty on one data set: do their distances survive retraining, and what do they cost?
+
+Also: does the uncertainty grow away from the data? Points at 1, 2 and 4 standard deviations of the codes from the
+nearest code, outward in many directions, against the codes themselves. Run again, it resumes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from torch import Tensor
+
+import probgeo as pg
+from experiments.common import Source, decoders, load_result, observations, output_folder, parsed, run, save_result
+from experiments.maps import field, latent_map, some_rows
+
+SOURCES: tuple[Source, ...] = get_args(Source)
+DISTANCES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compare all sources of uncertainty: stability of distances, seconds, growth of uncertainty away from the data."""
+
+    preset: Literal["mnist-3"] | None = None
+    """MNIST digits 0, 5, 7; without NUTS, whose last layer would have 10^5 weights. Other options override it."""
+    dataset: str = "digits"
+    """digits (bundled), mnist, fashion_mnist, tasic, or a synthetic set such as two_moons."""
+    classes: tuple[int, ...] = ()
+    """Class codes to keep; none for all."""
+    latent: int = 2
+    """Dimension of the latent space; maps are drawn of two dimensions only."""
+    models: tuple[Source, ...] = SOURCES
+    """Sources of uncertainty to compare; `exact` is the last layer's posterior in closed form."""
+    members: int = 10
+    """Decoders in the ensemble, and draws of every sampled decoder."""
+    samples: int = 100
+    """Posterior samples of NUTS, after as many for its warm-up."""
+    retrainings: int = 10
+    """Retrainings of each model, with seeds 0, 1, 2, ..."""
+    pairs: int = 50
+    """Random pairs of observations whose distances are measured."""
+    epochs: int = 60
+    """Passes over the data per retraining."""
+    batch_size: int = 64
+    """Observations per minibatch."""
+    learning_rate: float = 2e-3
+    """Step size of Adam."""
+    width: int = 128
+    """Units in each of the two hidden layers of encoder and decoders."""
+    segments: int = 256
+    """Segments of a geodesic."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    out: Path | None = None
+    """Output folder; default runs/sources (runs/sources-PRESET for a preset)."""
+    result: Path | None = None
+    """Compute nothing: print the tables and draw the figures of this result file (sources.nc)."""
+    quick: bool = False
+    """A tiny version, in under two minutes on two cores: two retrainings of every source."""
+
+    def __post_init__(self) -> None:
+        if self.retrainings < 2:
+            raise ValueError(
+                f"retrainings: expected at least 2, as a variation over retrainings needs; got {self.retrainings}."
+            )
+
+
+QUICK = {
+    "members": 3,
+    "samples": 5,
+    "retrainings": 2,
+    "pairs": 10,
+    "epochs": 20,
+    "batch_size": 64,
+    "width": 32,
+    "segments": 32,
+}
+PRESETS = {
+    "mnist-3": Config(
+        preset="mnist-3",
+        dataset="mnist",
+        classes=(0, 5, 7),
+        models=tuple(name for name in SOURCES if name != "nuts"),
+        epochs=30,
+        batch_size=256,
+        segments=128,
+    )
+}
+
+
+def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Dataset]:
+    """The study that a configuration describes, and its data."""
+    data, points = observations(config.dataset, config.classes)
+    network = pg.nn.MLP(hidden=(config.width, config.width))
+    decoder = decoders(network, config.members, config.samples)
+    study = pg.Study(
+        folder,
+        data=data.x.to(config.device),
+        points=points.x,
+        pairs=pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0),
+        models={name: pg.VAE(config.latent, decoder[name], pg.Gaussian(), encoder=network) for name in config.models},
+        seeds=range(config.retrainings),
+        measures={
+            "geodesic": pg.Geodesic(solver=pg.GaussNewton(num_segments=config.segments)),
+            "straight": pg.StraightLine(num_segments=config.segments),
+        },
+        training=pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate),
+    )
+    return study, data
+
+
+def outward(codes: Float[Tensor, "row latent"], distance: float, num: int = 128) -> Float[Tensor, "point latent"]:
+    """Points whose nearest code is `distance` away, the last ones of that kind on rays from the codes' mean.
+
+    With centred codes c and a direction v, a ray leaves the ball of radius r around c at t = ⟨c, v⟩ + √(r² − ‖c‖² +
+    ⟨c, v⟩²), and leaves the union of all balls at the largest t. Rays that miss all balls are left out.
+    """
+    center = codes.mean(0)
+    direction = torch.randn(num, codes.shape[1], generator=torch.Generator().manual_seed(0)).to(codes)
+    direction = direction / direction.norm(dim=1, keepdim=True)
+    along = direction @ (codes - center).T
+    chord = distance**2 - (codes - center).square().sum(1) + along.square()
+    exit_time = torch.where(chord >= 0, along + chord.clamp(min=0).sqrt(), -torch.inf).max(1).values
+    hit = exit_time > 0
+    return center + exit_time[hit, None] * direction[hit]
+
+
+@torch.no_grad()
+def growth_of(model: Any, codes: Float[Tensor, "row latent"]) -> xr.DataArray:
+    """Quantiles of the decoder's standard deviation at the codes (distance 0) and beyond them, over directions."""
+    scale = float(codes.var(0).mean().sqrt())
+    places = [codes if distance == 0 else outward(codes, distance * scale) for distance in DISTANCES]
+    levels = torch.tensor(QUANTILES, dtype=codes.dtype, device=codes.device)
+    quantiles = torch.stack([model.uncertainty(place).quantile(levels) for place in places])
+    coords = {"away": list(DISTANCES), "quantile": list(QUANTILES)}
+    return xr.DataArray(quantiles.cpu().numpy(), coords, ("away", "quantile"), "uncertainty")
+
+
+@torch.no_grad()
+def views_of(study: pg.Study, data: pg.datasets.Dataset, segments: int) -> dict[str, xr.Dataset]:
+    """Growth of every model's uncertainty, and for two latent dimensions a map of its first retraining."""
+    rows = some_rows(len(data), 300)
+    growth, maps = [], []
+    for name in study.models:
+        models = [study.fitted(name, seed) for seed in study.seeds]
+        codes = [model.encode(study.data).mean for model in models]
+        growth.append(xr.concat([growth_of(*fitted) for fitted in zip(models, codes, strict=True)], "retraining"))
+        if codes[0].shape[1] == 2:
+            start, stop = models[0].encode(study.points[study.pairs[:6].T.flatten()]).mean.chunk(2)
+            found = study.measures["geodesic"].paths(models[0], start, stop, codes[0])
+            path = found.path[:, :: max(1, segments // 32)].cpu().numpy()
+            maps.append(latent_map(models[0], codes[0], rows, path, 32))
+    names = {"model": list(study.models)}
+    views = {"growth": xr.concat(growth, "model").assign_coords(names).to_dataset()}
+    if maps:
+        labelled = xr.concat(maps, "model").assign_coords(names).assign(label=("row", data.labels[rows].numpy()))
+        views["maps"] = labelled.assign_attrs(label_names=list(data.label_names))
+    return views
+
+
+def compute(config: Config, folder: Path) -> None:
+    """Everything that takes time, to `sources.nc`: distances with their times, growth of uncertainty, maps."""
+    study, data = study_of(config, folder)
+    groups = {"distances": study.run().drop_vars(["energy", "euclidean_latent"])}
+    save_result(groups | views_of(study, data, config.segments), config, folder / "sources.nc")
+
+
+def relative_growth(uncertainty: xr.DataArray) -> xr.DataArray:
+    """Uncertainty over its median at the codes, per model and retraining; missing where a model has none."""
+    at_data = uncertainty.sel(away=0, quantile=0.5)
+    return uncertainty / at_data.where(at_data > 0)
+
+
+def table(summary: pd.DataFrame, distances: xr.Dataset, uncertainty: xr.DataArray) -> pd.DataFrame:
+    """One row per model: its geodesic distances over retrainings, seconds, and uncertainty away from the data."""
+    columns = [name + bound for name in ("cv", "icc") for bound in ("", "_lower", "_upper")]
+    frame = summary.xs("geodesic", level="measure")[[*columns, "spread", "rank_agreement"]]
+    growth = relative_growth(uncertainty).sel(quantile=0.5).median("retraining")
+    failed = distances.status.sel(measure="geodesic") > pg.Status.CONVERGED
+    more = {
+        "cv_straight": summary.cv.xs("straight", level="measure"),
+        "cv_euclidean": summary.cv.xs("euclidean", level="measure"),
+        "training_seconds": distances.training_seconds.mean("retraining").to_series(),
+        "distance_seconds": distances.seconds.sel(measure="geodesic").mean("retraining").to_series(),
+        "not_converged": failed.sum(("retraining", "pair")).to_series(),
+        **{f"growth_{away}": growth.sel(away=away).to_series() for away in (1, 2, 4)},
+    }
+    return frame.assign(**more)
+
+
+def printed(frame: pd.DataFrame, distances: xr.Dataset) -> str:
+    """The table, rounded, and what it means."""
+
+    def rounded(name: str, form: str) -> pd.Series:
+        return frame[name].map(lambda value: "–" if np.isnan(value) else format(value, form))
+
+    def with_interval(name: str) -> pd.Series:
+        return (
+            rounded(name, ".3f") + " [" + rounded(f"{name}_lower", ".2f") + ", " + rounded(f"{name}_upper", ".2f") + "]"
+        )
+
+    columns = {
+        "CV": with_interval("cv"),
+        "line": rounded("cv_straight", ".3f"),
+        "euclid": rounded("cv_euclidean", ".3f"),
+        "spread": rounded("spread", ".2f"),
+        "ICC": with_interval("icc"),
+        "rank": rounded("rank_agreement", ".3f"),
+        "train s": rounded("training_seconds", ".1f"),
+        "dist. s": rounded("distance_seconds", ".1f"),
+        "failed": rounded("not_converged", "d"),
+        **{f"×{away} std": rounded(f"growth_{away}", ".2f") for away in (1, 2, 4)},
+    }
+    return (
+        f"{pd.DataFrame(columns).to_string()}\n"
+        "CV, spread, ICC, rank: of geodesic distances, [95 % bootstrap intervals]; line, euclid: CV of the straight "
+        "line\nunder the same metric, and of the Euclidean distance of the codes. train s: of one retraining, its "
+        f"share where ten\nare trained at once. dist. s: geodesics of all {distances.sizes['pair']} pairs of one "
+        "retraining. failed: not converged.\n×1, ×2, ×4 std: the decoder's standard deviation at that many standard "
+        "deviations of the codes from the nearest code,\nover that at the codes; medians over directions and "
+        f"{distances.sizes['retraining']} retrainings."
+    )
+
+
+def growth_figure(uncertainty: xr.DataArray) -> Figure:
+    """One panel per source: growth of its uncertainty away from the data, beside all others in grey."""
+    growth = relative_growth(uncertainty).dropna("model", how="all")
+    names = [str(name) for name in growth.model.values]
+    num_columns = min(5, len(names))
+    num_rows = -(-len(names) // num_columns)
+    figure = Figure(figsize=(2.2 * num_columns + 0.5, 2.2 * num_rows + 0.4), dpi=200, layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False).ravel()
+    median = growth.sel(quantile=0.5).median("retraining")
+    for index, (axes, name) in enumerate(zip(panels, names, strict=False)):
+        axes.plot(growth.away, median.transpose("away", "model"), color="0.8", linewidth=0.8)
+        one = growth.sel(model=name)
+        low, high = (one.sel(quantile=level).median("retraining") for level in (QUANTILES[0], QUANTILES[-1]))
+        axes.fill_between(growth.away, low, high, color="C0", alpha=0.2, linewidth=0)
+        axes.plot(growth.away, one.sel(quantile=0.5).transpose("away", "retraining"), color="C0", linewidth=0.5)
+        axes.plot(growth.away, median.sel(model=name), color="C0", linewidth=1.8)
+        axes.set_title(f"{name}: ×{float(median.sel(model=name, away=4)):.1f}", fontsize=9, loc="left")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.tick_params(labelsize=8, labelbottom=index + num_columns >= len(names))
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(names) :]:
+        axes.remove()
+    figure.supxlabel("distance from the nearest code, standard deviations of the codes", fontsize=9)
+    figure.supylabel("standard deviation over that at the codes", fontsize=9)
+    return figure
+
+
+def maps_figure(maps: xr.Dataset) -> Figure:
+    """One panel per source, its first retraining: codes and geodesics over the decoder's standard deviation."""
+    names = [str(name) for name in maps.model.values]
+    num_columns = min(5, len(names))
+    num_rows = -(-len(names) // num_columns)
+    figure = Figure(figsize=(2.7 * num_columns, 3 * num_rows + 0.3), dpi=200, layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for axes, name in zip(panels, names, strict=False):
+        view = maps.sel(model=name)
+        low, high = np.quantile(view.uncertainty.values, [0.02, 0.85]).tolist()
+        pg.plots.latent(
+            view.codes.values,
+            maps.label.values,
+            background=field(view, "uncertainty") if high > low else None,
+            background_label="",
+            background_range=(low, high),
+            paths=view.path.values,
+            straight=False,
+            legend=False,
+            ax=axes,
+        )
+        axes.set(xlabel="", ylabel="")
+        axes.set_title(f"{name}: {low:.2g} to {high:.2g}" if high > low else name, fontsize=9)
+    for axes in panels[len(names) :]:
+        axes.remove()
+    figure.supxlabel("shades: decoder standard deviation, from white to grey as given above each panel", fontsize=9)
+    handles, texts = panels[0].get_legend_handles_labels()
+    classes = dict(enumerate(np.atleast_1d(maps.attrs["label_names"])))
+    shown = [classes[int(text)] if text.isdigit() else text for text in texts]
+    figure.legend(handles, shown, loc="outside upper center", ncols=11, fontsize=9, markerscale=2, frameon=False)
+    return figure
+
+
+def report(result: Path, folder: Path) -> None:
+    """Tables and figures of a result file; computes nothing."""
+    groups = load_result(result)
+    distances, uncertainty = groups["distances"], groups["growth"].uncertainty
+    summary = pg.identifiability.summary(distances.distance)
+    frame = table(summary, distances, uncertainty)
+    print(printed(frame, distances))
+    figures = {"growth": growth_figure(uncertainty)}
+    if "maps" in groups:
+        figures["latent"] = maps_figure(groups["maps"])
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {"table": frame, "summary": summary}
+    for name, values in tables.items():
+        values.to_csv(folder / f"{result.stem}-{name}.csv")
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{result.stem}-{name}.png")
+    written = [*(f"{name}.csv" for name in tables), *(f"{name}.png" for name in figures)]
+    print("wrote", *(folder / f"{result.stem}-{name}" for name in written))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Compute what is missing, print the tables, draw the figures, say where they are."""
+    config = parsed(Config, PRESETS, QUICK, arguments)
+    folder = output_folder("sources", config.preset, config.out)
+    if config.result:
+        report(config.result, config.out or config.result.parent)
+        return
+    compute(config, folder)
+    report(folder / "sources.nc", folder)
+    print(f"distances: {folder / 'sources.nc'}; models: {folder / 'trainings'}")
+
+
+if __name__ == "__main__":
+    run(main)
