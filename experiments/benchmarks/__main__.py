@@ -20,9 +20,11 @@ class Config:
     """Compare geodesic solvers: time in floors (evaluations of all members and Jacobians), energy over best known."""
 
     ensemble: Path | None = None
-    """npz file of a trained ReLU ensemble with pairs a, b, also below $PROBGEO_DATA; default: one trained on digits."""
+    """npz file of a trained ReLU ensemble with pairs a, b, also below $PROBGEO_DATA; default: one is trained."""
+    dataset: str = "digits"
+    """What it is trained on: digits, mnist, fashion_mnist, or a synthetic set such as two_moons."""
     latent: int = 2
-    """Dimension of the latent space of the ensemble trained on digits."""
+    """Dimension of its latent space."""
     members: int = 10
     """Decoders of that ensemble."""
     width: int = 128
@@ -56,7 +58,7 @@ class Config:
     growth_members: tuple[int, ...] = (1, 2, 4, 8)
     """Numbers of members, at most those of the ensemble."""
     growth_latent: tuple[int, ...] = (2, 4, 8, 16)
-    """Latent dimensions; an ensemble is trained on digits for each."""
+    """Latent dimensions; an ensemble is trained for each."""
     out: Path | None = None
     """Output folder; default runs/benchmarks."""
     result: Path | None = None
@@ -85,11 +87,11 @@ QUICK = {
 
 
 def problem_of(config: Config, folder: Path, latent: int | None = None) -> Problem:
-    """The stored ensemble, or one trained on digits (always where `latent` is given), with its pairs."""
+    """The stored ensemble, or one trained on the dataset (always where `latent` is given), with its pairs."""
     if config.ensemble and latent is None:
         return stored_ensemble(config.ensemble).first(config.pairs)
     sizes = config.members, config.width, config.epochs, config.pairs
-    return trained_ensemble(folder / "trainings", latent or config.latent, *sizes)
+    return trained_ensemble(config.dataset, folder / "trainings", latent or config.latent, *sizes)
 
 
 def growth_of(config: Config, folder: Path, problem: Problem) -> xr.Dataset:

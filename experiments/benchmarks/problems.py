@@ -59,10 +59,13 @@ def frozen(modules: Sequence[nn.Module]) -> Stacked:
     return Stacked(modules).requires_grad_(False)
 
 
-def trained_ensemble(folder: Path, latent: int, num_members: int, width: int, epochs: int, num_pairs: int) -> Problem:
-    """An ensemble fitted to the bundled digits, pairs of their codes; what `folder` holds already is not trained again.
+def trained_ensemble(
+    dataset: str, folder: Path, latent: int, num_members: int, width: int, epochs: int, num_pairs: int
+) -> Problem:
+    """An ensemble fitted to a dataset, pairs of its codes; what `folder` holds already is not trained again.
 
     Args:
+        dataset: as `probgeo.datasets.load` names it.
         folder: where the training is kept, one subfolder per configuration.
         latent: dimension of the latent space.
         num_members: decoders of the ensemble.
@@ -70,10 +73,10 @@ def trained_ensemble(folder: Path, latent: int, num_members: int, width: int, ep
         epochs: passes over the data.
         num_pairs: random pairs of observations.
     """
-    data = pg.datasets.digits()
+    data = pg.datasets.load(dataset)
     network = pg.nn.MLP(hidden=(width, width))
     spec = pg.VAE(latent, pg.EnsembleDecoder(num_members, network), pg.Gaussian(), encoder=network)
-    place = folder / f"latent{latent}-members{num_members}-width{width}-epochs{epochs}"
+    place = folder / f"{dataset}-latent{latent}-members{num_members}-width{width}-epochs{epochs}"
     training = pg.Training(epochs=epochs, batch_size=64, learning_rate=2e-3)
     model = pg.fit(spec, data.x, training=training, folder=place)[0]
     with torch.no_grad():
