@@ -16,7 +16,7 @@ from probgeo.likelihoods import Likelihood, Parameters
 from probgeo.models.decoders import DecoderModule, DrawnModule, Phase
 from probgeo.models.lastlayer import Conjugate, LaplaceApproximation, draw_noise, linear_layer, prior_std, varied
 from probgeo.models.sampled import NUTS, Autoguide
-from probgeo.nn import MLP, Stacked
+from probgeo.nn import MLP, Network, Stacked
 from probgeo.objectives import noise_shape, transformed
 
 # A posterior starts with this fraction of the prior's standard deviations: near a single network, which then widens.
@@ -162,7 +162,8 @@ class MeanField:
     """A factorised normal posterior over the weights of linear layers, the family of Pyro's `AutoNormal`.
 
     Args:
-        layers: how many of the last linear layers are Bayesian; None for all.
+        layers: how many of the last linear layers are Bayesian; None for all (but those inside a block of a residual
+            or dense network).
 
     References:
         Blundell, Cornebise, Kavukcuoglu & Wierstra (2015), Weight uncertainty in neural networks.
@@ -218,7 +219,7 @@ class BayesianDecoder:
     """Spec of a decoder with a posterior over weights.
 
     Args:
-        network: spec of the network.
+        network: spec of a network that ends in a linear layer: `MLP()`, `Residual()`, `DenseNet()`.
         prior: scale of the weights' prior: weights of a layer are N(0, prior²/fan_in), biases N(0, prior²).
         guide: the posterior: `MeanField()`, `LowRank()`, `LaplaceApproximation()`, `Conjugate()`, `NUTS()`, or one of
             Pyro's automatic guides for the last layer, as `Autoguide(kind)` or as its bare class.
@@ -229,7 +230,7 @@ class BayesianDecoder:
         ValueError: a prior that is not positive, or fewer than one draw.
     """
 
-    network: MLP = MLP()
+    network: Network = MLP()
     prior: float = 1.0
     guide: Guide | type[AutoGuide] = MeanField()
     draws: int = 20
@@ -252,9 +253,19 @@ class BayesianDecoder:
         return self.draws
 
     def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> DecoderModule:
-        """The module, freshly initialised from torch's random state."""
+        """The module, freshly initialised from torch's random state.
+
+        Raises:
+            TypeError: a network that does not end in a linear layer.
+        """
         assert not isinstance(self.guide, type)
-        return self.guide.build(self.network.build(latent, num_outputs), self.prior, likelihood, self.draws)
+        network = self.network.build(latent, num_outputs)
+        if not (isinstance(network, nn.Sequential) and isinstance(network[-1], nn.Linear)):
+            raise TypeError(
+                "network: expected one that ends in a linear layer, such as MLP(), Residual() or DenseNet(), whose "
+                f"weights can be Bayesian; got {self.network}. For convolutions use EnsembleDecoder."
+            )
+        return self.guide.build(network, self.prior, likelihood, self.draws)
 
 
 @dataclass(frozen=True)
@@ -267,17 +278,20 @@ class DropoutDecoder:
         draws: masks that mean, variance and metric average over.
 
     Raises:
+        TypeError: a network that is no MLP.
         ValueError: an argument outside its range.
 
     References:
         Gal & Ghahramani (2016), Dropout as a Bayesian approximation.
     """
 
-    network: MLP = MLP()
+    network: Network = MLP()
     rate: float = 0.1
     draws: int = 20
 
     def __post_init__(self) -> None:
+        if not isinstance(self.network, MLP):
+            raise TypeError(f"network: expected MLP(...), whose hidden units are dropped; got {self.network}.")
         if not self.network.hidden:
             raise ValueError("network: expected a hidden layer, of which units can be dropped; got none.")
         if not 0 < self.rate < 1:
@@ -291,4 +305,6 @@ class DropoutDecoder:
 
     def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> DropoutModule:
         """The module, freshly initialised from torch's random state."""
-        return DropoutModule(self.network.build(latent, num_outputs), self.rate, self.draws)
+        network = self.network.build(latent, num_outputs)
+        assert isinstance(network, nn.Sequential)
+        return DropoutModule(network, self.rate, self.draws)

@@ -15,7 +15,7 @@ from torch.func import jvp, vmap
 from probgeo.likelihoods import Gaussian, Likelihood, Parameters
 from probgeo.metrics import ExpectedMetric, Metric, PullbackMetric, TensorMetric
 from probgeo.models.gp import RBFPrecision
-from probgeo.nn import MLP, Stacked
+from probgeo.nn import MLP, Network, Stacked
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ class Decoder:
         network: spec with `build(num_inputs, num_outputs)`.
     """
 
-    network: MLP = MLP()
+    network: Network = MLP()
     num_members = 1
 
     def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> SingleDecoder:
@@ -334,7 +334,7 @@ class EnsembleDecoder:
     """
 
     members: int = 10
-    network: MLP = MLP()
+    network: Network = MLP()
     assignment: SplitBatch | RandomMember = SplitBatch()
 
     def __post_init__(self) -> None:
@@ -369,7 +369,7 @@ class RBFDecoder:
         Arvanitidis, Hansen & Hauberg (2018), Latent Space Oddity.
     """
 
-    network: MLP = MLP()
+    network: Network = MLP()
     num_centers: int = 64
     floor: float = 1e-2
     curve: float = 2.0

@@ -13,7 +13,7 @@ from probgeo.likelihoods import Gaussian, Likelihood, Parameters
 from probgeo.metrics import Metric
 from probgeo.models.decoders import DecoderModule, Phase
 from probgeo.models.gp import PathwiseDraws, SparseGP
-from probgeo.nn import MLP
+from probgeo.nn import MLP, Network
 from probgeo.specs import stream
 
 
@@ -87,7 +87,7 @@ class GPDecoder:
         Tosi, Hauberg, Vellido & Lawrence (2014), Metrics for probabilistic geometries.
     """
 
-    network: MLP = MLP()
+    network: Network = MLP()
     num_inducing: int = 64
     num_rows: int = 1000
     num_steps: int = 40

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from probgeo.likelihoods import Gaussian, Likelihood, Parameters, TwoParameterLikelihood
 from probgeo.metrics import Metric
 from probgeo.models.decoders import Decoder, DecoderModule, DecoderSpec, Phase
-from probgeo.nn import MLP
+from probgeo.nn import MLP, Network
 
 
 class Encoding(NamedTuple):
@@ -66,7 +66,7 @@ class VAE:
     latent: int = 2
     decoder: DecoderSpec = Decoder()
     likelihood: Likelihood = Gaussian()
-    encoder: MLP = MLP()
+    encoder: Network = MLP()
     beta: float | tuple[float, ...] | Warmup = 1.0
 
     def __post_init__(self) -> None:
