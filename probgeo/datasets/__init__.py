@@ -1,24 +1,32 @@
-"""Data: published sets (checksummed downloads, cached), synthetic manifolds with known geometry, pairs of rows."""
+"""Data: published sets (checksummed downloads, cached), folders of images, synthetic manifolds, pairs of rows."""
 
 from probgeo.datasets.counts import CountTable, branching_counts, count_table
-from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.dataset import Dataset, Normalisation
+from probgeo.datasets.folders import celeba, image_folder, imagenette
 from probgeo.datasets.pairs import all_pairs, class_representatives, neighbour_pairs, sample_pairs
+from probgeo.datasets.photographs import cifar10, cifar100, svhn
 from probgeo.datasets.published import cache_folder, digits, fashion_mnist, mnist, tasic
 from probgeo.datasets.synthetic import blobs, circle, circles, s_curve, sphere, surface, swiss_roll, two_moons
 
 __all__ = [
     "CountTable",
     "Dataset",
+    "Normalisation",
     "all_pairs",
     "blobs",
     "branching_counts",
     "cache_folder",
+    "celeba",
+    "cifar10",
+    "cifar100",
     "circle",
     "circles",
     "class_representatives",
     "count_table",
     "digits",
     "fashion_mnist",
+    "image_folder",
+    "imagenette",
     "load",
     "mnist",
     "neighbour_pairs",
@@ -26,6 +34,7 @@ __all__ = [
     "sample_pairs",
     "sphere",
     "surface",
+    "svhn",
     "swiss_roll",
     "tasic",
     "two_moons",
@@ -36,7 +45,8 @@ def load(name: str) -> Dataset:
     """The data set of that name, with the defaults of its own function: load("mnist") = mnist().
 
     Args:
-        name: digits, mnist, fashion_mnist, tasic, or the name of a synthetic set.
+        name: digits, mnist, fashion_mnist, cifar10, cifar100, svhn, celeba, imagenette, tasic, or the name of a
+            synthetic set.
 
     Returns:
         the data set.
@@ -45,7 +55,7 @@ def load(name: str) -> Dataset:
         ValueError: no data set has that name.
         OSError: a file is neither in the cache nor can it be downloaded.
     """
-    published = (digits, mnist, fashion_mnist, tasic)
+    published = (digits, mnist, fashion_mnist, cifar10, cifar100, svhn, celeba, imagenette, tasic)
     synthetic = (circle, two_moons, swiss_roll, s_curve, sphere, surface, blobs, circles)
     functions = {function.__name__: function for function in published + synthetic}
     if name not in functions:

@@ -10,6 +10,42 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Normalisation:
+    """x -> (x − mean) / std, per channel of an image or per feature of a vector, and back.
+
+    Args:
+        mean: of each channel; feature i of a row belongs to channel i mod C, as the last axis of an image does.
+        std: of each channel, in the units of x.
+
+    Raises:
+        ValueError: a standard deviation that is not positive.
+    """
+
+    mean: Float[Tensor, " channel"]
+    std: Float[Tensor, " channel"]
+
+    def __post_init__(self) -> None:
+        if not (self.std > 0).all():
+            raise ValueError(f"std: expected positive numbers; got {self.std.tolist()}.")
+
+    def normalised(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
+        """(x − mean) / std."""
+        return ((self._by_channel(x) - self.mean.to(x)) / self.std.to(x)).flatten(-2)
+
+    def original(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
+        """mean + std · x, the inverse."""
+        return (self._by_channel(x) * self.std.to(x) + self.mean.to(x)).flatten(-2)
+
+    def _by_channel(self, x: Tensor) -> Tensor:
+        if x.shape[-1] % len(self.mean):
+            raise ValueError(
+                f"x: expected a multiple of {len(self.mean)} features, the channels of the normalisation; got "
+                f"{x.shape[-1]}."
+            )
+        return x.unflatten(-1, (-1, len(self.mean)))
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Labelled observations x_1 … x_n, one flat row each.
@@ -19,11 +55,13 @@ class Dataset:
         x: observations, float32 (row, feature).
         labels: class code of each row, an index into `label_names`; int64 (row,).
         label_names: name of each class.
-        shape: how one observation is displayed, (8, 8) for an image; (feature,) for a vector.
+        shape: how one observation is displayed: (height, width) or (height, width, channel) for an image; (feature,)
+            for a vector.
         colors: a colour for each class, "#rrggbb", in the order of `label_names`.
         latent: true coordinates of each row on a synthetic manifold, float32 (row, latent).
         immersion: the manifold itself, coordinates (*batch, latent) -> (*batch, feature), differentiable, noise-free.
         distance: geodesic distance in closed form, coordinates (*batch, latent) twice -> (*batch,), in the units of x.
+        normalisation: what x was normalised by; None: x is in its own units.
 
     Raises:
         ValueError: fields that do not belong together.
@@ -38,6 +76,7 @@ class Dataset:
     latent: Float[Tensor, "row latent"] | None = None
     immersion: Callable[[Tensor], Tensor] | None = None
     distance: Callable[[Tensor, Tensor], Tensor] | None = None
+    normalisation: Normalisation | None = None
 
     def __post_init__(self) -> None:
         num_rows, num_classes = self.x.shape[0], len(self.label_names)
@@ -89,23 +128,40 @@ class Dataset:
         Raises:
             ValueError: no class, an unknown or empty class, per_class below one or above the size of a class.
         """
-        codes = sorted(set(self.labels.tolist()) if classes is None else {self._code(item) for item in classes})
-        if not codes:
-            raise ValueError("classes: expected at least one class; got none.")
-        if per_class is not None and per_class < 1:
-            raise ValueError(f"per_class: expected at least 1; got {per_class}.")
-        kept = []
-        for code in codes:
-            members = np.flatnonzero((self.labels == code).cpu().numpy())
-            if per_class is not None:
-                if per_class > len(members):
-                    raise ValueError(
-                        f"per_class: expected at most {len(members)}, "
-                        f"the rows of class {self.label_names[code]!r}; got {per_class}."
-                    )
-                members = np.random.default_rng([seed, code]).choice(members, per_class, replace=False)
-            kept.append(members)
-        return self.rows(torch.from_numpy(np.sort(np.concatenate(kept))))
+        return self.rows(subset_rows(self.name, self.labels, self.label_names, classes, per_class, seed))
+
+    def class_counts(self) -> dict[str, int]:
+        """Number of rows of each class that has any, by name."""
+        counts = self.labels.bincount(minlength=len(self.label_names)).tolist()
+        return {name: count for name, count in zip(self.label_names, counts, strict=True) if count}
+
+    def normalised(self, normalisation: Normalisation | None = None) -> "Dataset":
+        """(x − mean) / std: per channel of an image (one for a grey image), per feature of a vector.
+
+        Coordinates stay; immersion and distance are left out, since they are in the units that x had.
+
+        Args:
+            normalisation: that of the training data, for test data; default: mean and standard deviation of these rows
+                (one where a channel is constant).
+
+        Returns:
+            the data set, normalised, with what it was normalised by; `original` leads back.
+
+        Raises:
+            ValueError: it is normalised already.
+        """
+        if self.normalisation is not None:
+            raise ValueError(f"normalised: {self.name!r} is normalised already.")
+        if normalisation is None:
+            num_channels = 1 if len(self.shape) == 2 else self.shape[-1]
+            std, mean = torch.std_mean(self.x.unflatten(1, (-1, num_channels)), dim=(0, 1), correction=0)
+            normalisation = Normalisation(mean, torch.where(std > 0, std, 1.0))
+        x = normalisation.normalised(self.x)
+        return dataclasses.replace(self, x=x, normalisation=normalisation, immersion=None, distance=None)
+
+    def original(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
+        """Rows like those of this set, such as reconstructions, in the units before normalisation: for display."""
+        return x if self.normalisation is None else self.normalisation.original(x)
 
     def split(self, fraction: float = 0.9, seed: int = 0) -> tuple["Dataset", "Dataset"]:
         """Two disjoint parts (train, test) that together hold every row, drawn at random, rows in their order here.
@@ -126,12 +182,41 @@ class Dataset:
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self)))
         return self.rows(order[:num_first].sort().values), self.rows(order[num_first:].sort().values)
 
-    def _code(self, item: int | str) -> int:
-        """Code of a class given by code or by name; the class must have rows."""
-        present = self.labels.unique().tolist()
-        known = {self.label_names[code]: code for code in present}
-        code = known.get(item, -1) if isinstance(item, str) else item
-        if code not in present:
-            choices = ", ".join(f"{code} ({name})" for name, code in known.items())
-            raise ValueError(f"classes: {item!r} is not among the classes of {self.name!r}: {choices}.")
-        return code
+
+def subset_rows(
+    name: str,
+    labels: Int64[Tensor, " row"],
+    label_names: Sequence[str],
+    classes: Sequence[int | str] | None = None,
+    per_class: int | None = None,
+    seed: int = 0,
+) -> Int64[Tensor, " selected"]:
+    """Rows of `Dataset.subset`, in increasing order, of labels alone."""
+    present = sorted(set(labels.tolist()))
+    codes = sorted(present if classes is None else {_code(name, item, present, label_names) for item in classes})
+    if not codes:
+        raise ValueError("classes: expected at least one class; got none.")
+    if per_class is not None and per_class < 1:
+        raise ValueError(f"per_class: expected at least 1; got {per_class}.")
+    kept = []
+    for code in codes:
+        members = np.flatnonzero((labels == code).cpu().numpy())
+        if per_class is not None:
+            if per_class > len(members):
+                raise ValueError(
+                    f"per_class: expected at most {len(members)}, "
+                    f"the rows of class {label_names[code]!r}; got {per_class}."
+                )
+            members = np.random.default_rng([seed, code]).choice(members, per_class, replace=False)
+        kept.append(members)
+    return torch.from_numpy(np.sort(np.concatenate(kept)))
+
+
+def _code(name: str, item: int | str, present: Sequence[int], label_names: Sequence[str]) -> int:
+    """Code of a class given by code or by name; the class must have rows."""
+    known = {label_names[code]: code for code in present}
+    code = known.get(item, -1) if isinstance(item, str) else item
+    if code not in present:
+        choices = ", ".join(f"{code} ({name})" for name, code in known.items())
+        raise ValueError(f"classes: {item!r} is not among the classes of {name!r}: {choices}.")
+    return code
