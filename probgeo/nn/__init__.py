@@ -3,10 +3,8 @@
 No network here keeps statistics of its batches, so that copies of all of them can be stacked.
 """
 
-import abc
 import copy
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +13,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+
+from probgeo.nn.images import Convolutional as Convolutional
+from probgeo.nn.images import ResizeConvolutional as ResizeConvolutional
+from probgeo.nn.images import check_activation
 
 
 def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.SiLU) -> nn.Sequential:
@@ -46,11 +48,6 @@ class Network(Protocol):
         """The module (*batch, num_inputs) -> (*batch, num_outputs), freshly initialised from torch's random state."""
 
 
-def _check_activation(activation: Any) -> None:
-    if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
-        raise TypeError(f"activation: expected a class such as torch.nn.SiLU; got {activation!r}.")
-
-
 @dataclass(frozen=True)
 class MLP:
     """Spec of a multilayer perceptron.
@@ -71,7 +68,7 @@ class MLP:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: expected positive widths; got {self.hidden}.")
-        _check_activation(self.activation)
+        check_activation(self.activation)
 
     def build(self, num_inputs: int, num_outputs: int) -> nn.Sequential:
         """The network, freshly initialised from torch's random state."""
@@ -102,7 +99,7 @@ class Residual:
     def __post_init__(self) -> None:
         if self.width < 1 or self.blocks < 1:
             raise ValueError(f"width, blocks: expected at least 1; got {self.width}, {self.blocks}.")
-        _check_activation(self.activation)
+        check_activation(self.activation)
 
     def build(self, num_inputs: int, num_outputs: int) -> nn.Sequential:
         """The network, freshly initialised from torch's random state; it ends in a linear layer."""
@@ -135,7 +132,7 @@ class DenseNet:
     def __post_init__(self) -> None:
         if self.growth < 1 or self.layers < 1:
             raise ValueError(f"growth, layers: expected at least 1; got {self.growth}, {self.layers}.")
-        _check_activation(self.activation)
+        check_activation(self.activation)
 
     def build(self, num_inputs: int, num_outputs: int) -> nn.Sequential:
         """The network, freshly initialised from torch's random state; it ends in a linear layer."""
@@ -166,134 +163,6 @@ class _Concatenation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, self.network(x)], dim=-1)
-
-
-# --- images ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _ImageNetwork(abc.ABC):
-    """A network of images that stay flat rows: a decoder where it grows, its mirror image, an encoder, where not."""
-
-    image: tuple[int, int, int] = (1, 28, 28)
-    channels: Sequence[int] = (16, 32)
-    activation: type[nn.Module] = nn.SiLU
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "image", tuple(self.image))
-        object.__setattr__(self, "channels", tuple(self.channels))
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"channels: expected at least one layer, all positive; got {self.channels}.")
-        factor = 2 ** len(self.channels)
-        if min(self.image) < 1 or self.image[1] % factor or self.image[2] % factor:
-            raise ValueError(
-                f"image: expected (channels, height, width), height and width multiples of {factor}, as each of the "
-                f"{len(self.channels)} layers halves them; got {self.image}. Give fewer channels, or pad the images."
-            )
-        _check_activation(self.activation)
-
-    def build(self, num_inputs: int, num_outputs: int) -> "OnRows":
-        """The network, freshly initialised from torch's random state.
-
-        Args:
-            num_inputs: latent dimension of a decoder, numbers of an image for an encoder.
-            num_outputs: numbers of an image for a decoder, or a multiple, for likelihoods of several parameters.
-
-        Raises:
-            ValueError: neither is that of the images of this spec.
-        """
-        name, number = ("num_outputs", num_outputs) if num_outputs >= num_inputs else ("num_inputs", num_inputs)
-        size = math.prod(self.image)
-        if number % size:
-            raise ValueError(
-                f"{name}: expected {size} = {'·'.join(map(str, self.image))}, the numbers of an image, or a multiple; "
-                f"got {number}. Set image=(channels, height, width) to that of the data."
-            )
-        channels = (self.image[0] * (number // size), *self.channels)
-        factor = 2 ** len(self.channels)
-        small = (self.channels[-1], self.image[1] // factor, self.image[2] // factor)
-        layers: list[nn.Module] = []
-        if name == "num_outputs":
-            layers += [nn.Linear(num_inputs, math.prod(small)), nn.Unflatten(1, small)]
-            for more, fewer in itertools.pairwise(channels[::-1]):
-                layers += [self.activation(), *self._doubled(more, fewer)]
-            layers += [nn.Flatten()]
-        else:
-            layers += [nn.Unflatten(1, (channels[0], *self.image[1:]))]
-            for fewer, more in itertools.pairwise(channels):
-                layers += [*self._halved(fewer, more), self.activation()]
-            layers += [nn.Flatten(), nn.Linear(math.prod(small), num_outputs)]
-        return OnRows(nn.Sequential(*layers), num_outputs)
-
-    @abc.abstractmethod
-    def _halved(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
-        """Layers that halve height and width."""
-
-    @abc.abstractmethod
-    def _doubled(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
-        """Layers that double height and width."""
-
-
-@dataclass(frozen=True)
-class Convolutional(_ImageNetwork):
-    """Spec of a network of images: convolutions of stride 2 as an encoder, transposed ones as a decoder.
-
-    Args:
-        image: channels, height and width of the images, which stay flat rows of a tensor (row, observation).
-        channels: of the hidden layers, from the image inwards; each halves height and width.
-        activation: class of the elementwise nonlinearity.
-
-    Raises:
-        TypeError: an activation that is no class of modules.
-        ValueError: no channels, or a height or width that cannot be halved that often.
-    """
-
-    def _halved(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(num_inputs, num_outputs, kernel_size=4, stride=2, padding=1)]
-
-    def _doubled(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
-        return [nn.ConvTranspose2d(num_inputs, num_outputs, kernel_size=4, stride=2, padding=1)]
-
-
-@dataclass(frozen=True)
-class ResizeConvolutional(_ImageNetwork):
-    """Spec of a network of images: convolution, then average of 2 x 2 pixels; as a decoder pixels doubled, convolution.
-
-    Without the chequered patterns that transposed convolutions may leave.
-
-    Args:
-        image: channels, height and width of the images, which stay flat rows of a tensor (row, observation).
-        channels: of the hidden layers, from the image inwards; each halves height and width.
-        activation: class of the elementwise nonlinearity.
-
-    Raises:
-        TypeError: an activation that is no class of modules.
-        ValueError: no channels, or a height or width that cannot be halved that often.
-
-    References:
-        Odena, Dumoulin & Olah (2016), Deconvolution and checkerboard artifacts.
-    """
-
-    def _halved(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(num_inputs, num_outputs, kernel_size=3, padding=1), nn.AvgPool2d(2)]
-
-    def _doubled(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
-        return [nn.Upsample(scale_factor=2), nn.Conv2d(num_inputs, num_outputs, kernel_size=3, padding=1)]
-
-
-class OnRows(nn.Module):
-    """A network of a list of rows, on rows in any arrangement: (*batch, in) -> (*batch, out)."""
-
-    def __init__(self, network: nn.Module, num_outputs: int) -> None:
-        super().__init__()
-        self.network = network
-        self.num_outputs = num_outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.num_outputs)
-
-
-# --- copies ----------------------------------------------------------------------------------------------------------
 
 
 class Stacked(nn.Module):

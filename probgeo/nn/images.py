@@ -1,0 +1,162 @@
+"""Networks of images: convolutional encoders and decoders on flat rows."""
+
+import abc
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def check_activation(activation: Any) -> None:
+    """Raise if the activation is no class of modules."""
+    if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
+        raise TypeError(f"activation: expected a class such as torch.nn.SiLU; got {activation!r}.")
+
+
+@dataclass(frozen=True)
+class _ImageNetwork(abc.ABC):
+    """A network of images that stay flat rows: a decoder where it grows, its mirror image, an encoder, where not."""
+
+    image: Sequence[int] = (28, 28)
+    channels: Sequence[int] = (16, 32)
+    activation: type[nn.Module] = nn.SiLU
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image", tuple(self.image))
+        object.__setattr__(self, "channels", tuple(self.channels))
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(f"channels: expected at least one layer, all positive; got {self.channels}.")
+        factor = 2 ** len(self.channels)
+        height, width, *colours = self.image if len(self.image) in (2, 3) else (0, 0)
+        if min(height, width, *colours) < 1 or height % factor or width % factor:
+            raise ValueError(
+                f"image: expected (height, width) or (height, width, channels), multiples of {factor}, as each of the "
+                f"{len(self.channels)} layers halves them; got {self.image}. Give fewer channels, or pad the images."
+            )
+        check_activation(self.activation)
+
+    def build(self, num_inputs: int, num_outputs: int) -> "OnRows":
+        """The network, freshly initialised from torch's random state.
+
+        Args:
+            num_inputs: latent dimension of a decoder, numbers of an image for an encoder.
+            num_outputs: numbers of an image for a decoder, or a multiple, for likelihoods of several parameters.
+
+        Raises:
+            ValueError: neither is that of the images of this spec.
+        """
+        name, number = ("num_outputs", num_outputs) if num_outputs >= num_inputs else ("num_inputs", num_inputs)
+        size = math.prod(self.image)
+        if number % size:
+            raise ValueError(
+                f"{name}: expected {size} = {'·'.join(map(str, self.image))}, the numbers of an image, or a multiple; "
+                f"got {number}. Set image to the shape of the data."
+            )
+        height, width, *colours = self.image
+        shape = (number // size, height, width, *(colours or [1]))
+        channels, factor = (shape[0] * shape[3], *self.channels), 2 ** len(self.channels)
+        small = (self.channels[-1], height // factor, width // factor)
+        layers: list[nn.Module] = []
+        if name == "num_outputs":
+            layers += [nn.Linear(num_inputs, math.prod(small)), nn.Unflatten(1, small)]
+            for more, fewer in itertools.pairwise(channels[::-1]):
+                layers += [self.activation(), *self._doubled(more, fewer)]
+            layers += [_FromPlanes(shape)]
+        else:
+            layers += [_ToPlanes(shape)]
+            for fewer, more in itertools.pairwise(channels):
+                layers += [*self._halved(fewer, more), self.activation()]
+            layers += [nn.Flatten(), nn.Linear(math.prod(small), num_outputs)]
+        return OnRows(nn.Sequential(*layers), num_outputs)
+
+    @abc.abstractmethod
+    def _halved(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
+        """Layers that halve height and width."""
+
+    @abc.abstractmethod
+    def _doubled(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
+        """Layers that double height and width."""
+
+
+@dataclass(frozen=True)
+class Convolutional(_ImageNetwork):
+    """Spec of a network of images: convolutions of stride 2 as an encoder, transposed ones as a decoder.
+
+    Args:
+        image: (height, width) or (height, width, channels), as `Dataset.shape`; images stay flat rows of a tensor.
+        channels: of the hidden layers, from the image inwards; each halves height and width.
+        activation: class of the elementwise nonlinearity.
+
+    Raises:
+        TypeError: an activation that is no class of modules.
+        ValueError: no channels, or a height or width that cannot be halved that often.
+    """
+
+    def _halved(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
+        return [nn.Conv2d(num_inputs, num_outputs, kernel_size=4, stride=2, padding=1)]
+
+    def _doubled(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
+        return [nn.ConvTranspose2d(num_inputs, num_outputs, kernel_size=4, stride=2, padding=1)]
+
+
+@dataclass(frozen=True)
+class ResizeConvolutional(_ImageNetwork):
+    """Spec of a network of images: convolution, then average of 2 x 2 pixels; as a decoder pixels doubled, convolution.
+
+    Without the chequered patterns that transposed convolutions may leave.
+
+    Args:
+        image: (height, width) or (height, width, channels), as `Dataset.shape`; images stay flat rows of a tensor.
+        channels: of the hidden layers, from the image inwards; each halves height and width.
+        activation: class of the elementwise nonlinearity.
+
+    Raises:
+        TypeError: an activation that is no class of modules.
+        ValueError: no channels, or a height or width that cannot be halved that often.
+
+    References:
+        Odena, Dumoulin & Olah (2016), Deconvolution and checkerboard artifacts.
+    """
+
+    def _halved(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
+        return [nn.Conv2d(num_inputs, num_outputs, kernel_size=3, padding=1), nn.AvgPool2d(2)]
+
+    def _doubled(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
+        return [nn.Upsample(scale_factor=2), nn.Conv2d(num_inputs, num_outputs, kernel_size=3, padding=1)]
+
+
+class _ToPlanes(nn.Module):
+    """Rows of numbers in the order (parameter, height, width, channel) -> (row, plane, height, width)."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, self.shape).movedim(-1, 2).flatten(1, 2)
+
+
+class _FromPlanes(nn.Module):
+    """The inverse of `_ToPlanes`."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.shape[0], self.shape[-1])).movedim(2, -1).flatten(1)
+
+
+class OnRows(nn.Module):
+    """A network of a list of rows, on rows in any arrangement: (*batch, in) -> (*batch, out)."""
+
+    def __init__(self, network: nn.Module, num_outputs: int) -> None:
+        super().__init__()
+        self.network = network
+        self.num_outputs = num_outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.num_outputs)
