@@ -6,13 +6,16 @@ import importlib
 import inspect
 import json
 import sys
-from typing import Any
+from types import MappingProxyType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import numpy as np
 import torch
 from torch import Tensor
 
 _PACKAGES = ("probgeo.", "torch.nn.", "torch.optim.")
+# Metadata of a field that a published spec got later: left out at its default, so that older digests stay.
+ADDED_LATER = MappingProxyType({"added later": True})
 
 
 def _named_class(name: str) -> type:
@@ -47,6 +50,8 @@ def _dotted_name(kind: Any) -> str:
 def to_config(spec: Any) -> Any:
     """The JSON-able description of a spec: dataclasses become {"spec": name, field: value}, classes {"class": name}.
 
+    Whole numbers in fields declared `float` become floats, so that equal specs have equal descriptions.
+
     Args:
         spec: a frozen dataclass, a class, a module's function, a number, string, None, or a sequence or string-keyed
             mapping of these.
@@ -59,7 +64,12 @@ def to_config(spec: Any) -> Any:
     if inspect.isfunction(spec):
         return {"function": _dotted_name(spec)}
     if dataclasses.is_dataclass(spec):
-        fields = {field.name: to_config(getattr(spec, field.name)) for field in dataclasses.fields(spec) if field.init}
+        values = {field: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.init}
+        fields = {
+            field.name: to_config(_as_declared(value, field.type))
+            for field, value in values.items()
+            if field.metadata != ADDED_LATER or value != field.default
+        }
         return {"spec": _dotted_name(type(spec)), **fields}
     if isinstance(spec, dict):
         return {str(key): to_config(value) for key, value in spec.items()}
@@ -68,6 +78,18 @@ def to_config(spec: Any) -> Any:
     if spec is None or isinstance(spec, (bool, int, float, str)):
         return spec
     raise TypeError(f"spec: expected dataclasses, classes, numbers, strings and their sequences; got {type(spec)}.")
+
+
+def _as_declared(value: Any, declared: Any) -> Any:
+    """The value, whole numbers as floats where they are declared so."""
+    if declared is float and type(value) is int:
+        return float(value)
+    if get_origin(declared) is tuple and get_args(declared)[1:] == (...,) and isinstance(value, tuple):
+        return tuple(_as_declared(item, get_args(declared)[0]) for item in value)
+    if get_origin(declared) in (Union, UnionType) and int not in get_args(declared):
+        for option in get_args(declared):
+            value = _as_declared(value, option)
+    return value
 
 
 def from_config(config: Any) -> Any:
@@ -97,7 +119,8 @@ def digest(*parts: Any) -> str:
             part = part.detach().cpu().numpy()
         if isinstance(part, np.ndarray):
             state.update(f"{part.dtype.str}{part.shape}".encode())
-            state.update(np.ascontiguousarray(part).tobytes())
+            # A view, not a copy: the array may be mapped from a file.
+            state.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
         else:
             state.update(json.dumps(to_config(part), sort_keys=True).encode())
         state.update(b"\0")  # parts end somewhere: (1, 2) is not (12,)

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from probgeo.likelihoods import Bernoulli, Gaussian
 from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder
 from probgeo.models.vae import VAE, Warmup
 from probgeo.nn import MLP
-from probgeo.specs import digest, from_config, stream, to_config
+from probgeo.specs import ADDED_LATER, digest, from_config, stream, to_config
 from probgeo.study import Geodesic, expected_metric
 from probgeo.training import Training
 
@@ -47,6 +47,35 @@ def test_values_survive_json(integer, real, texts, flag):
     spec = Sequences(tuple(texts), {"integer": integer, "real": real, "flag": flag, "none": None, "range": [0, 1]})
     restored = from_config(json.loads(json.dumps(to_config(spec))))
     assert restored == replace(spec, table={**spec.table, "range": (0, 1)})
+
+
+@dataclass(frozen=True)
+class Numbers:
+    real: float = 0.0
+    perhaps: float | tuple[float, ...] | None = None
+    whole: int = 0
+    either: int | float = 0
+
+
+@dataclass(frozen=True)
+class Extended:
+    first: int = 1
+    second: float | None = field(default=None, metadata=ADDED_LATER)
+
+
+def test_equal_numbers_have_equal_digests():
+    assert digest(Numbers(1, (1, 0))) == digest(Numbers(1.0, (1.0, 0.0)))
+    assert digest(Numbers(1, (1, 0))) != digest(Numbers(1.0, (0.0, 1.0)))
+    config = to_config(Numbers(1, 2, 3, 4))
+    assert json.dumps(list(config.values())[1:]) == "[1.0, 2.0, 3, 4]"
+    assert from_config(config) == Numbers(1.0, 2.0, 3, 4)
+
+
+def test_a_field_that_was_added_later_leaves_older_digests_as_they_are():
+    assert to_config(Extended()) == {"spec": "tests.test_specs.Extended", "first": 1}
+    assert to_config(Extended(second=2)) == {"spec": "tests.test_specs.Extended", "first": 1, "second": 2.0}
+    for spec in (Extended(), Extended(2, 3.0)):
+        assert from_config(json.loads(json.dumps(to_config(spec)))) == spec
 
 
 def test_ranges_and_lists_are_written_as_sequences():
