@@ -163,7 +163,9 @@ def printed(frame: pd.DataFrame, curves: xr.Dataset) -> str:
     shares = dict.fromkeys(("inside", "inside, line", "uncertainty below line's"), "{:.1%}".format)
     lengths = dict.fromkeys(("length", "length, line"), "{:.3f}".format)
     solved = curves.sizes["pair"] * curves.sizes["retraining"]
-    shown = frame.to_string(formatters={**shares, **lengths, "not converged": f"{{:.0f}} of {solved}".format})
+    shown = frame.to_string(
+        formatters={**shares, **lengths, "not converged": f"{{:.0f}} of {solved}".format}, na_rep="–"
+    )
     return (
         f"{shown}\n"
         "inside = share of the curve's nodes, at equal latent steps, where the data are: at most as far from the 10th\n"

@@ -37,7 +37,7 @@ class Config:
     latent: int = 2
     """Dimension of the latent space."""
     models: tuple[Source, ...] = ("single", "rbf", "ensemble")
-    """Sources of uncertainty to compare."""
+    """Sources of uncertainty to compare. Log likelihoods of nuts and gp are of the network they start from."""
     members: int = 10
     """Decoders in the ensemble."""
     images: int = 12
