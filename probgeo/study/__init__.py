@@ -1,0 +1,29 @@
+"""A study: models × measures × retrainings × pairs -> one labelled dataset on disk; resumes, on any executor."""
+
+from probgeo.study.measures import (
+    DEFAULT_MEASURES,
+    DrawnGeodesic,
+    Geodesic,
+    Measure,
+    StraightLine,
+    decorrelated_energy,
+    expected_metric,
+    fisher_rao_metric,
+)
+from probgeo.study.study import Study
+
+__all__ = [
+    "DEFAULT_MEASURES",
+    "DrawnGeodesic",
+    "Geodesic",
+    "Measure",
+    "StraightLine",
+    "Study",
+    "decorrelated_energy",
+    "expected_metric",
+    "fisher_rao_metric",
+]
+
+# Configurations and keys on disk hold the public names, whichever file defines what they name.
+for _named in (DrawnGeodesic, Geodesic, StraightLine, decorrelated_energy, expected_metric, fisher_rao_metric):
+    _named.__module__ = __name__

@@ -1,0 +1,118 @@
+"""Measures: fitted model -> distances of pairs."""
+
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probgeo import paths
+from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
+from probgeo.metrics import DecorrelatedEnergy, Energy, Metric
+from probgeo.storage import Fitted, Spec
+
+
+def expected_metric(model: Fitted) -> Metric:
+    """The metric of the model's uncertainty in the space of E[x | z]."""
+    return model.metric()
+
+
+def fisher_rao_metric(model: Fitted) -> Metric:
+    """The metric of the model's uncertainty in the likelihood's isometric space."""
+    return model.fisher_rao_metric()
+
+
+def decorrelated_energy(model: Fitted) -> Energy:
+    """The published energy of decoder ensembles, in closed form."""
+    return DecorrelatedEnergy(model.draws())
+
+
+class Measure(abc.ABC):
+    """A distance of two points of a fitted model's latent space. A frozen dataclass, so that it can be a key."""
+
+    @abc.abstractmethod
+    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+        """Paths between start and stop (batch, latent) and their lengths; codes (row, latent) are those of the data."""
+
+    def applies_to(self, spec: Spec) -> bool:
+        """Whether models of this spec have what the measure needs; where not, the study holds NaN."""
+        return True
+
+    def draw_lengths(self, model: Fitted, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
+        """Length of each path under every decoder draw, (draw, batch); None for a measure without."""
+        return None
+
+
+@dataclass(frozen=True)
+class Geodesic(Measure):
+    """Length of the shortest path under `metric(model)`, found from a graph over the codes of the data.
+
+    Args:
+        metric: fitted model -> metric or energy.
+        solver: how it is minimised.
+        needs_draws: whether the metric exists for ensembles only.
+    """
+
+    metric: Callable[[Fitted], Energy] = expected_metric
+    solver: GaussNewton = GaussNewton()
+    needs_draws: bool = False
+
+    def applies_to(self, spec: Spec) -> bool:
+        return not self.needs_draws or spec.num_members > 1
+
+    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+        metric = self.metric(model)
+        return geodesic(metric, start, stop, init=paths.Graph(metric, codes), solver=self.solver)
+
+
+@dataclass(frozen=True)
+class DrawnGeodesic(Measure):
+    """The geodesic of the model's expected metric, and its length under each decoder draw: one training's error bar.
+
+    For models with draws only: `run` raises TypeError for others.
+
+    Args:
+        solver: how the energy is minimised.
+        num_draws: number of draws; None for those of the model's own metric.
+    """
+
+    solver: GaussNewton = GaussNewton()
+    num_draws: int | None = None
+
+    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+        return Geodesic(solver=self.solver).paths(model, start, stop, codes)
+
+    def draw_lengths(self, model: Fitted, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
+        draws = model.draws(self.num_draws)
+        # One path at a time: images of all nodes under all draws are large.
+        lengths = torch.stack([draws(nodes).diff(dim=1).norm(dim=2).sum(1) for nodes in path], dim=1)
+        return lengths.masked_fill((path[:, 0] == path[:, -1]).all(1), 0)
+
+
+@dataclass(frozen=True)
+class StraightLine(Measure):
+    """Length of the straight latent line under `metric(model)`: what the metric earns without the path.
+
+    Args:
+        metric: fitted model -> metric.
+        num_segments: segments of the line.
+    """
+
+    metric: Callable[[Fitted], Metric] = expected_metric
+    num_segments: int = 256
+
+    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+        metric = self.metric(model)
+        line = paths.Straight(self.num_segments)(start, stop)
+        energies, lengths = energy(metric, line), length(metric, line)
+        finite = energies.isfinite()
+        status = torch.where(finite, int(Status.CONVERGED), int(Status.NONFINITE))
+        # At equal ends the nodes are equal, but their images only up to rounding.
+        zero = (start == stop).all(1) & finite
+        steps = torch.zeros_like(status)
+        return Geodesics(line, energies.masked_fill(zero, 0), lengths.masked_fill(zero, 0), steps, status)
+
+
+DEFAULT_MEASURES: Mapping[str, Measure] = {"geodesic": Geodesic(), "straight": StraightLine()}
