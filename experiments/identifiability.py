@@ -7,7 +7,7 @@ observations in all of them; prints one table and draws two figures. Run again, 
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ import probgeo as pg
 from experiments.common import Source, decoders, load_result, observations, output_folder, parsed, run, save_result
 from experiments.maps import field, latent_map, some_rows
 from probgeo.study import decorrelated_energy
+
+Architecture = Literal["conv-ensemble", "injective"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Config:
     """Class codes to keep; none for all."""
     latent: int = 2
     """Dimension of the latent space."""
-    models: tuple[Source, ...] = ("single", "rbf", "ensemble")
-    """Sources of uncertainty to compare; the paired tests are against rbf."""
+    models: tuple[Source | Architecture, ...] = ("single", "rbf", "ensemble")
+    """Sources of uncertainty to compare, and decoders of another architecture; the paired tests are against rbf."""
     members: int = 10
     """Decoders in the ensemble."""
     retrainings: int = 10
@@ -88,11 +90,23 @@ PRESETS = {
 PUBLISHED_T = {"mnist-3": -16.83, "mnist": -16.29, "fashion-mnist": -15.34, "mnist-50": -6.47}
 
 
+def spec_of(name: str, config: Config, shape: tuple[int, ...]) -> pg.VAE:
+    """The model of a name, for observations of a shape."""
+    network: pg.nn.Network = pg.nn.MLP(hidden=(config.width, config.width))
+    decoder: Any
+    if name == "conv-ensemble":
+        network = pg.nn.Convolutional(shape)
+        decoder = pg.EnsembleDecoder(config.members, network)
+    elif name == "injective":
+        decoder = pg.InjectiveDecoder()
+    else:
+        decoder = decoders(network, config.members)[name]
+    return pg.VAE(config.latent, decoder, pg.Gaussian(), encoder=network)
+
+
 def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Dataset]:
     """The study that a configuration describes, and its data."""
     data, points = observations(config.dataset, config.classes)  # pairs of the test set, as published
-    network = pg.nn.MLP(hidden=(config.width, config.width))
-    decoder = decoders(network, config.members)
     solver = pg.GaussNewton(num_segments=config.segments)
     measures: dict[str, pg.study.Measure] = {
         "geodesic": pg.Geodesic(solver=solver),
@@ -105,12 +119,21 @@ def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Datase
         data=data.x.to(config.device),
         points=points.x,
         pairs=pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0),
-        models={name: pg.VAE(config.latent, decoder[name], pg.Gaussian(), encoder=network) for name in config.models},
+        models={name: spec_of(name, config, data.shape) for name in config.models},
         seeds=range(config.retrainings),
         measures=measures,
         training=pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate),
     )
     return study, data
+
+
+def elbos(study: pg.Study) -> xr.DataArray:
+    """Evidence lower bound per row held out of training, in nats, of every retraining."""
+    values = []
+    for name in study.models:
+        histories = [study.fitted(name, seed).history for seed in study.seeds]
+        values += [[-float(each.validation_loss[each.phase == each.phase[-1]].min()) for each in histories]]
+    return xr.DataArray(values, dims=("model", "retraining"))
 
 
 def latent_views(study: pg.Study, labels: torch.Tensor, num_paths: int = 12, num_codes: int = 800) -> xr.Dataset:
@@ -149,7 +172,8 @@ def latent_figure(views: xr.Dataset, label_names: tuple[str, ...]) -> Figure:
 def compute(config: Config, folder: Path) -> None:
     """Everything that takes time, to `identifiability.nc`: distances and, for two latent dimensions, a map."""
     study, data = study_of(config, folder)
-    groups = {"distances": study.run().drop_vars(["energy", "euclidean_latent"])}  # in study.nc, and in `distance`
+    distances = study.run().drop_vars(["energy", "euclidean_latent"])  # in study.nc, and in `distance`
+    groups = {"distances": distances.assign(elbo=elbos(study))}
     if config.latent == 2:
         views = latent_views(study, data.labels)
         groups["latent"] = views.assign_attrs(label_names=list(data.label_names))
@@ -162,6 +186,13 @@ def report(result: Path, folder: Path) -> None:
     dataset = groups["distances"]
     summary = pg.identifiability.summary(dataset.distance)
     print(summary)
+    if "elbo" in dataset:
+        means, stds = dataset.elbo.mean("retraining"), dataset.elbo.std("retraining", ddof=1)
+        shown = [
+            f"{model} {mean:.1f} ± {std:.1f}"
+            for model, mean, std in zip(means.model.values, means.values, stds.values, strict=True)
+        ]
+        print("ELBO per observation held out, nats (mean ± std over retrainings):", ", ".join(shown))
     preset = json.loads(dataset.attrs["config"])["preset"]
     if preset:
         print(f"published, ensemble against RBF: t = {PUBLISHED_T[preset]} (Syrota et al. 2024, Table 1)")

@@ -164,6 +164,25 @@ class Maps:
         return self.num_maps * max(widths)
 
 
+def smallest_singular_value(members: Members, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+    """σ_min of J = [J_1; …; J_S]/√S at every point: zero where the expected metric E[JᵀJ] degenerates.
+
+    Args:
+        members: as for `ExpectedMetric`; `[decoder]` for one.
+        z: latent points.
+
+    Returns:
+        √λ_min of the expected metric without the loss of digits that forming it costs; units of x per unit of z.
+
+    Raises:
+        ValueError: no members.
+        TypeError: members that are not callable.
+    """
+    maps = Maps(members)
+    columns = maps.jets(z.reshape(-1, z.shape[-1]))[:, 1:].flatten(2) / maps.num_maps**0.5
+    return torch.linalg.svdvals(columns)[..., -1].reshape(z.shape[:-1])
+
+
 def _batched(members: Members) -> tuple[Immersion, int]:
     """One callable (*batch, latent) -> (member, *batch, observation), and how many members it has."""
     if isinstance(members, nn.ModuleList):

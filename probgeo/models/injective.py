@@ -1,0 +1,161 @@
+"""Injective decoders: codes padded with zeros, the bijections of a normalizing flow, an affine map of full rank.
+
+Different codes have different images, and the Jacobian has full column rank, by construction: the metric never
+degenerates, whatever the weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from probgeo.jacobians import Maps
+from probgeo.likelihoods import Likelihood
+from probgeo.models.decoders import SingleDecoder
+from probgeo.models.flows import AffineCoupling, Bijection, Layer
+
+
+class InjectiveMap(nn.Module):
+    """f(z) = Q diag(e^s) (T_K ∘ … ∘ T_1)([z; 0]) + b, QᵀQ = I; coordinates are reversed after every T_k.
+
+    Args:
+        latent: dimension d of z.
+        width: dimension of the padded code.
+        num_outputs: dimension of f(z).
+        layers: the bijections T_k.
+    """
+
+    def __init__(self, latent: int, width: int, num_outputs: int, layers: Sequence[Bijection]) -> None:
+        super().__init__()
+        self.latent = latent
+        self.width = width
+        self.layers = nn.ModuleList(layers)
+        self.basis = nn.Parameter(nn.init.orthogonal_(torch.empty(num_outputs, width)))
+        self.log_scale = nn.Parameter(torch.zeros(width))
+        self.offset = nn.Parameter(torch.zeros(num_outputs))
+
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
+        y = functional.pad(z, (0, self.width - self.latent))
+        for layer in self.layers:
+            y = layer(y).flip(-1)
+        return y * self.log_scale.exp() @ self._orthonormal().mT + self.offset
+
+    def inverse(self, x: Float[Tensor, "*batch observation"]) -> Float[Tensor, "*batch latent"]:
+        """z with f(z) = x where x = f(z); elsewhere what is left of T⁻¹ after padding and projection are undone."""
+        y = (x - self.offset) @ self._orthonormal() * (-self.log_scale).exp()
+        for layer in reversed(self.layers):
+            assert isinstance(layer, Bijection)
+            y = layer.inverse(y.flip(-1))
+        return y[..., : self.latent]
+
+    def _orthonormal(self) -> Float[Tensor, "observation width"]:
+        """Q = A L⁻ᵀ with LLᵀ = AᵀA."""
+        root = torch.linalg.cholesky(self.basis.mT @ self.basis)
+        return torch.linalg.solve_triangular(root.mT, self.basis, upper=True, left=False)
+
+
+class Projection(NamedTuple):
+    """Points of the manifold nearest to rows x: their codes, themselves, and their distances to x."""
+
+    z: Float[Tensor, "row latent"]
+    x: Float[Tensor, "row observation"]
+    distance: Float[Tensor, "row"]
+
+
+@torch.no_grad()
+def projection(immersion: InjectiveMap, x: Float[Tensor, "row observation"], num_steps: int = 50) -> Projection:
+    """argmin_z ‖f(z) − x‖, from f's inverse by Gauss–Newton with step halving: a local minimum.
+
+    Args:
+        immersion: f, e.g. `model.decoder.network` of a fitted model with an `InjectiveDecoder`.
+        x: observations.
+        num_steps: steps at most.
+
+    Returns:
+        Codes, images and distances; a row that lies on the manifold stays where it is.
+
+    Raises:
+        ValueError: fewer than zero steps.
+
+    References:
+        Brehmer & Cranmer (2020), Flows for simultaneous manifold learning and density estimation, section 2.
+    """
+    if num_steps < 0:
+        raise ValueError(f"num_steps: expected at least 0; got {num_steps}.")
+    maps, z = Maps([immersion]), immersion.inverse(x)
+    fractions = torch.tensor([0.0, *(0.5**k for k in range(12))], dtype=x.dtype, device=x.device)[:, None, None]
+    for _ in range(num_steps):
+        value, *columns = maps.jets(z)[:, :, 0].unbind(1)
+        direction = torch.linalg.lstsq(torch.stack(columns, -1), (x - value)[..., None]).solution[..., 0]
+        tried = z + fractions * direction
+        best = (immersion(tried) - x).norm(dim=-1).argmin(0)
+        if not best.any():
+            break
+        z = tried[best, torch.arange(len(z), device=z.device)]
+    value = immersion(z)
+    return Projection(z, value, (value - x).norm(dim=-1))
+
+
+# --- specs -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Injective:
+    """Spec of a network that is an injective immersion: f(z) = Q diag(e^s) T([z; 0]) + b, T a normalizing flow.
+
+    Args:
+        width: dimension that z is padded to, between that of z and that of the observations.
+        layers: specs of T's bijections, see `probgeo.flows`; coordinates are reversed between them.
+
+    Raises:
+        ValueError: no layers, or a width below two.
+
+    References:
+        Brehmer & Cranmer (2020), Flows for simultaneous manifold learning and density estimation.
+    """
+
+    width: int = 16
+    layers: Sequence[Layer] = (AffineCoupling((128,)),) * 4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if not self.layers:
+            raise ValueError("layers: expected at least one bijection; got none.")
+        if self.width < 2:
+            raise ValueError(f"width: expected at least 2, as couplings need two halves; got {self.width}.")
+
+    def build(self, num_inputs: int, num_outputs: int) -> InjectiveMap:
+        """The network, freshly initialised from torch's random state.
+
+        Raises:
+            ValueError: a width below the latent dimension or above that of the observations.
+        """
+        if not num_inputs <= self.width <= num_outputs:
+            raise ValueError(
+                f"width: expected {num_inputs} to {num_outputs}, between the dimensions of the latent space and of the "
+                f"observations; got {self.width}."
+            )
+        return InjectiveMap(num_inputs, self.width, num_outputs, [layer.build(self.width) for layer in self.layers])
+
+
+@dataclass(frozen=True)
+class InjectiveDecoder:
+    """Spec of a single decoder without self-intersections or folds: its metric has full rank everywhere.
+
+    The likelihood's output is an injective immersion of z. So is its mean where that is one monotone function of each
+    output (Gaussian, Bernoulli, Poisson, ...). An ensemble of such decoders is `EnsembleDecoder(network=Injective())`.
+
+    Args:
+        network: spec of the immersion.
+    """
+
+    network: Injective = Injective()
+    num_members = 1
+
+    def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> SingleDecoder:
+        """The module, freshly initialised from torch's random state; `network` is the immersion and has an inverse."""
+        return SingleDecoder(self.network.build(latent, num_outputs))
