@@ -1,9 +1,10 @@
 """Probabilistic latent geometry: which distances, angles and volumes of a latent space survive retraining."""
 
-from probgeo import calculus, datasets, identifiability, nn, paths, plots
+from probgeo import calculus, datasets, identifiability, nn, paths, plots, schedules
 from probgeo.datasets import all_pairs, class_representatives, neighbour_pairs, sample_pairs
 from probgeo.distances import distance_matrix, graph_distances
 from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
+from probgeo.jacobians import smallest_singular_value
 from probgeo.likelihoods import (
     Bernoulli,
     Categorical,
@@ -21,10 +22,12 @@ from probgeo.likelihoods import (
     ZeroInflatedNegativeBinomial,
 )
 from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
+from probgeo.models import flows
 from probgeo.models.bayesian import BayesianDecoder, DropoutDecoder, LowRank, MeanField
 from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
 from probgeo.models.gp_decoder import GPDecoder
 from probgeo.models.gplvm import GPLVM
+from probgeo.models.injective import Injective, InjectiveDecoder, projection
 from probgeo.models.lastlayer import Conjugate, LaplaceApproximation
 from probgeo.models.sampled import NUTS, Autoguide
 from probgeo.models.vae import VAE, Warmup
@@ -55,6 +58,8 @@ __all__ = [
     "Geodesic",
     "Geodesics",
     "HeteroscedasticGaussian",
+    "Injective",
+    "InjectiveDecoder",
     "Laplace",
     "LaplaceApproximation",
     "LibraryColumn",
@@ -85,6 +90,7 @@ __all__ = [
     "distance_matrix",
     "energy",
     "fit",
+    "flows",
     "geodesic",
     "graph_distances",
     "identifiability",
@@ -94,6 +100,9 @@ __all__ = [
     "nn",
     "paths",
     "plots",
+    "projection",
     "sample_pairs",
     "save",
+    "schedules",
+    "smallest_singular_value",
 ]

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from probgeo.models.gplvm import GPLVM, FittedGPLVM
 from probgeo.objectives import random_noise, random_rows
-from probgeo.svi import Training, num_epochs
+from probgeo.svi import Report, Training, learning_rate, num_epochs
 
 HISTORY = ("loss", "log_likelihood", "kl", "gradient_norm")
 
@@ -30,15 +30,15 @@ class GPLVMRetrainings:
         self.spec, self.x, self.seeds, self.training = spec, x, seeds, training
         self.batch_size = min(training.batch_size, len(x))
 
-    def run(self, bar: tqdm, path: Path | None, checkpoint_seconds: float) -> None:
+    def run(self, bar: tqdm, path: Path | None, checkpoint_seconds: float, report: Report | None = None) -> None:
         """All epochs of all retrainings; one that is interrupted starts anew, so there are no checkpoints."""
-        self._results = [self._trained(seed, bar) for seed in self.seeds]
+        self._results = [self._trained(seed, bar, report) for seed in self.seeds]
 
     def results(self) -> Iterator[tuple[int, FittedGPLVM, dict[str, Any], None]]:
         """(seed, model, what to say of it, no other weights) per retraining."""
         yield from self._results
 
-    def _trained(self, seed: int, bar: tqdm) -> tuple[int, FittedGPLVM, dict[str, Any], None]:
+    def _trained(self, seed: int, bar: tqdm, report: Report | None) -> tuple[int, FittedGPLVM, dict[str, Any], None]:
         began, training = time.monotonic(), self.training
         model = self.spec.build(self.x.shape[1], seed).to(self.x)
         (phase,) = model.phases
@@ -46,18 +46,22 @@ class GPLVMRetrainings:
         phase.start(model, self.x, seed)
         self.trained = [parameter for name, parameter in model.named_parameters() if phase.trains(name)]
         optimizer: Any = training.optimizer
-        rate = phase.rate * training.learning_rate
+        rate = learning_rate(phase, training, 0)
         self.optimizer = optimizer(self.trained, lr=rate, **(training.optimizer_options or {}))
         history: list[Tensor] = []
         diverged = ""
         for epoch in range(num_epochs(phase, training)):
             good = copy.deepcopy(model.state_dict())
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = learning_rate(phase, training, epoch)
             try:
                 history.append(self._epoch(model, seed, epoch))
             except ArithmeticError as error:
                 model.load_state_dict(good)
                 diverged = f"seed {seed} at epoch {epoch} of phase {phase.name!r} ({error})"
                 break
+            if report:
+                report(seed, epoch, dict(zip(HISTORY, history[-1].tolist(), strict=True)))
             bar.update()
         values = torch.stack(history).double().cpu().numpy() if history else np.zeros((0, len(HISTORY)))
         model.history = xr.Dataset(

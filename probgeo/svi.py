@@ -4,9 +4,9 @@ All state is per retraining, along the first dimension of every parameter; nothi
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,15 @@ from probgeo.models.decoders import Phase
 from probgeo.models.vae import VAE, FittedVAE
 from probgeo.nn import Stacked
 from probgeo.objectives import ELBO, noise_shapes, random_noise, random_rows
+from probgeo.schedules import Schedule
+from probgeo.specs import ADDED_LATER
 
 TERMS = ("loss", "log_likelihood", "kl")
 MAX_NOISE = 2**22  # numbers per retraining that are drawn at once
 HISTORY = (*TERMS, *(f"validation_{name}" for name in TERMS), "gradient_norm", "parameter_norm", "running")
+
+# Called after every epoch with the seed, the epoch counted over all phases, and the terms of the history by name.
+Report = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Training:
         validation: fraction of the rows held out (the same for every retraining) to choose the best epoch; 0 for none,
             and then the last epoch is kept.
         patience: a retraining stops after this many epochs without a better validation objective; None never.
+        schedule: how the learning rate changes over the epochs of a phase, from `probgeo.schedules`; None: it does not.
 
     Raises:
         ValueError: an option outside its range.
@@ -56,6 +62,7 @@ class Training:
     max_gradient_norm: float | None = None
     validation: float = 0.1
     patience: int | None = None
+    schedule: Schedule | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
@@ -86,6 +93,12 @@ def num_epochs(phase: Phase, training: Training) -> int:
     return max(1, round(phase.share * training.epochs)) if phase.share else 0
 
 
+def learning_rate(phase: Phase, training: Training, epoch: int) -> float:
+    """The optimiser's step size at an epoch of a phase: learning rate · phase's rate · schedule's factor."""
+    factor = training.schedule.factor(epoch, num_epochs(phase, training)) if training.schedule else 1.0
+    return phase.rate * training.learning_rate * factor
+
+
 class Retrainings:
     """Retrainings of one spec, one per seed, as one batched module that is trained phase by phase."""
 
@@ -102,7 +115,7 @@ class Retrainings:
         self.names: list[str] = []
 
     @_pyro_settings()
-    def run(self, bar: tqdm, path: Path | None, checkpoint_seconds: float) -> None:
+    def run(self, bar: tqdm, path: Path | None, checkpoint_seconds: float, report: Report | None = None) -> None:
         """All phases, from the checkpoint at `path` if there is one."""
         checkpoint = storage.read_tensors(path) if path and path.exists() else None
         begin = tuple(checkpoint["place"].tolist()) if checkpoint else (0, 0)
@@ -124,12 +137,20 @@ class Retrainings:
                     began = time.monotonic()
                     self._epoch(index, epoch)
                     self.seconds += (time.monotonic() - began) / len(self.seeds)
+                    if report:
+                        self._report(report)
                     if path and time.monotonic() - saved > checkpoint_seconds:
                         storage.write_tensors(path, self._checkpoint(index, epoch + 1))
                         saved = time.monotonic()
                 bar.update()
             self.last = self._parameters(good=True)
             self._assign(self.best)
+
+    def _report(self, report: Report) -> None:
+        """The last epoch of those that ran."""
+        for seed, values in zip(self.seeds, self.history[-1].T.tolist(), strict=True):
+            if values[-1]:
+                report(seed, len(self.history) - 1, dict(zip(HISTORY[:-1], values[:-1], strict=True)))
 
     def results(self) -> Iterator[tuple[int, FittedVAE, dict[str, Any], dict[str, Tensor]]]:
         """(seed, model, what to say of it, last parameters of the last phase) per retraining."""
@@ -177,7 +198,7 @@ class Retrainings:
                 self.trained[name] = parameter
         optimizer: Any = self.training.optimizer
         options = self.training.optimizer_options or {}
-        self.optimizer = optimizer(self.trained.values(), lr=phase.rate * self.training.learning_rate, **options)
+        self.optimizer = optimizer(self.trained.values(), lr=learning_rate(phase, self.training, 0), **options)
         num = len(self.seeds)
         self.running: Bool[Tensor, " retraining"] = torch.tensor([not text for text in self.diverged])
         self.best_loss, self.waited = torch.full((num,), torch.inf), torch.zeros(num, dtype=torch.long)
@@ -196,6 +217,8 @@ class Retrainings:
 
     def _epoch(self, phase_index: int, epoch: int) -> None:
         """One pass over the data; then the best and last good parameters are brought up to date."""
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = learning_rate(self.phase, self.training, epoch)
         beta = self.spec.beta_at(epoch if phase_index == 0 else 10**9).to(self.train)
         sums = self.train.new_zeros(len(TERMS), len(self.seeds))
         steps = len(self.train) // self.batch_size

@@ -15,7 +15,7 @@ from probgeo.gplvm_training import GPLVMRetrainings
 from probgeo.models.gplvm import GPLVM
 from probgeo.specs import digest, stream, to_config
 from probgeo.storage import Fitted, Spec
-from probgeo.svi import Retrainings, Training, num_epochs
+from probgeo.svi import Report, Retrainings, Training, num_epochs
 
 Run = Retrainings | GPLVMRetrainings
 
@@ -49,6 +49,7 @@ def fit(
     stack: int = 10,
     progress: bool = True,
     checkpoint_seconds: float = 30.0,
+    report: Report | None = None,
 ) -> list[Fitted]:
     """Models fitted to x by maximising the ELBO, one per seed; each equals the one trained alone, up to rounding.
 
@@ -58,12 +59,14 @@ def fit(
         spec: what to train, e.g. `VAE(...)` or `GPLVM(...)`.
         x: data (row, observation), floating point; training runs on its device.
         seeds: one retraining per seed.
-        training: epochs, batch size, optimiser, validation, early stopping.
+        training: epochs, batch size, optimiser, learning rates, validation, early stopping.
         folder: where retraining `seed` is saved, as `folder/seed-<seed>`; finished ones are loaded instead of trained,
             and an interrupted run goes on from its last checkpoint (a GPLVM starts anew). None: nothing is saved.
         stack: how many retrainings are trained at once, as one batched module; a GPLVM is trained alone.
         progress: show a bar with the remaining time.
         checkpoint_seconds: how often an unfinished run is saved, at most once an epoch.
+        report: called after every epoch with the seed, the epoch (counted over all phases) and the terms of the
+            history by name, e.g. to log them.
 
     Returns:
         Fitted models in the order of `seeds`, at the best validation epoch of each phase (the last epoch without
@@ -72,7 +75,8 @@ def fit(
     Raises:
         TypeError, ValueError: x is not data of this model; fewer than two rows to train on; seeds empty or repeated.
         FileExistsError: `folder` holds a retraining of another configuration.
-        TrainingDiverged: an objective became NaN or infinite; the message names seeds and epochs.
+        TrainingDiverged: an objective became NaN or infinite; the message names seeds and epochs, and
+            its `models` are all retrainings. It is raised again for finished ones: to go on, leave these seeds out.
     """
     seeds = [int(seed) for seed in seeds]
     if not seeds or len(set(seeds)) < len(seeds):
@@ -86,7 +90,7 @@ def fit(
     with _TURN:
         models = _finished(Path(folder), seeds, spec, identity) if folder else {}
         pending = [seed for seed in seeds if seed not in models]
-        groups = [pending[i : i + stack] for i in range(0, len(pending), stack)]
+        groups = _groups(Path(folder) if folder else None, seeds, pending, stack, spec, identity)
         epochs = sum(num_epochs(phase, training) for phase in spec.build(x.shape[1], seed=0).phases)
         with tqdm(total=epochs * len(groups), unit="epoch", disable=not (progress and pending)) as bar:
             for group in groups:
@@ -97,13 +101,14 @@ def fit(
                     run = GPLVMRetrainings(spec, x, group, training)
                 else:
                     run = Retrainings(spec, *parts, group, training)
-                models |= _trained(run, Path(folder) if folder else None, identity, bar, checkpoint_seconds)
+                models |= _trained(run, Path(folder) if folder else None, identity, bar, checkpoint_seconds, report)
     found = [models[seed].to(x.device) for seed in seeds]
     diverged = [text for model in found if (text := _divergence(model))]
     if diverged:
         raise TrainingDiverged(
             f"training: the objective became NaN or infinite for {'; '.join(diverged)}. Each keeps the weights of its "
-            "last good epoch. Lower learning_rate or set max_gradient_norm, and train into another folder.",
+            "last good epoch. Lower learning_rate or set max_gradient_norm, and train into another folder; or leave "
+            "these seeds out, since the others are finished.",
             found,
         )
     return found
@@ -133,18 +138,40 @@ def _trained(
     identity: dict[str, Any],
     bar: tqdm,
     checkpoint_seconds: float,
+    report: Report | None,
 ) -> dict[int, Fitted]:
     """Models by seed, trained from the group's checkpoint if there is one, and saved."""
-    checkpoint = folder / f"unfinished-{digest(identity, run.spec, run.seeds)}.safetensors" if folder else None
-    run.run(bar, checkpoint, checkpoint_seconds)
+    checkpoint = _checkpoint(folder, identity, run.spec, run.seeds) if folder else None
+    run.run(bar, checkpoint, checkpoint_seconds, report)
     models = {}
     for seed, model, extra, last in run.results():
         models[seed] = model
-        if folder:
+        if folder and not (folder / f"seed-{seed}").exists():
             storage.save(model, folder / f"seed-{seed}", {**identity, **extra}, last=last)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     return models
+
+
+def _checkpoint(folder: Path, identity: dict[str, Any], spec: Spec, seeds: list[int]) -> Path:
+    return folder / f"unfinished-{digest(identity, spec, seeds)}.safetensors"
+
+
+def _groups(
+    folder: Path | None, seeds: list[int], pending: list[int], stack: int, spec: Spec, identity: dict[str, Any]
+) -> list[list[int]]:
+    """The seeds that are trained at once, at most `stack`; a group with a checkpoint stays together.
+
+    A kill while a group is being saved leaves some of it finished: the checkpoint is still that of the whole group.
+    """
+    whole = [seeds[i : i + stack] for i in range(0, len(seeds), stack)]
+    begun = [
+        group
+        for group in whole
+        if folder and not set(pending).isdisjoint(group) and _checkpoint(folder, identity, spec, group).exists()
+    ]
+    rest = [seed for seed in pending if not any(seed in group for group in begun)]
+    return begun + [rest[i : i + stack] for i in range(0, len(rest), stack)]
 
 
 def _finished(folder: Path, seeds: list[int], spec: Spec, identity: dict[str, Any]) -> dict[int, Fitted]:

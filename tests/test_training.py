@@ -308,6 +308,81 @@ def test_finished_retrainings_are_loaded_and_more_seeds_train_alone(tmp_path, mo
     same(first[0], more[1])
 
 
+def killed_while_saving(monkeypatch, num_saved: int, run) -> None:
+    """Run until that many models are saved, then die."""
+    save, calls = storage.save, []
+
+    def dying(*args, **options) -> None:
+        if len(calls) == num_saved:
+            raise KeyboardInterrupt
+        save(*args, **options)
+        calls.append(args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(storage, "save", dying)
+        run()
+
+
+@pytest.mark.parametrize("num_saved", [0, 1, 2])
+def test_a_kill_while_a_stack_is_saved_costs_no_epoch_and_leaves_no_file(tmp_path, monkeypatch, num_saved):
+    def run(folder):
+        return trained(seeds=range(5), folder=tmp_path / folder, stack=3, checkpoint_seconds=0.0)
+
+    expected = run("whole")
+    killed_while_saving(monkeypatch, num_saved, lambda: run("resumed"))
+    saved = {path: path.stat().st_mtime_ns for path in (tmp_path / "resumed").glob("seed-*/weights.safetensors")}
+    assert len(saved) == num_saved
+    epochs = counted_epochs(monkeypatch)
+    for first, second in zip(expected, run("resumed"), strict=True):
+        same(first, second)
+    assert len(epochs) == 3  # of the second stack
+    assert {path.name for path in (tmp_path / "resumed").iterdir()} == {f"seed-{seed}" for seed in range(5)}
+    assert all(path.stat().st_mtime_ns == time for path, time in saved.items())
+
+
+def test_a_kill_while_a_stack_is_saved_before_any_checkpoint_trains_the_rest(tmp_path, monkeypatch):
+    expected = trained(seeds=range(3))
+    killed_while_saving(monkeypatch, 1, lambda: trained(seeds=range(3), folder=tmp_path))
+    for first, second in zip(expected, trained(seeds=range(3), folder=tmp_path), strict=True):
+        for name, value in first.state_dict().items():
+            torch.testing.assert_close(value, second.state_dict()[name], rtol=1e-4, atol=1e-5)
+    assert {path.name for path in tmp_path.iterdir()} == {"seed-0", "seed-1", "seed-2"}
+
+
+def test_the_finished_retrainings_are_usable_without_the_one_that_was_lost(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        diverging(patch, seed=1, epoch=1)
+        with pytest.raises(TrainingDiverged, match="or leave these seeds out") as caught:
+            trained(seeds=range(3), folder=tmp_path)
+    epochs = counted_epochs(monkeypatch)
+    for model, index in zip(trained(seeds=(0, 2), folder=tmp_path), (0, 2), strict=True):
+        same(model, caught.value.models[index])
+    assert not epochs
+
+
+@pytest.mark.parametrize("name", ["single", "rbf"])
+def test_every_epoch_of_every_retraining_is_reported_once(tmp_path, monkeypatch, name):
+    told = []
+
+    def run():
+        return trained(
+            SPECS[name],
+            seeds=(0, 1),
+            folder=tmp_path,
+            checkpoint_seconds=0.0,
+            training=Training(epochs=8, batch_size=16, learning_rate=0.2, patience=2),
+            report=lambda seed, epoch, terms: told.append((seed, epoch, terms)),
+        )
+
+    interrupted_after(monkeypatch, 2, run)
+    for seed, model in enumerate(run()):
+        own = [(epoch, terms) for reported, epoch, terms in told if reported == seed]
+        # An epoch in which only the other retraining still runs is counted, but not reported.
+        assert [epoch for epoch, _ in own] == sorted({epoch for epoch, _ in own})
+        for term, values in model.history.items():
+            np.testing.assert_allclose([terms[term] for _, terms in own], values, rtol=1e-6)
+
+
 def test_progress_is_shown_only_when_asked(capsys):
     fit(SPECS["single"], data(), (0, 1), training=Training(epochs=2), progress=True)
     assert "training Decoder, seeds 0 to 1: 100%" in capsys.readouterr().err
@@ -426,7 +501,7 @@ def test_fewer_rows_than_centres_are_refused():
         ({"x": torch.full((9, 2), torch.nan)}, "x: expected finite values"),
         ({"x": torch.rand(1, 2)}, "x: expected at least two rows to train on; got 1"),
         ({"x": torch.rand(20, 2), "training": Training(validation=0.99)}, "20 of them held out"),
-        ({"x": torch.full((9, 2), 2.0), "spec": SPECS["ensemble"]}, "a Bernoulli likelihood expects values"),
+        ({"x": torch.full((9, 2), 2.0), "spec": SPECS["ensemble"]}, "as a Bernoulli likelihood needs"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(options, complaint):

@@ -1,0 +1,89 @@
+"""Learning rates that change while a model is trained: factors of the learning rate, as functions of the epoch."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A factor of the learning rate for every epoch; a frozen dataclass, so that it can be a key."""
+
+    def factor(self, epoch: int, num_epochs: int) -> float:
+        """Factor at an epoch 0 … num_epochs − 1 of a phase of training."""
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """final + (1 − final) · ½ (1 + cos(π epoch / num_epochs)): from 1 at first towards `final`, half a wave.
+
+    Args:
+        final: factor that the last epochs approach, in [0, 1].
+
+    Raises:
+        ValueError: final outside [0, 1].
+
+    References:
+        Loshchilov & Hutter (2017), SGDR: stochastic gradient descent with warm restarts, eq. 5.
+    """
+
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.final <= 1:
+            raise ValueError(f"final: expected a factor in [0, 1]; got {self.final}.")
+
+    def factor(self, epoch: int, num_epochs: int) -> float:
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * epoch / num_epochs)) / 2
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """The first factor 1, then factors[i] from epoch epochs[i] on.
+
+    Args:
+        epochs: where the factor changes, increasing.
+        factors: one per change, positive.
+
+    Raises:
+        ValueError: as many factors as there are not epochs, epochs that do not increase, a factor that is not positive.
+    """
+
+    epochs: tuple[int, ...]
+    factors: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.epochs) != len(self.factors):
+            raise ValueError(f"epochs, factors: expected as many of each; got {self.epochs} and {self.factors}.")
+        if any(epoch < 1 for epoch in self.epochs) or list(self.epochs) != sorted(set(self.epochs)):
+            raise ValueError(f"epochs: expected increasing numbers of at least 1; got {self.epochs}.")
+        if not all(factor > 0 for factor in self.factors):
+            raise ValueError(f"factors: expected positive numbers; got {self.factors}.")
+
+    def factor(self, epoch: int, num_epochs: int) -> float:
+        return (1.0, *self.factors)[sum(change <= epoch for change in self.epochs)]
+
+
+@dataclass(frozen=True)
+class LinearWarmup:
+    """(epoch + 1) / epochs during the first `epochs`, then what follows, as if it began there.
+
+    Args:
+        epochs: how many epochs the learning rate rises, in equal steps, to its full value.
+        then: schedule of the remaining epochs; None: the rate stays.
+
+    Raises:
+        ValueError: epochs below one.
+    """
+
+    epochs: int
+    then: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs: expected at least 1; got {self.epochs}.")
+
+    def factor(self, epoch: int, num_epochs: int) -> float:
+        if epoch < self.epochs:
+            return (epoch + 1) / self.epochs
+        return 1.0 if self.then is None else self.then.factor(epoch - self.epochs, num_epochs - self.epochs)
