@@ -1,7 +1,14 @@
 """Probabilistic latent geometry: which distances, angles and volumes of a latent space survive retraining."""
 
 from probgeo import calculus, datasets, identifiability, nn, paths, plots, schedules
-from probgeo.datasets import all_pairs, class_representatives, neighbour_pairs, sample_pairs
+from probgeo.datasets import (
+    all_pairs,
+    class_regions,
+    class_representatives,
+    neighbour_pairs,
+    sample_pairs,
+    sample_triples,
+)
 from probgeo.distances import distance_matrix, graph_distances
 from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
 from probgeo.jacobians import smallest_singular_value
@@ -85,6 +92,7 @@ __all__ = [
     "ZeroInflatedNegativeBinomial",
     "all_pairs",
     "calculus",
+    "class_regions",
     "class_representatives",
     "datasets",
     "distance_matrix",
@@ -102,6 +110,7 @@ __all__ = [
     "plots",
     "projection",
     "sample_pairs",
+    "sample_triples",
     "save",
     "schedules",
     "smallest_singular_value",

@@ -3,7 +3,14 @@
 from probgeo.datasets.counts import CountTable, branching_counts, count_table
 from probgeo.datasets.dataset import Dataset, Normalisation
 from probgeo.datasets.folders import celeba, image_folder, imagenette
-from probgeo.datasets.pairs import all_pairs, class_representatives, neighbour_pairs, sample_pairs
+from probgeo.datasets.pairs import (
+    all_pairs,
+    class_regions,
+    class_representatives,
+    neighbour_pairs,
+    sample_pairs,
+    sample_triples,
+)
 from probgeo.datasets.photographs import cifar10, cifar100, svhn
 from probgeo.datasets.published import cache_folder, digits, fashion_mnist, mnist, tasic
 from probgeo.datasets.synthetic import blobs, circle, circles, s_curve, sphere, surface, swiss_roll, two_moons
@@ -21,6 +28,7 @@ __all__ = [
     "cifar100",
     "circle",
     "circles",
+    "class_regions",
     "class_representatives",
     "count_table",
     "digits",
@@ -32,6 +40,7 @@ __all__ = [
     "neighbour_pairs",
     "s_curve",
     "sample_pairs",
+    "sample_triples",
     "sphere",
     "surface",
     "svhn",

@@ -1,4 +1,4 @@
-"""Pairs of rows between which distances are measured, as indices (pair, 2)."""
+"""Rows between which distances, angles and volumes are measured: indices of pairs, triples and regions."""
 
 import numpy as np
 import torch
@@ -43,6 +43,69 @@ def sample_pairs(
     first = np.searchsorted(last_number, number, side="right")
     second = len(codes) - (last_number[first] - number)
     return torch.from_numpy(np.sort(order[np.stack([first, second], axis=1)], axis=1))
+
+
+def sample_triples(labels: Int[Tensor, " row"], num_triples: int, seed: int = 0) -> Int64[Tensor, "triple 3"]:
+    """Distinct triples (corner, {i, j}) of three different rows, drawn uniformly without replacement.
+
+    Args:
+        labels: class code of each row; only their number matters.
+        num_triples: how many.
+        seed: of the draw.
+
+    Returns:
+        row indices, the corner first, then the smaller one of the other two.
+
+    Raises:
+        ValueError: num_triples below one, or more triples than there are.
+    """
+    if num_triples < 1:
+        raise ValueError(f"num_triples: expected at least 1; got {num_triples}.")
+    num_rows = len(labels)
+    per_corner = (num_rows - 1) * (num_rows - 2) // 2
+    if num_triples > num_rows * per_corner:
+        raise ValueError(
+            f"num_triples: {num_rows} rows have {num_rows * per_corner} distinct triples; got {num_triples}."
+        )
+    number = np.random.default_rng(seed).choice(num_rows * per_corner, num_triples, replace=False)
+    corner, pair = np.divmod(number, per_corner)
+    # Pairs of the rows without the corner, numbered in lexicographic order.
+    last_number = np.cumsum(np.arange(num_rows - 2, 0, -1))
+    first = np.searchsorted(last_number, pair, side="right")
+    others = np.stack([first, num_rows - 1 - (last_number[first] - pair)], axis=1)
+    others += others >= corner[:, None]
+    return torch.from_numpy(np.concatenate([corner[:, None], others], axis=1))
+
+
+def class_regions(
+    x: Float[Tensor, "row feature"], labels: Int[Tensor, " row"], share: float = 0.9
+) -> dict[str, Int64[Tensor, " row"]]:
+    """The rows of each class nearest to its mean, by class code: regions without the class's outliers.
+
+    They are chosen among the observations, so that all retrainings have the same.
+
+    Args:
+        x: observations.
+        labels: class code of each row.
+        share: of each class's rows that is kept, in (0, 1].
+
+    Returns:
+        row indices, ascending, by class code.
+
+    Raises:
+        ValueError: `share` is out of its range, or x and labels differ in number.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share: expected a number in (0, 1]; got {share}.")
+    if len(x) != len(labels):
+        raise ValueError(f"labels: expected {len(x)}, one for each row of x; got {len(labels)}.")
+    regions = {}
+    for code in labels.unique():
+        rows = torch.nonzero(labels == code).squeeze(1)
+        to_mean = torch.linalg.vector_norm(x[rows] - x[rows].mean(0), dim=1)
+        nearest = to_mean.argsort()[: max(1, round(share * len(rows)))]
+        regions[str(int(code))] = rows[nearest].sort().values.cpu()
+    return regions
 
 
 def neighbour_pairs(
