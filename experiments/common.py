@@ -51,9 +51,11 @@ def output_folder(name: str, preset: str | None, out: Path | None) -> Path:
 
 def observations(name: str, classes: Sequence[int] = ()) -> tuple[pg.datasets.Dataset, pg.datasets.Dataset]:
     """The data to train on, and those that pairs are taken from: the test set where one is published, else the same."""
-    published = {"mnist": pg.datasets.mnist, "fashion_mnist": pg.datasets.fashion_mnist}
-    data = pg.datasets.load(name)
-    points = published[name](train=False) if name in published else data
+    sets = pg.datasets
+    published = (sets.mnist, sets.fashion_mnist, sets.cifar10, sets.cifar100, sets.svhn, sets.celeba, sets.imagenette)
+    test_sets = {function.__name__: function for function in published}
+    data = sets.load(name)
+    points = test_sets[name](train=False) if name in test_sets else data
     return (data.subset(classes=classes), points.subset(classes=classes)) if classes else (data, points)
 
 
