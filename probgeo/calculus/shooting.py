@@ -48,7 +48,8 @@ def exponential(metric: Metric, point: Tensor, velocity: Tensor, num_segments: i
     """exp_z(v): the point reached in unit time from z with initial velocity v, and the way there.
 
     Each node follows from the two before it, so that the path is a stationary point of the discrete energy, as those of
-    `geodesic` are: `exponential` and `logarithm` with equal N are inverse to each other up to the solver's tolerance.
+    `geodesic` are: `exponential` and `logarithm` with equal N are inverse to each other up to the solver's tolerance
+    where the metric is smooth. Under the metric of a ReLU decoder, which jumps, expect agreement to a few percent.
 
     Args:
         metric: a metric.
