@@ -89,8 +89,7 @@ def volume(metric: Metric, region: Tensor, tolerance: float = 1e-3) -> Volume:
         tolerance: relative error.
 
     Returns:
-        Volume and estimated error, above the tolerance where it could not be reached and only a rough guide where the
-        density jumps (ReLU decoders, small tolerances); NaN where the metric is not
+        Volume and estimated error, above the tolerance where it could not be reached; NaN where the metric is not
         finite in the region. Of a density that jumps, as that of a piecewise linear decoder, the estimate is right in
         its order of magnitude only.
 
