@@ -79,7 +79,7 @@ def sample_triples(labels: Int[Tensor, " row"], num_triples: int, seed: int = 0)
 
 def class_regions(
     x: Float[Tensor, "row feature"], labels: Int[Tensor, " row"], share: float = 0.9
-) -> dict[str, Int64[Tensor, " row"]]:
+) -> dict[str, Int64[Tensor, " chosen"]]:
     """The rows of each class nearest to its mean, by class code: regions without the class's outliers.
 
     They are chosen among the observations, so that all retrainings have the same.
