@@ -165,7 +165,8 @@ def spec_of(config: Config, shape: tuple[int, ...]) -> pg.VAE:
     }
     network = kinds[config.network]()
     beta = pg.Warmup(config.beta_warmup, stop=config.beta) if config.beta_warmup else config.beta
-    decoder = decoders(network, config.members)[config.decoder]
+    # Some sources need perceptrons, and complain of other networks: so only the one that is asked for gets them.
+    decoder = dataclasses.replace(decoders(pg.nn.MLP(), config.members)[config.decoder], network=network)
     return pg.VAE(config.latent, decoder, LIKELIHOODS[config.likelihood](), encoder=network, beta=beta)
 
 
