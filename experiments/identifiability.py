@@ -92,15 +92,11 @@ PUBLISHED_T = {"mnist-3": -16.83, "mnist": -16.29, "fashion-mnist": -15.34, "mni
 
 def spec_of(name: str, config: Config, shape: tuple[int, ...]) -> pg.VAE:
     """The model of a name, for observations of a shape."""
-    network: pg.nn.Network = pg.nn.MLP(hidden=(config.width, config.width))
-    decoder: Any
     if name == "conv-ensemble":
-        network = pg.nn.Convolutional(shape)
-        decoder = pg.EnsembleDecoder(config.members, network)
-    elif name == "injective":
-        decoder = pg.InjectiveDecoder()
-    else:
-        decoder = decoders(network, config.members)[name]
+        image = pg.nn.Convolutional(shape)
+        return pg.VAE(config.latent, pg.EnsembleDecoder(config.members, image), pg.Gaussian(), encoder=image)
+    network = pg.nn.MLP(hidden=(config.width, config.width))
+    decoder = pg.InjectiveDecoder() if name == "injective" else decoders(network, config.members)[name]
     return pg.VAE(config.latent, decoder, pg.Gaussian(), encoder=network)
 
 
@@ -131,7 +127,7 @@ def elbos(study: pg.Study) -> xr.DataArray:
     """Evidence lower bound per row held out of training, in nats, of every retraining."""
     values = []
     for name in study.models:
-        histories = [study.fitted(name, seed).history for seed in study.seeds]
+        histories: list[Any] = [study.fitted(name, seed).history for seed in study.seeds]
         values += [[-float(each.validation_loss[each.phase == each.phase[-1]].min()) for each in histories]]
     return xr.DataArray(values, dims=("model", "retraining"))
 

@@ -1,13 +1,16 @@
 """The experiments: one command computes, resumes, prints the same table again, and says what is wrong."""
 
 import json
+from typing import get_args
 
+import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 
+import probgeo as pg
 from experiments import identifiability
-from experiments.common import parsed
+from experiments.common import Source, parsed
 
 TINY = [
     *("--models", "rbf", "ensemble", "--members", "2", "--retrainings", "2", "--pairs", "4", "--epochs", "1"),
@@ -85,3 +88,20 @@ def test_help_explains_every_option(capsys):
     for name in identifiability.Config.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
     assert "Decoders in the ensemble." in text
+
+
+def test_every_name_of_a_model_has_a_spec():
+    shape, num_outputs = pg.datasets.digits().shape, 64
+    for name in (*get_args(Source), *get_args(identifiability.Architecture)):
+        spec = identifiability.spec_of(name, identifiability.Config(), shape)
+        assert spec.decoder.build(spec.latent, num_outputs, spec.likelihood)
+        assert spec.encoder.build(num_outputs, 2 * spec.latent)
+
+
+def test_elbo_of_the_result_is_that_of_the_best_epoch(folder, capsys):
+    elbo = xr.load_dataset(folder / "identifiability.nc", group="distances", engine="h5netcdf").elbo
+    models = [pg.load(path) for path in sorted(folder.glob("trainings/*/seed-*"))]
+    losses = [model.history.validation_loss[-1].item() for model in models]  # one epoch in every phase
+    np.testing.assert_allclose(np.sort(elbo.values.ravel()), np.sort(-np.array(losses)), rtol=1e-5)
+    identifiability.main(["--result", str(folder / "identifiability.nc"), "--out", str(folder)])
+    assert f"ensemble {elbo.sel(model='ensemble').mean():.1f} ±" in capsys.readouterr().out

@@ -167,20 +167,23 @@ class SplineCouplingLayer(Bijection):
     def _bin(values: Tensor, ends: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
         """The parts in each value's bin, the last part at both sides of it."""
         index = ((values[..., None] >= ends).sum(-1, keepdim=True) - 1).clamp(min=0)
-        *parts, slopes = parts
-        found = [part.gather(-1, index)[..., 0] for part in (*parts, slopes)]
-        return *found, slopes.gather(-1, index + 1)[..., 0]
+        found = [part.gather(-1, index)[..., 0] for part in parts]
+        return *found, parts[-1].gather(-1, index + 1)[..., 0]
 
 
 def _increasing_root(function: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
     """x with function(x) = target, by bisection down to neighbouring floating-point numbers."""
     low, high = target - 1, target + 1
-    for _ in range(32):
+    for _ in range(64):  # the bracket doubles until it holds the root; never for NaN
+        too_high, too_low = function(low) > target, function(high) < target
+        if not (too_high | too_low).any():
+            break
         width = high - low
-        low = torch.where(function(low) > target, low - width, low)
-        high = torch.where(function(high) < target, high + width, high)
-    for _ in range(96):
+        low, high = torch.where(too_high, low - width, low), torch.where(too_low, high + width, high)
+    for _ in range(128):
         middle = (low + high) / 2
+        if ((middle == low) | (middle == high)).all():
+            break
         below = function(middle) < target
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return (low + high) / 2
@@ -204,13 +207,13 @@ class _Hypernetwork(abc.ABC):
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden: expected at least one layer, all positive; got {self.hidden}.")
 
-    def _network(self, width: int, num_parameters: Sequence[int]) -> AutoRegressiveNN:
+    def _network(self, width: int, num_parameters: list[int]) -> AutoRegressiveNN:
         """Parameters of coordinate i as functions of those before it."""
         if min(self.hidden) < width:
             raise ValueError(
                 f"hidden: expected layers of at least {width} units, one per coordinate; got {self.hidden}."
             )
-        order = torch.arange(width)
+        order: Any = torch.arange(width)
         return AutoRegressiveNN(width, list(self.hidden), num_parameters, order, nonlinearity=nn.SiLU())
 
 
@@ -284,7 +287,7 @@ class Autoregressive(_Hypernetwork):
         Raises:
             ValueError: a hidden layer narrower than x.
         """
-        return AutoregressiveLayer(transforms.AffineAutoregressive(_Bounded(self._network(width, (1, 1)))))
+        return AutoregressiveLayer(transforms.AffineAutoregressive(_Bounded(self._network(width, [1, 1]))))
 
 
 @dataclass(frozen=True)
@@ -339,7 +342,7 @@ class NeuralAutoregressive(_Hypernetwork):
             ValueError: a hidden layer narrower than x.
         """
         # ELU, because a sigmoid's inverse saturates: in single precision x beyond about 16 would have one image.
-        network = self._network(width, (self.units,) * 3)
+        network = self._network(width, [self.units] * 3)
         return NeuralAutoregressiveLayer(transforms.NeuralAutoregressive(network, self.units, "ELU"))
 
 
