@@ -42,7 +42,9 @@ def summary(
     mean above 0. A row without any distance is left out, and so is a retraining without any distance in its row.
 
     Args:
-        distance: distances, dims (retraining, pair, ...); rows are the combinations of the other dims' labels.
+        distance: distances, dims (retraining, pair, ...); rows are the combinations of the other dims' labels. Or
+            angles, dims (retraining, triple, ...), or volumes, dims (retraining, region, ...): the statistics are the
+            same, with triples or regions for pairs, each resampled by itself.
         references: name -> distances (retraining, pair, ...) whose pairs' CVs each row's are tested against; further
             dims, as `model`, are matched to the row. Default: those present among "rbf" (the `geodesic` of model
             `rbf`) and "euclidean" (measure `euclidean` of the row's own model).
@@ -63,6 +65,7 @@ def summary(
     """
     d = _labelled(distance)
     others = _default_references(d) if references is None else references
+    unit = _unit(distance)
     others = {name: _by_row(_matched(name, reference, d)) for name, reference in others.items()}
     d = _by_row(d).dropna("row", how="all")
     kept = _kept_pairs(d, [other.sel(row=d["row"]) for other in others.values()])
@@ -83,7 +86,7 @@ def summary(
         table[[f"{kind}_holm_{name}" for name in others]] = holm(
             xr.DataArray(table[[f"{kind}_{name}" for name in others]].to_numpy(), dims=["row", "reference"])
         ).values
-    table.attrs = {"level": level, "num_pairs": kept.size, "references": list(others)}
+    table.attrs = {"level": level, "unit": unit, "num_pairs": kept.size, "references": list(others)}
     return table
 
 
@@ -91,7 +94,7 @@ def comparable(distance: xr.DataArray) -> dict[tuple[Hashable, ...], xr.DataArra
     """The rows of `summary`: label -> distances (retraining, pair), all on the same pairs, none missing.
 
     Args:
-        distance: distances, dims (retraining, pair, ...).
+        distance: distances, dims (retraining, pair, ...), or angles or volumes, as for `summary`.
 
     Returns:
         By label (one entry per further dim). Pairs with a missing or no distance in some row are left out of all,
@@ -105,9 +108,20 @@ def comparable(distance: xr.DataArray) -> dict[tuple[Hashable, ...], xr.DataArra
     return {label: _present(d, label)[:, kept] for label in d.indexes["row"]}
 
 
+def _unit(distance: xr.DataArray) -> str:
+    """What is measured: pairs, else triples or regions."""
+    return next((unit for unit in ("pair", "triple", "region") if unit in distance.dims), "pair")
+
+
+def _checked(distance: xr.DataArray) -> xr.DataArray:
+    """Checked distances (retraining, pair, ...), with triples or regions for pairs where it has those."""
+    unit = _unit(distance)
+    return checked(distance if unit == "pair" else distance.rename({unit: "pair"}), *CORE)
+
+
 def _labelled(distance: xr.DataArray) -> xr.DataArray:
     """Checked distances with at least one dim of rows."""
-    d = checked(distance, *CORE)
+    d = _checked(distance)
     return d.expand_dims(distance=[d.name or "distance"]) if d.ndim == 2 else d
 
 
@@ -124,7 +138,7 @@ def _default_references(distance: xr.DataArray) -> dict[str, xr.DataArray]:
 
 def _matched(name: str, reference: xr.DataArray, distance: xr.DataArray) -> xr.DataArray:
     """`reference` with the dims of `distance`: repeated along those that it lacks."""
-    d = checked(reference, *CORE)
+    d = _checked(reference)
     try:
         xr.align(d, distance, join="exact", exclude=["retraining"])
         return xr.broadcast(d, distance, exclude=CORE)[0].transpose(*distance.dims)
@@ -212,11 +226,11 @@ def _text(table: pd.DataFrame) -> str:
     }
     level, references = table.attrs["level"], table.attrs["references"]
     retrainings = " to ".join(map(str, sorted({table["retrainings"].min(), table["retrainings"].max()})))
-    used, given = table["pairs"].iloc[0], table.attrs["num_pairs"]
+    used, given, unit = table["pairs"].iloc[0], table.attrs["num_pairs"], table.attrs["unit"]
     notes = (
-        f"CV = std/mean over retrainings: mean and median over pairs. spread = std/mean over pairs. rank = mean "
+        f"CV = std/mean over retrainings: mean and median over {unit}s. spread = std/mean over {unit}s. rank = mean "
         f"Spearman ρ between retrainings. [{level:.0%} bootstrap interval over retrainings and end points]. "
-        f"{retrainings} retrainings, {used} of {given} pairs"
+        f"{retrainings} retrainings, {used} of {given} {unit}s"
         + ("." if used == given else ": the others have distances missing or 0 in some row.")
     )
     parts = [pd.DataFrame(columns, index=table.index).to_string(), textwrap.fill(notes, 98)]
@@ -227,8 +241,8 @@ def _text(table: pd.DataFrame) -> str:
     if len(parts) > 2:
         notes = (
             f"Δ CV: below 0 the row varies less; [{level:.0%} bootstrap interval over retrainings and end points]. "
-            "t, d = t/√pairs, p: one-sided paired t-test over the pairs, the retrainings taken as given; Wilcoxon's "
-            "signed-rank test beside it; (Holm): corrected for all such tests of the table."
+            f"t, d = t/√{unit}s, p: one-sided paired t-test over the {unit}s, the retrainings taken as given; "
+            "Wilcoxon's signed-rank test beside it; (Holm): corrected for all such tests of the table."
         )
         parts.append(textwrap.fill(notes, 98))
     return "\n".join(parts)
