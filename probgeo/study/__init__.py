@@ -1,4 +1,4 @@
-"""A study: models × measures × retrainings × pairs -> one labelled dataset on disk; resumes, on any executor."""
+"""A study: distances, angles and volumes in many retrainings -> one labelled dataset; resumes, on any executor."""
 
 from probgeo.study.measures import (
     DEFAULT_MEASURES,
@@ -10,7 +10,7 @@ from probgeo.study.measures import (
     expected_metric,
     fisher_rao_metric,
 )
-from probgeo.study.study import Study
+from probgeo.study.study import Study, with_ambient_distances
 
 __all__ = [
     "DEFAULT_MEASURES",
@@ -22,6 +22,7 @@ __all__ = [
     "decorrelated_energy",
     "expected_metric",
     "fisher_rao_metric",
+    "with_ambient_distances",
 ]
 
 # Configurations and keys on disk hold the public names, whichever file defines what they name.

@@ -1,4 +1,4 @@
-"""Measures: fitted model -> distances of pairs."""
+"""Measures: fitted model -> distances of pairs, angles at triples, volumes of regions."""
 
 import abc
 from collections.abc import Callable, Mapping
@@ -8,10 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probgeo import paths
+from probgeo import calculus, paths
+from probgeo.calculus.shooting import precise
 from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
 from probgeo.metrics import DecorrelatedEnergy, Energy, Metric
 from probgeo.storage import Fitted, Spec
+
+VOLUME_TOLERANCE = 1e-2  # relative; retrainings differ by more
 
 
 def expected_metric(model: Fitted) -> Metric:
@@ -29,8 +32,24 @@ def decorrelated_energy(model: Fitted) -> Energy:
     return DecorrelatedEnergy(model.draws())
 
 
+def angle_between(
+    tensor: Float[Tensor, "batch latent latent"], u: Float[Tensor, "batch latent"], v: Float[Tensor, "batch latent"]
+) -> Float[Tensor, "batch"]:
+    """∠(u, v) = 2 atan2(‖u/‖u‖ − v/‖v‖‖, ‖u/‖u‖ + v/‖v‖‖) in G, accurate near 0 and π too; NaN where one is zero.
+
+    References:
+        Kahan, How futile are mindless assessments of roundoff in floating-point computation? (2006), section 12.
+    """
+
+    def norm(x: Tensor) -> Tensor:
+        return torch.einsum("bi,bij,bj->b", x, tensor, x).clamp_min(0).sqrt()
+
+    u, v = u / norm(u)[:, None], v / norm(v)[:, None]
+    return 2 * torch.atan2(norm(u - v), norm(u + v))
+
+
 class Measure(abc.ABC):
-    """A distance of two points of a fitted model's latent space. A frozen dataclass, so that it can be a key."""
+    """A distance in a fitted model's latent space, with its angles and volumes. A frozen dataclass: it can be a key."""
 
     @abc.abstractmethod
     def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
@@ -42,6 +61,16 @@ class Measure(abc.ABC):
 
     def draw_lengths(self, model: Fitted, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
         """Length of each path under every decoder draw, (draw, batch); None for a measure without."""
+        return None
+
+    def angles(
+        self, model: Fitted, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+    ) -> calculus.Angles | None:
+        """Angles at the corners between the ways to first and to second, (batch, latent); None for one without."""
+        return None
+
+    def volume(self, model: Fitted, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
+        """Volume of a region; None for a measure without."""
         return None
 
 
@@ -66,10 +95,25 @@ class Geodesic(Measure):
         metric = self.metric(model)
         return geodesic(metric, start, stop, init=paths.Graph(metric, codes), solver=self.solver)
 
+    def angles(
+        self, model: Fitted, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+    ) -> calculus.Angles | None:
+        metric = self.metric(model)
+        if not isinstance(metric, Metric):  # the published energy has no metric tensor
+            return None
+        solver = precise(corner.dtype, self.solver.num_segments)
+        return calculus.angle(metric, corner, first, second, init=paths.Graph(metric, codes), solver=solver)
+
+    def volume(self, model: Fitted, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
+        metric = self.metric(model)
+        return calculus.volume(metric, region, VOLUME_TOLERANCE) if isinstance(metric, Metric) else None
+
 
 @dataclass(frozen=True)
 class DrawnGeodesic(Measure):
     """The geodesic of the model's expected metric, and its length under each decoder draw: one training's error bar.
+
+    Angles and volumes are those of `Geodesic`.
 
     For models with draws only: `run` raises TypeError for others.
 
@@ -90,10 +134,20 @@ class DrawnGeodesic(Measure):
         lengths = torch.stack([draws(nodes).diff(dim=1).norm(dim=2).sum(1) for nodes in path], dim=1)
         return lengths.masked_fill((path[:, 0] == path[:, -1]).all(1), 0)
 
+    def angles(
+        self, model: Fitted, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+    ) -> calculus.Angles | None:
+        return Geodesic(solver=self.solver).angles(model, corner, first, second, codes)
+
+    def volume(self, model: Fitted, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
+        return Geodesic().volume(model, region)
+
 
 @dataclass(frozen=True)
 class StraightLine(Measure):
     """Length of the straight latent line under `metric(model)`: what the metric earns without the path.
+
+    Its angles are those between straight lines, in the metric at the corner. It has no volumes: a volume has no path.
 
     Args:
         metric: fitted model -> metric.
@@ -113,6 +167,14 @@ class StraightLine(Measure):
         zero = (start == stop).all(1) & finite
         steps = torch.zeros_like(status)
         return Geodesics(line, energies.masked_fill(zero, 0), lengths.masked_fill(zero, 0), steps, status)
+
+    def angles(
+        self, model: Fitted, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+    ) -> calculus.Angles | None:
+        tensor = self.metric(model).tensor(corner)
+        finite = tensor.isfinite().flatten(1).all(1)
+        status = torch.where(finite, int(Status.CONVERGED), int(Status.NONFINITE))
+        return calculus.Angles(angle_between(tensor, first - corner, second - corner), status)
 
 
 DEFAULT_MEASURES: Mapping[str, Measure] = {"geodesic": Geodesic(), "straight": StraightLine()}
