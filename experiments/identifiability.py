@@ -180,7 +180,7 @@ def report(result: Path, folder: Path) -> None:
     """Table and figures of a result file; computes nothing."""
     groups = load_result(result)
     dataset = groups["distances"]
-    summary = pg.identifiability.summary(dataset.distance)
+    summary = pg.identifiability.summary(pg.study.with_ambient_distances(dataset))
     print(summary)
     if "elbo" in dataset:
         means, stds = dataset.elbo.mean("retraining"), dataset.elbo.std("retraining", ddof=1)
