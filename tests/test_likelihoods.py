@@ -148,3 +148,12 @@ def test_bernoulli_data_outside_the_unit_interval_are_refused_with_their_place(v
 def test_a_standard_deviation_that_is_not_positive_is_refused(std):
     with pytest.raises(ValueError, match="std: expected a positive number"):
         Gaussian(std)
+
+
+def test_a_value_far_down_in_the_data_is_refused_with_its_place():
+    x = torch.zeros(9000, 2)
+    x[5000, 1] = x[5001, 0] = x[8999, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"got nan at row 5000, column 1 \(2 such values so far\)"):
+        Gaussian().check(x)
+    with pytest.raises(ValueError, match=r"got nan at row 3999, column 0 \(1 such values\)"):
+        Gaussian().check(x[5000:].where(torch.arange(5000, 9000)[:, None] > 5001, 0.0))

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 Parameters = Mapping[str, Tensor]
 
 
+# Rows that are checked at once: x may be mapped from a file, and then nothing of its size should be in memory.
+_ROWS = 4096
+
+
 class Fault(NamedTuple):
     """Values that no observation has: where they are, what would have been right, and what to do."""
 
@@ -66,14 +70,17 @@ class Likelihood(abc.ABC):
     @final
     def check(self, x: Float[Tensor, "row feature"]) -> None:
         """Raise ValueError, with the first offending place, if x is outside the support."""
-        for fault in self.faults(x):
-            places = fault.bad.nonzero()
-            if len(places):
-                row, column = places[0].tolist()
-                raise ValueError(
-                    f"x: expected {fault.expected}; got {x[row, column].item():g} at row {row}, column {column} "
-                    f"({len(places)} such values). {fault.advice}"
-                )
+        for begin in range(0, len(x), _ROWS):
+            rows = x[begin : begin + _ROWS]
+            for fault in self.faults(rows):
+                places = fault.bad.nonzero()
+                if len(places):
+                    row, column = places[0].tolist()
+                    so_far = " so far" if begin + len(rows) < len(x) else ""
+                    raise ValueError(
+                        f"x: expected {fault.expected}; got {rows[row, column].item():g} at row {begin + row}, column "
+                        f"{column} ({len(places)} such values{so_far}). {fault.advice}"
+                    )
 
 
 class TwoParameterLikelihood(Likelihood):
