@@ -150,6 +150,13 @@ def test_projection_decreases_the_distance_until_the_error_is_normal_to_the_mani
     assert cosine.abs().max() < 1e-4
 
 
+def test_projection_starts_where_it_is_told():
+    decoder, z = immersion(), rows(20, 2)
+    x = decoder(z) + 0.1 * rows(20, 7)
+    torch.testing.assert_close(pg.projection(decoder, x, 0, start=z).z, z, rtol=0, atol=0)
+    assert (pg.projection(decoder, x, 50, start=z).distance <= (decoder(z) - x).norm(dim=-1)).all()
+
+
 def test_projection_onto_a_flat_manifold_is_the_orthogonal_one():
     torch.manual_seed(0)
     flat, x = InjectiveMap(2, 5, 7, []).double().requires_grad_(False), rows(20, 7)

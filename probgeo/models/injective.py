@@ -67,13 +67,20 @@ class Projection(NamedTuple):
 
 
 @torch.no_grad()
-def projection(immersion: InjectiveMap, x: Float[Tensor, "row observation"], num_steps: int = 50) -> Projection:
-    """argmin_z ‖f(z) − x‖, from f's inverse by Gauss–Newton with step halving: a local minimum.
+def projection(
+    immersion: InjectiveMap,
+    x: Float[Tensor, "row observation"],
+    num_steps: int = 50,
+    start: Float[Tensor, "row latent"] | None = None,
+) -> Projection:
+    """argmin_z ‖f(z) − x‖ by Gauss–Newton with step halving: a local minimum.
 
     Args:
         immersion: f, e.g. `model.decoder.network` of a fitted model with an `InjectiveDecoder`.
         x: observations.
         num_steps: steps at most.
+        start: codes to start from; None for f's inverse at x, which is exact on the manifold but far from it may end
+            in a worse minimum than an encoder's codes.
 
     Returns:
         Codes, images and distances; a row that lies on the manifold stays where it is.
@@ -86,7 +93,7 @@ def projection(immersion: InjectiveMap, x: Float[Tensor, "row observation"], num
     """
     if num_steps < 0:
         raise ValueError(f"num_steps: expected at least 0; got {num_steps}.")
-    maps, z = Maps([immersion]), immersion.inverse(x)
+    maps, z = Maps([immersion]), immersion.inverse(x) if start is None else start
     fractions = torch.tensor([0.0, *(0.5**k for k in range(12))], dtype=x.dtype, device=x.device)[:, None, None]
     for _ in range(num_steps):
         value, *columns = maps.jets(z)[:, :, 0].unbind(1)
