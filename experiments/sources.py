@@ -170,7 +170,8 @@ def views_of(study: pg.Study, data: pg.datasets.Dataset, segments: int) -> dict[
 def compute(config: Config, folder: Path) -> None:
     """Everything that takes time, to `sources.nc`: distances with their times, growth of uncertainty, maps."""
     study, data = study_of(config, folder)
-    groups = {"distances": study.run().drop_vars(["energy", "euclidean_latent"])}
+    spared = ["energy", "euclidean_latent", "euclidean_reconstructed"]  # in study.nc; a result file is small
+    groups = {"distances": study.run().drop_vars(spared)}
     save_result(groups | views_of(study, data, config.segments), config, folder / "sources.nc")
 
 
