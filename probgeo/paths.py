@@ -101,7 +101,7 @@ def _slopes(
 class Graph:
     """Shortest paths in a graph over the encodings: starts near the global minimum, on the right side of holes.
 
-    In two dimensions the graph is a grid over the encodings' bounding box, in more a neighbour graph of the encodings.
+    In two dimensions the graph is a square grid around the encodings, in more a neighbour graph of the encodings.
     It is built once, from the encodings alone, and then gives the path of any pair, whatever other pairs are asked for
     with it.
 
@@ -265,13 +265,14 @@ def _interpolated(
 
 
 def _grid(encodings: Float[Tensor, "point latent"], num_nodes: int) -> tuple[Tensor, np.ndarray]:
-    """Grid of num_nodes per axis over the bounding box and a tenth more, every node joined to the 24 around it."""
+    """Square grid of num_nodes per axis around the encodings, a tenth to spare, every node joined to the 24 around it.
+
+    Square, because paths may bend far aside where the encodings are thin: in dimensions that a model does not use.
+    """
     low, high = encodings.amin(0), encodings.amax(0)
-    margin = (high - low).clamp_min(1e-6 * (high - low).amax()) / 10
-    axes = [
-        torch.linspace(0, 1, num_nodes).to(encodings) * (b - a + 2 * m) + a - m
-        for a, b, m in zip(low, high, margin, strict=True)
-    ]
+    half = 0.6 * (high - low).amax().clamp_min(torch.finfo(encodings.dtype).tiny)
+    share = torch.linspace(-1, 1, num_nodes).to(encodings)
+    axes = [middle + half * share for middle in (low + high) / 2]
     nodes = torch.cartesian_prod(*axes).view(-1, len(axes))
     index = np.arange(len(nodes)).reshape((num_nodes,) * len(axes))
     edges = []

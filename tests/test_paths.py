@@ -135,3 +135,13 @@ def test_graph_of_another_metric_starts_any_energy():
 def test_wrong_encodings_are_a_named_error(encodings):
     with pytest.raises(ValueError, match="encodings: expected"):
         Graph(PullbackMetric(lambda z: z), encodings)
+
+
+def test_a_graph_of_thin_encodings_leads_around_a_hill_in_their_way():
+    along = torch.linspace(-2, 2, 200, dtype=torch.float64)
+    encodings = torch.stack([along, 1e-3 * torch.sin(7 * along)], dim=1)
+    metric, start, stop = PullbackMetric(hill), encodings[:1], encodings[-1:]
+    over = geodesic(metric, start, stop, throw=True)
+    around = geodesic(metric, start, stop, init=Graph(metric, encodings), throw=True)
+    assert around.path[..., 1].abs().max() > 0.5
+    assert around.length < 0.7 * over.length
