@@ -158,7 +158,7 @@ def views_of(study: pg.Study, data: pg.datasets.Dataset, segments: int) -> dict[
             start, stop = models[0].encode(study.points[study.pairs[:6].T.flatten()]).mean.chunk(2)
             found = study.measures["geodesic"].paths(models[0], start, stop, codes[0])
             path = found.path[:, :: max(1, segments // 32)].cpu().numpy()
-            maps.append(latent_map(models[0], codes[0], rows, path, 32))
+            maps.append(latent_map(models[0], codes[0], rows, path, 28))
     names = {"model": list(study.models)}
     views = {"growth": xr.concat(growth, "model").assign_coords(names).to_dataset()}
     if maps:
