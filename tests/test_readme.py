@@ -33,5 +33,8 @@ def test_both_commands_stand_alone_on_their_lines():
 
 
 def test_files_that_the_page_shows_exist():
-    for path in re.findall(r"\]\((experiments/[^)]+)\)", README.read_text()):
+    for path, _, anchor in re.findall(r"\]\((experiments/[^)#]+)(#([^)]+))?\)", README.read_text()):
         assert (README.parent / path).exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (README.parent / path).read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings], anchor
