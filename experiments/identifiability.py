@@ -83,8 +83,8 @@ _TABLE_1 = Config(
 )
 PRESETS = {
     "mnist-3": replace(_TABLE_1, preset="mnist-3", classes=(0, 5, 7), epochs=30),
-    "mnist": replace(_TABLE_1, preset="mnist", epochs=10),
-    "fashion-mnist": replace(_TABLE_1, preset="fashion-mnist", dataset="fashion_mnist", epochs=10),
+    "mnist": replace(_TABLE_1, preset="mnist", epochs=6),
+    "fashion-mnist": replace(_TABLE_1, preset="fashion-mnist", dataset="fashion_mnist", epochs=6),
     "mnist-50": replace(_TABLE_1, preset="mnist-50", latent=50, epochs=10, segments=64),
 }
 PUBLISHED_T = {"mnist-3": -16.83, "mnist": -16.29, "fashion-mnist": -15.34, "mnist-50": -6.47}
