@@ -1,5 +1,6 @@
 """The variational autoencoder: a spec, and the Pyro model and guide that it builds."""
 
+import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -45,8 +46,36 @@ class Warmup:
         return self.start + (self.stop - self.start) * min(1.0, epoch / self.epochs)
 
 
+class LatentSpec(abc.ABC):
+    """A spec with latent variables z ~ N(0, I) and a weight β of KL(q ‖ p)."""
+
+    latent: int
+    beta: float | tuple[float, ...] | Warmup
+
+    def __post_init__(self) -> None:
+        if self.latent < 1:
+            raise ValueError(f"latent: expected at least one dimension; got {self.latent}.")
+        if isinstance(self.beta, Sequence):
+            object.__setattr__(self, "beta", tuple(self.beta))
+            if len(self.beta) != self.latent or min(self.beta) < 0:
+                raise ValueError(
+                    f"beta: expected {self.latent} non-negative numbers, one per dimension; got {self.beta}."
+                )
+        elif not isinstance(self.beta, Warmup) and self.beta < 0:
+            raise ValueError(f"beta: expected a non-negative number; got {self.beta}.")
+
+    def beta_at(self, epoch: int) -> Float[Tensor, " latent"]:
+        """β of every latent dimension at an epoch."""
+        beta = self.beta.at(epoch) if isinstance(self.beta, Warmup) else self.beta
+        return torch.as_tensor(beta, dtype=torch.float64).expand(self.latent)
+
+    def final_beta(self) -> Float[Tensor, " latent"]:
+        """β of every latent dimension once any warm-up is over."""
+        return self.beta_at(self.beta.epochs if isinstance(self.beta, Warmup) else 0)
+
+
 @dataclass(frozen=True)
-class VAE:
+class VAE(LatentSpec):
     """Spec of a variational autoencoder: z ~ N(0, I), x ~ likelihood(decoder(z)), q(z | x) a diagonal Gaussian.
 
     Args:
@@ -69,30 +98,9 @@ class VAE:
     encoder: Network = MLP()
     beta: float | tuple[float, ...] | Warmup = 1.0
 
-    def __post_init__(self) -> None:
-        if self.latent < 1:
-            raise ValueError(f"latent: expected at least one dimension; got {self.latent}.")
-        if isinstance(self.beta, Sequence):
-            object.__setattr__(self, "beta", tuple(self.beta))
-            if len(self.beta) != self.latent or min(self.beta) < 0:
-                raise ValueError(
-                    f"beta: expected {self.latent} non-negative numbers, one per dimension; got {self.beta}."
-                )
-        elif not isinstance(self.beta, Warmup) and self.beta < 0:
-            raise ValueError(f"beta: expected a non-negative number; got {self.beta}.")
-
     @property
     def num_members(self) -> int:
         return self.decoder.num_members
-
-    def beta_at(self, epoch: int) -> Float[Tensor, " latent"]:
-        """β of every latent dimension at an epoch."""
-        beta = self.beta.at(epoch) if isinstance(self.beta, Warmup) else self.beta
-        return torch.as_tensor(beta, dtype=torch.float64).expand(self.latent)
-
-    def final_beta(self) -> Float[Tensor, " latent"]:
-        """β of every latent dimension once any warm-up is over."""
-        return self.beta_at(self.beta.epochs if isinstance(self.beta, Warmup) else 0)
 
     def check(self, x: Tensor) -> None:
         """Raise if x cannot be data of this model.
@@ -114,78 +122,31 @@ class VAE:
             return FittedVAE(self, num_features, history)
 
 
-class FittedVAE(nn.Module):
-    """A variational autoencoder with weights: a Pyro model/guide pair over minibatches, and its latent geometry.
+class EncoderDecoder(nn.Module, abc.ABC):
+    """An encoder and a decoder of observations of one likelihood, and the geometry that the decoder gives its codes.
 
-    Built by `VAE.build`, fitted by `probgeo.fit`, restored by `probgeo.load`. Plates: `data` (dim -2), `latent` and
-    `feature` (dim -1), so that every term of the ELBO is available per row and per dimension.
+    Args:
+        spec: with fields `encoder`, `decoder` and `likelihood`.
+        num_features: numbers per observation.
+        latent: dimension d of z.
+        num_encoder_outputs: numbers that the encoder gives for an observation.
     """
 
-    def __init__(self, spec: VAE, num_features: int, history: xr.Dataset | None = None) -> None:
+    def __init__(self, spec: Any, num_features: int, latent: int, num_encoder_outputs: int) -> None:
         super().__init__()
         self.spec = spec
-        self.history = history
         self.num_features = num_features
         num_inputs = spec.likelihood.encoder_input(torch.ones(1, num_features)).shape[1]
         num_outputs = spec.likelihood.num_outputs(num_features)
-        self.encoder = spec.encoder.build(num_inputs, 2 * spec.latent)
-        self.decoder: DecoderModule = spec.decoder.build(spec.latent, num_outputs, spec.likelihood)
+        self.encoder = spec.encoder.build(num_inputs, num_encoder_outputs)
+        self.decoder: DecoderModule = spec.decoder.build(latent, num_outputs, spec.likelihood)
         self.shared = nn.ParameterDict(
             {name: nn.Parameter(value) for name, value in spec.likelihood.initial_parameters(num_features).items()}
         )
 
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return self.decoder.phases
-
     def parameters_of_likelihood(self) -> Parameters:
         """Parameters that all observations share, by name."""
         return dict(self.shared.items())
-
-    def _check(self, x: Tensor) -> None:
-        if x.shape[-1] != self.num_features:
-            raise ValueError(
-                f"x: this model was built for {self.num_features} observations per row; got shape {tuple(x.shape)}."
-            )
-
-    def _data(self, x: Tensor, num_rows: int | None) -> pyro.plate:
-        rows = torch.arange(len(x), device=x.device)
-        return pyro.plate("data", num_rows or len(x), subsample=rows, dim=-2)
-
-    def model(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
-        """Pyro model of a minibatch x (row, observation) out of num_rows rows (default: x is all the data)."""
-        self._check(x)
-        beta = self.spec.final_beta().to(x) if beta is None else beta
-        standard = dist.Normal(torch.zeros_like(beta), torch.ones_like(beta))
-        data, latent = self._data(x, num_rows), pyro.plate("latent", self.spec.latent, dim=-1)
-        with data, latent, poutine.scale(scale=_positive(beta)):
-            z = pyro.sample("z", standard)
-        # Outside the plates: a decoder's own latent variables belong to all rows.
-        likelihood = self.spec.likelihood
-        output, parameters = self.decoder(z, {**self.parameters_of_likelihood(), **likelihood.known(x)})
-        observation: Any = likelihood.distribution(output, parameters)
-        observed = likelihood.observed(x)
-        with data, pyro.plate("feature", observed.shape[1], dim=-1):
-            pyro.sample("x", observation, obs=observed)
-
-    def guide(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
-        """Pyro guide: q(z | x), and the decoder's own posterior if it has one."""
-        beta = self.spec.final_beta().to(x) if beta is None else beta
-        mean, std = self.encode(x)
-        latent = pyro.plate("latent", self.spec.latent, dim=-1)
-        with self._data(x, num_rows), latent, poutine.scale(scale=_positive(beta)):
-            z = pyro.sample("z", dist.Normal(mean, std))
-        self.decoder.guide(z)
-
-    def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
-        """Mean and standard deviation of q(z | x), each (row, latent)."""
-        self._check(x)
-        mean, log_std = self.encoder(self.spec.likelihood.encoder_input(x)).chunk(2, dim=-1)
-        return Encoding(mean, log_std.exp())
-
-    def reconstruct(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row observation"]:
-        """E[x | z] at the posterior mean of z, averaged over the decoder's draws."""
-        return self.decode(self.encode(x).mean)
 
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
         """E[x | z], averaged over the decoder's draws."""
@@ -224,6 +185,67 @@ class FittedVAE(nn.Module):
         return self.decoder.draws(num_draws, seed, self.spec.likelihood.mean())
 
 
-def _positive(beta: Tensor) -> Tensor:
-    # Pyro refuses a scale of exactly 0, at which a warm-up may start.
+class FittedVAE(EncoderDecoder):
+    """A variational autoencoder with weights: a Pyro model/guide pair over minibatches, and its latent geometry.
+
+    Built by `VAE.build`, fitted by `probgeo.fit`, restored by `probgeo.load`. Plates: `data` (dim -2), `latent` and
+    `feature` (dim -1), so that every term of the ELBO is available per row and per dimension.
+    """
+
+    def __init__(self, spec: VAE, num_features: int, history: xr.Dataset | None = None) -> None:
+        super().__init__(spec, num_features, spec.latent, 2 * spec.latent)
+        self.history = history
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return self.decoder.phases
+
+    def _check(self, x: Tensor) -> None:
+        if x.shape[-1] != self.num_features:
+            raise ValueError(
+                f"x: this model was built for {self.num_features} observations per row; got shape {tuple(x.shape)}."
+            )
+
+    def _data(self, x: Tensor, num_rows: int | None) -> pyro.plate:
+        rows = torch.arange(len(x), device=x.device)
+        return pyro.plate("data", num_rows or len(x), subsample=rows, dim=-2)
+
+    def model(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
+        """Pyro model of a minibatch x (row, observation) out of num_rows rows (default: x is all the data)."""
+        self._check(x)
+        beta = self.spec.final_beta().to(x) if beta is None else beta
+        standard = dist.Normal(torch.zeros_like(beta), torch.ones_like(beta))
+        data, latent = self._data(x, num_rows), pyro.plate("latent", self.spec.latent, dim=-1)
+        with data, latent, poutine.scale(scale=positive(beta)):
+            z = pyro.sample("z", standard)
+        # Outside the plates: a decoder's own latent variables belong to all rows.
+        likelihood = self.spec.likelihood
+        output, parameters = self.decoder(z, {**self.parameters_of_likelihood(), **likelihood.known(x)})
+        observation: Any = likelihood.distribution(output, parameters)
+        observed = likelihood.observed(x)
+        with data, pyro.plate("feature", observed.shape[1], dim=-1):
+            pyro.sample("x", observation, obs=observed)
+
+    def guide(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
+        """Pyro guide: q(z | x), and the decoder's own posterior if it has one."""
+        beta = self.spec.final_beta().to(x) if beta is None else beta
+        mean, std = self.encode(x)
+        latent = pyro.plate("latent", self.spec.latent, dim=-1)
+        with self._data(x, num_rows), latent, poutine.scale(scale=positive(beta)):
+            z = pyro.sample("z", dist.Normal(mean, std))
+        self.decoder.guide(z)
+
+    def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
+        """Mean and standard deviation of q(z | x), each (row, latent)."""
+        self._check(x)
+        mean, log_std = self.encoder(self.spec.likelihood.encoder_input(x)).chunk(2, dim=-1)
+        return Encoding(mean, log_std.exp())
+
+    def reconstruct(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row observation"]:
+        """E[x | z] at the posterior mean of z, averaged over the decoder's draws."""
+        return self.decode(self.encode(x).mean)
+
+
+def positive(beta: Tensor) -> Tensor:
+    """β as a scale: Pyro refuses exactly 0, at which a warm-up may start."""
     return beta.clamp(min=torch.finfo(beta.dtype).tiny)
