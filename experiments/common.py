@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import h5netcdf
+import numpy as np
 import tyro
 import xarray as xr
 
@@ -84,8 +85,20 @@ def decoders(network: pg.nn.MLP, members: int, samples: int = 100) -> dict[str, 
     }
 
 
+def rounded(values: xr.Dataset) -> xr.Dataset:
+    """Floating-point variables to 17 significant bits: a relative error below 1e-5, and a smaller file."""
+
+    def one(variable: xr.DataArray) -> xr.DataArray:
+        if variable.dtype.kind != "f":
+            return variable
+        mantissa, exponent = np.frexp(variable)
+        return variable.copy(data=np.ldexp(np.round(mantissa * 2**17) / 2**17, exponent))
+
+    return values.map(one, keep_attrs=True)
+
+
 def save_result(groups: Mapping[str, xr.Dataset], config: Any, path: Path) -> None:
-    """Write datasets as groups of one small file, configuration and version in attrs; whole or not at all."""
+    """Write datasets, `rounded`, as groups of one small file, configuration and version in attrs; whole or not."""
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()}
     attrs = {"config": json.dumps(shown), "probgeo": version("probgeo")}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +115,7 @@ def save_result(groups: Mapping[str, xr.Dataset], config: Any, path: Path) -> No
             for name, variable in dataset.variables.items()
             if variable.dtype.kind in "fiu"
         }
-        dataset.assign_attrs(attrs).to_netcdf(partial, "a", group=group, engine="h5netcdf", encoding=encoding)
+        rounded(dataset).assign_attrs(attrs).to_netcdf(partial, "a", group=group, engine="h5netcdf", encoding=encoding)
     os.replace(partial, path)
 
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 import probgeo as pg
 from experiments import identifiability
-from experiments.common import Source, parsed
+from experiments.common import Source, load_result, parsed, save_result
 
 TINY = [
     *("--models", "rbf", "ensemble", "--members", "2", "--retrainings", "2", "--pairs", "4", "--epochs", "1"),
@@ -105,3 +105,14 @@ def test_elbo_of_the_result_is_that_of_the_best_epoch(folder, capsys):
     np.testing.assert_allclose(np.sort(elbo.values.ravel()), np.sort(-np.array(losses)), rtol=1e-5)
     identifiability.main(["--result", str(folder / "identifiability.nc"), "--out", str(folder)])
     assert f"ensemble {elbo.sel(model='ensemble').mean():.1f} ±" in capsys.readouterr().out
+
+
+def test_results_keep_five_digits_and_what_is_not_finite(tmp_path):
+    values = np.random.default_rng(0).normal(size=4000) * 10.0 ** np.arange(-20, 20).repeat(100)
+    values[:4] = np.nan, np.inf, -np.inf, 0
+    dataset = xr.Dataset({"x": ("row", values, {"unit": "nat"}), "count": ("row", np.arange(4000))}, attrs={"of": "a"})
+    save_result({"group": dataset}, identifiability.Config(), tmp_path / "result.nc")
+    found = load_result(tmp_path / "result.nc")["group"]
+    np.testing.assert_allclose(found.x, values, rtol=1e-5)
+    assert found.x.attrs == {"unit": "nat"} and found.attrs["of"] == "a" and (found["count"] == dataset["count"]).all()
+    assert not (found.x.values[3:].astype(np.float32).view(np.uint32) % 2**7).any()  # the rest compresses away
