@@ -98,9 +98,25 @@ class Maps:
         root = root.unflatten(0, rows.shape[:2])
         return self._with_last_layer(Affine(root[:, :-1], root[:, -1]))
 
+    def after(self, embedding: nn.Linear) -> "Maps":
+        """The maps z -> f_s(W z + b) of the embedding's inputs; its weights are read here, once."""
+        weight, bias = embedding.weight.detach().mT, embedding.bias.detach()
+        call, layers = self._call, self._layers
+        if layers is not None:
+            first = Affine(weight.expand(self.num_maps, *weight.shape), bias.expand(self.num_maps, -1))
+            layers = [first, *layers]
+            if isinstance(layers[1], Affine):
+                next_weight, next_bias = layers[1].weight.to(weight), layers[1].bias.to(weight)
+                merged = Affine(weight @ next_weight, bias @ next_weight + next_bias)
+                layers = [merged, *layers[2:]]
+        return self._with(lambda z: call(z @ weight.to(z) + bias.to(z)), layers)
+
     def _with_last_layer(self, last: Affine) -> "Maps":
+        return self._with(self._call, [*(self._layers or [])[:-1], last])
+
+    def _with(self, call: Immersion, layers: "list[Layer] | None") -> "Maps":
         maps = object.__new__(Maps)
-        maps._call, maps.num_maps, maps._layers = self._call, self.num_maps, [*(self._layers or [])[:-1], last]
+        maps._call, maps.num_maps, maps._layers = call, self.num_maps, layers
         return maps
 
     def values(self, z: Float[Tensor, "point latent"]) -> Float[Tensor, "point member observation"]:

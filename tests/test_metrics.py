@@ -13,6 +13,7 @@ from probgeo.metrics import (
     Energy,
     ExpectedMetric,
     Linearization,
+    Metric,
     PullbackMetric,
     SumMetric,
     TensorMetric,
@@ -315,3 +316,18 @@ def test_wrong_argument_is_a_named_error(make, error, message):
 def test_decorrelated_energy_has_no_length():
     with pytest.raises(TypeError, match="metric"):
         length(ENERGIES["decorrelated"], paths())
+
+
+@pytest.mark.parametrize("name", [name for name, found in ENERGIES.items() if isinstance(found, Metric)])
+def test_a_pulled_back_metric_measures_the_embedded_path(name):
+    metric: Metric = ENERGIES[name]
+    embedding = nn.Linear(1, 2).double()
+    pulled, weight = metric.pulled_back(embedding), embedding.weight.detach()
+    path = paths(latent=1)
+    with torch.no_grad():
+        embedded = embedding(path)
+        assert torch.allclose(pulled.squared_residuals(path), metric.squared_residuals(embedded), rtol=1e-10)
+        assert torch.allclose(pulled.tensor(path), weight.mT @ metric.tensor(embedded) @ weight, rtol=1e-10)
+        found, whole = pulled.linearize(path), metric.linearize(embedded)
+        assert torch.allclose(found.energy, whole.energy, rtol=1e-10)
+        assert torch.allclose(found.gradient, whole.gradient @ weight, rtol=1e-8, atol=1e-10)

@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Linearization(NamedTuple):
@@ -69,6 +69,14 @@ class Metric(Energy):
     def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
         """G(z)."""
 
+    @abstractmethod
+    def pulled_back(self, embedding: nn.Linear) -> "Metric":
+        """The metric Wᵀ G(W u + b) W of the affine subspace z = W u + b, in its coordinates u.
+
+        Args:
+            embedding: linear layer with W and b.
+        """
+
     @final
     def measure(self, path: Float[Tensor, "batch node latent"]) -> Measure:
         """E = ½ N Σ ‖r_i‖², and ‖r_i‖: at the least energy a path has constant speed."""
@@ -121,6 +129,10 @@ class SumMetric(Metric):
     def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
         """G_1(z) + G_2(z)."""
         return self.first.tensor(z) + self.second.tensor(z)
+
+    def pulled_back(self, embedding: nn.Linear) -> "SumMetric":
+        """The sum of the two, pulled back."""
+        return SumMetric(self.first.pulled_back(embedding), self.second.pulled_back(embedding))
 
     def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
         """√(w_1² + w_2²)."""

@@ -5,7 +5,7 @@ from typing import final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from probgeo.jacobians import Maps
 from probgeo.metrics.chunks import (
@@ -72,6 +72,15 @@ class TensorMetric(Metric):
         residual = (root.mT @ step[..., None])[..., 0]
         return from_residuals(residual, turned / 2 - root.mT, turned / 2 + root.mT)
 
+    def pulled_back(self, embedding: nn.Linear) -> "TensorMetric":
+        """Wᵀ G(W u + b) W."""
+        weight, bias, tensor = embedding.weight.detach(), embedding.bias.detach(), self._tensor
+
+        def pulled(u: Tensor) -> Tensor:
+            return weight.mT.to(u) @ tensor(u @ weight.mT.to(u) + bias.to(u)) @ weight.to(u)
+
+        return TensorMetric(pulled, memory=self._memory)
+
     @staticmethod
     def _root(tensors: Float[Tensor, "*batch latent latent"]) -> Float[Tensor, "*batch latent latent"]:
         """L; NaN where G is not positive definite."""
@@ -131,6 +140,10 @@ class ConformalMetric(Metric):
     def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
         """I / (density(z) + floor)."""
         return self._field.tensor(z)
+
+    def pulled_back(self, embedding: nn.Linear) -> TensorMetric:
+        """WᵀW / (density(W u + b) + floor)."""
+        return self._field.pulled_back(embedding)
 
     def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
         """Lengths ‖Δ‖ / √(density(midpoint) + floor)."""

@@ -4,7 +4,7 @@ from typing import final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from probgeo.jacobians import Immersion, Maps, Members
 from probgeo.metrics.chunks import (
@@ -65,6 +65,12 @@ class PullbackMetric(Metric):
         """JᵀJ."""
         return pullback_tensor(self._maps, z, self._memory)
 
+    def pulled_back(self, embedding: nn.Linear) -> "PullbackMetric":
+        """JᵀJ of f(W u + b)."""
+        metric = object.__new__(PullbackMetric)
+        metric._maps, metric._memory = self._maps.after(embedding), self._memory
+        return metric
+
     def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
         """Chord lengths ‖f(y) − f(z)‖."""
         return chord_lengths(self._maps, nodes, edges, self._memory)
@@ -110,6 +116,12 @@ class ExpectedMetric(Metric):
     def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
         """E[JᵀJ]."""
         return pullback_tensor(self._maps, z, self._memory)
+
+    def pulled_back(self, embedding: nn.Linear) -> "ExpectedMetric":
+        """E[JᵀJ] of f_s(W u + b)."""
+        metric = object.__new__(ExpectedMetric)
+        metric._maps, metric._memory = self._maps.after(embedding), self._memory
+        return metric
 
     def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
         """Chord lengths of the stacked map."""
