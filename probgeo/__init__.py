@@ -32,12 +32,15 @@ from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric,
 from probgeo.models import flows
 from probgeo.models.bayesian import BayesianDecoder, DropoutDecoder, LowRank, MeanField
 from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
+from probgeo.models.fusion import Average, Mixture, ProductOfExperts
 from probgeo.models.gp_decoder import GPDecoder
 from probgeo.models.gplvm import GPLVM
 from probgeo.models.injective import Injective, InjectiveDecoder, projection
 from probgeo.models.lastlayer import Conjugate, LaplaceApproximation
 from probgeo.models.sampled import NUTS, Autoguide
+from probgeo.models.shared import Alternation, SharedLatentVAE
 from probgeo.models.vae import VAE, Warmup
+from probgeo.models.views import View
 from probgeo.storage import load, save
 from probgeo.study import DrawnGeodesic, Geodesic, StraightLine, Study
 from probgeo.training import Training, TrainingDiverged, fit
@@ -46,7 +49,9 @@ __all__ = [
     "GPLVM",
     "NUTS",
     "VAE",
+    "Alternation",
     "Autoguide",
+    "Average",
     "BayesianDecoder",
     "Bernoulli",
     "Categorical",
@@ -73,14 +78,17 @@ __all__ = [
     "LowRank",
     "MeanField",
     "Mixed",
+    "Mixture",
     "NegativeBinomial",
     "OneHotCategorical",
     "Perceptual",
     "Poisson",
+    "ProductOfExperts",
     "PullbackMetric",
     "RBFDecoder",
     "RandomMember",
     "RowTotal",
+    "SharedLatentVAE",
     "SplitBatch",
     "Status",
     "StraightLine",
@@ -88,6 +96,7 @@ __all__ = [
     "TensorMetric",
     "Training",
     "TrainingDiverged",
+    "View",
     "Warmup",
     "ZeroInflatedNegativeBinomial",
     "all_pairs",

@@ -13,11 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from probgeo.models.gplvm import GPLVM, FittedGPLVM
+from probgeo.models.shared import FittedSharedLatentVAE, SharedLatentVAE
 from probgeo.models.vae import VAE, FittedVAE
 from probgeo.specs import digest, from_config, to_config
 
-Spec = VAE | GPLVM
-Fitted = FittedVAE | FittedGPLVM
+Autoencoder = VAE | SharedLatentVAE
+FittedAutoencoder = FittedVAE | FittedSharedLatentVAE
+Spec = Autoencoder | GPLVM
+Fitted = FittedAutoencoder | FittedGPLVM
 
 
 def save(

@@ -20,11 +20,11 @@ from tqdm.auto import tqdm
 
 from probgeo import storage
 from probgeo.models.decoders import Phase
-from probgeo.models.vae import VAE, FittedVAE
 from probgeo.nn import Stacked
 from probgeo.objectives import ELBO, noise_shapes, random_noise, random_rows
 from probgeo.schedules import Schedule
 from probgeo.specs import ADDED_LATER
+from probgeo.storage import Autoencoder, FittedAutoencoder
 
 TERMS = ("loss", "log_likelihood", "kl")
 MAX_NOISE = 2**22  # numbers per retraining that are drawn at once
@@ -102,7 +102,9 @@ def learning_rate(phase: Phase, training: Training, epoch: int) -> float:
 class Retrainings:
     """Retrainings of one spec, one per seed, as one batched module that is trained phase by phase."""
 
-    def __init__(self, spec: VAE, train: Tensor, held_out: Tensor | None, seeds: list[int], training: Training) -> None:
+    def __init__(
+        self, spec: Autoencoder, train: Tensor, held_out: Tensor | None, seeds: list[int], training: Training
+    ) -> None:
         self.spec, self.train, self.held_out, self.seeds, self.training = spec, train, held_out, seeds, training
         models = [spec.build(train.shape[1], seed).to(train) for seed in seeds]
         self.phases = models[0].phases
@@ -152,7 +154,7 @@ class Retrainings:
             if values[-1]:
                 report(seed, len(self.history) - 1, dict(zip(HISTORY[:-1], values[:-1], strict=True)))
 
-    def results(self) -> Iterator[tuple[int, FittedVAE, dict[str, Any], dict[str, Tensor]]]:
+    def results(self) -> Iterator[tuple[int, FittedAutoencoder, dict[str, Any], dict[str, Tensor]]]:
         """(seed, model, what to say of it, last parameters of the last phase) per retraining."""
         values = torch.stack(self.history).double().numpy()  # (epoch, term, retraining)
         for index, seed in enumerate(self.seeds):
@@ -169,7 +171,7 @@ class Retrainings:
             last = {name.removeprefix("model."): value[index] for name, value in self.last.items()}
             yield seed, model.eval(), extra, last
 
-    def _member(self, index: int) -> FittedVAE:
+    def _member(self, index: int) -> FittedAutoencoder:
         """Retraining `index` as a model of its own, its weights copied."""
         elbo = self.elbo.member(index)
         assert isinstance(elbo, ELBO)

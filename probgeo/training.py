@@ -94,7 +94,7 @@ def fit(
         epochs = sum(num_epochs(phase, training) for phase in spec.build(x.shape[1], seed=0).phases)
         with tqdm(total=epochs * len(groups), unit="epoch", disable=not (progress and pending)) as bar:
             for group in groups:
-                source = type(spec if isinstance(spec, GPLVM) else spec.decoder).__name__
+                source = type(getattr(spec, "decoder", spec)).__name__
                 bar.set_description(f"training {source}, seeds {group[0]} to {group[-1]}")
                 run: Run
                 if isinstance(spec, GPLVM):

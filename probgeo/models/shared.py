@@ -1,0 +1,399 @@
+"""The shared latent variable model: several views of an observation, one latent space, a metric of each view on it."""
+
+import dataclasses
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float
+from pyro import poutine
+from pyro.contrib.autoname import scope
+from torch import Tensor, nn
+
+from probgeo.metrics import Metric
+from probgeo.models.decoders import Phase
+from probgeo.models.fusion import Fusion, ProductOfExperts
+from probgeo.models.vae import Encoding, LatentSpec, Warmup, positive
+from probgeo.models.views import DrawsSideBySide, FittedView, View, phases_of, present
+from probgeo.specs import stream
+
+
+@dataclass(frozen=True)
+class Alternation:
+    """Rounds of training after the joint one: in each, the shared layers alone, if any, then every view's parts alone.
+
+    Args:
+        rounds: how many.
+        share: epochs of each part of a round, as a fraction of `Training.epochs`.
+
+    Raises:
+        ValueError: fewer than one round, or a share that is not positive.
+    """
+
+    rounds: int = 2
+    share: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or not self.share > 0:
+            raise ValueError(f"rounds, share: expected at least 1 and above 0; got {self.rounds} and {self.share}.")
+
+
+@dataclass(frozen=True)
+class SharedLatentVAE(LatentSpec):
+    """Spec of a variational autoencoder of several views: z ~ N(0, I), x_v ~ likelihood_v(decoder_v(z)), independent.
+
+    Data are one tensor x (row, feature), the views' columns side by side in the order of `views`; a view that is
+    missing in a row, in training or later, is NaN in all its columns: it is left out of posterior and likelihood.
+
+    Args:
+        views: by name, in the order of their columns; kept as pairs (name, view).
+        latent: dimension d of z.
+        fusion: how the views make one posterior q(z | x): `ProductOfExperts()`, `Mixture()` or `Average()`.
+        beta: weight of KL(q ‖ p) in the objective: a number, one number per latent dimension, or a `Warmup`.
+        alternation: what follows the joint training; None: nothing.
+
+    Raises:
+        ValueError: no views, a name that is empty or there twice, latent below one, a negative β, or as many β as
+            there are not latent dimensions.
+
+    References:
+        Wu & Goodman (2018), Multimodal generative models for scalable weakly-supervised learning.
+    """
+
+    views: Mapping[str, View] | tuple[tuple[str, View], ...]
+    latent: int = 2
+    fusion: Fusion = ProductOfExperts()
+    beta: float | tuple[float, ...] | Warmup = 1.0
+    alternation: Alternation | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        pairs = self.views.items() if isinstance(self.views, Mapping) else self.views
+        object.__setattr__(self, "views", tuple((name, view) for name, view in pairs))
+        if not self.names or not all(self.names) or len(set(self.names)) < len(self.names):
+            raise ValueError(f"views: expected at least one, each with a name of its own; got names {self.names}.")
+
+    @property
+    def pairs(self) -> tuple[tuple[str, View], ...]:
+        """Names and views, in the order of the columns."""
+        return self.views  # type: ignore[return-value]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.pairs)
+
+    @property
+    def num_members(self) -> int:
+        return min(view.decoder.num_members for _, view in self.pairs)
+
+    def index(self, name: str) -> int:
+        """Place of a view among all.
+
+        Raises:
+            ValueError: there is none of this name.
+        """
+        if name not in self.names:
+            raise ValueError(f"view: expected one of {', '.join(map(repr, self.names))}; got {name!r}.")
+        return self.names.index(name)
+
+    def columns(self, name: str) -> slice:
+        """The columns of a view in x.
+
+        Raises:
+            ValueError: there is no view of this name.
+        """
+        ends = list(itertools.accumulate(view.num_features for _, view in self.pairs))
+        index = self.index(name)
+        return slice(ends[index] - self.pairs[index][1].num_features, ends[index])
+
+    def check(self, x: Tensor) -> None:
+        """Raise if x cannot be data of this model.
+
+        Raises:
+            TypeError: x is not a floating-point tensor.
+            ValueError: x is not (row, feature) with the columns of the views, is empty, has a row without any view or
+                with only a part of a view, or values outside a likelihood's support.
+        """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
+        if x.ndim != 2 or 0 in x.shape:
+            raise ValueError(f"x: expected shape (row, feature), neither empty; got {tuple(x.shape)}.")
+        self.check_views(x)
+        for name, view in self.pairs:
+            block = x[:, self.columns(name)]
+            there = present(block)
+            if there.any():
+                # Rows keep their numbers in what the likelihood says: a missing one is filled with one that is there.
+                filled = block if there.all() else torch.where(there[:, None], block, block[there][0])
+                try:
+                    view.likelihood.check(filled)
+                except ValueError as error:
+                    raise ValueError(f"view {name!r}, columns counted from its first: {error}") from error
+
+    def check_views(self, x: Float[Tensor, "row feature"]) -> None:
+        """Raise if x has not the columns of the views, or a row without any view or with only a part of one.
+
+        Raises:
+            ValueError: as said.
+        """
+        total = sum(view.num_features for _, view in self.pairs)
+        if x.shape[1] != total:
+            widths = ", ".join(f"{name!r} {view.num_features}" for name, view in self.pairs)
+            raise ValueError(f"x: expected the {total} columns of the views side by side ({widths}); got {x.shape[1]}.")
+        for name in self.names:
+            missing = x[:, self.columns(name)].isnan()
+            partly = (missing.any(1) & ~missing.all(1)).nonzero().flatten().tolist()
+            if partly:
+                raise ValueError(
+                    f"x: expected a view to be NaN in all its columns or in none; view {name!r} is in part at row "
+                    f"{partly[0]} ({len(partly)} such rows). Impute, or leave out columns, or the view in these rows."
+                )
+        empty = x.isnan().all(1).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(
+                f"x: expected at least one view in every row; row {empty[0]} has none ({len(empty)} such rows). "
+                "Remove them: nothing tells where they lie."
+            )
+
+    def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> "FittedSharedLatentVAE":
+        """The model with weights drawn from `seed`; torch's global random state is left as found."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return FittedSharedLatentVAE(self, num_features, history)
+
+
+class Cycle(NamedTuple):
+    """A view translated into another one and back."""
+
+    there: Float[Tensor, "row target"]  #: E[x_target | z]
+    back: Float[Tensor, "row source"]  #: E[x_source | z] at the code of `there`
+    difference: Float[Tensor, "row"]  #: root mean square, over the columns, of `back` less the view; units of x
+
+
+class FittedSharedLatentVAE(nn.Module):
+    """A variational autoencoder of several views with weights: a Pyro model/guide pair, and its latent geometry.
+
+    Built by `SharedLatentVAE.build`, fitted by `probgeo.fit`, restored by `probgeo.load`. Sites of a view stand in a
+    scope of its name (`left/x`). Where a method has x, it is (row, feature) with NaN for missing views.
+    """
+
+    def __init__(self, spec: SharedLatentVAE, num_features: int, history: xr.Dataset | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.history = history
+        self.num_features = num_features
+        num_outputs = spec.fusion.num_outputs(spec.latent)
+        self.views: Any = nn.ModuleList(FittedView(view, spec.latent, num_outputs) for _, view in spec.pairs)
+        self.fusion = spec.fusion.build(spec.latent)
+
+    # --- model and guide ---
+
+    def model(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
+        """Pyro model of a minibatch x (row, feature) out of num_rows rows (default: x is all the data)."""
+        beta = self.spec.final_beta().to(x) if beta is None else beta
+        standard = dist.Normal(torch.zeros_like(beta), torch.ones_like(beta))
+        data, blocks = self._data(x, num_rows), self._blocks(x)
+        self._given(data, blocks)
+        with data, pyro.plate("latent", self.spec.latent, dim=-1), poutine.scale(scale=positive(beta)):
+            z = pyro.sample("z", standard)
+        for name, view, block in zip(self.spec.names, self.views, blocks, strict=True):
+            with scope(prefix=name):
+                view.observe(data, block, z)
+
+    def guide(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
+        """Pyro guide: q(z | x), from noisy inputs and hidden views where the spec says so; the decoders' posteriors."""
+        beta = self.spec.final_beta().to(x) if beta is None else beta
+        data, blocks = self._data(x, num_rows), self._blocks(x)
+        given = self._given(data, blocks)
+        outputs = []
+        for name, view, block in zip(self.spec.names, self.views, blocks, strict=True):
+            with scope(prefix=name):
+                outputs.append(view.encoder(view.noisy_input(data, block)))
+        mean, std = self.fusion(torch.stack(outputs, dim=1), given)
+        with data, pyro.plate("latent", self.spec.latent, dim=-1), poutine.scale(scale=positive(beta)):
+            z = pyro.sample("z", dist.Normal(mean, std))
+        for name, view in zip(self.spec.names, self.views, strict=True):
+            with scope(prefix=name):
+                view.decoder.guide(z)
+
+    def _data(self, x: Tensor, num_rows: int | None) -> pyro.plate:
+        rows = torch.arange(len(x), device=x.device)
+        return pyro.plate("data", num_rows or len(x), subsample=rows, dim=-2)
+
+    def _blocks(self, x: Tensor) -> list[Tensor]:
+        """The columns of every view."""
+        return list(x.split([view.num_features for view in self.views], dim=-1))
+
+    @staticmethod
+    def _present(blocks: list[Tensor]) -> Bool[Tensor, "row view"]:
+        return torch.stack([present(block) for block in blocks], dim=1)
+
+    def _given(self, data: pyro.plate, blocks: list[Tensor]) -> Bool[Tensor, "row view"]:
+        """The views that a row is encoded from. Its Pyro sample statement is the same in model and guide."""
+        there, alone = self._present(blocks), self.spec.fusion.alone
+        if alone == 0:
+            return there
+        zero = torch.zeros(len(there), 1, dtype=blocks[0].dtype, device=there.device)
+        with data:
+            uniform = pyro.sample("alone", dist.Uniform(zero, zero + 1))
+        # Below `alone` it is uniform again: it draws the number of one of the views that are there.
+        drawn = (uniform / alone * there.sum(1, keepdim=True)).floor()
+        return there & ((uniform >= alone) | (there.cumsum(1) - 1 == drawn))
+
+    # --- codes, reconstructions, translations, samples ---
+
+    def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
+        """Mean and standard deviation of q(z | x), given the views that each row has; each (row, latent).
+
+        Raises:
+            ValueError: not the columns of the views, or a row without any view or with only a part of one.
+        """
+        self.spec.check_views(x)
+        blocks = self._blocks(x)
+        outputs = [view.encoder(view.input(block)) for view, block in zip(self.views, blocks, strict=True)]
+        return self.fusion(torch.stack(outputs, dim=1), self._present(blocks))
+
+    def encode_view(self, x: Float[Tensor, "row source"], name: str) -> Encoding:
+        """Mean and standard deviation of q(z | x_v) given one view's columns alone; each (row, latent).
+
+        Raises:
+            ValueError: there is no view of this name, or it has another number of columns.
+        """
+        columns = self.spec.columns(name)
+        width = columns.stop - columns.start
+        if x.shape[1] != width:
+            raise ValueError(f"x: expected the {width} columns of view {name!r}; got shape {tuple(x.shape)}.")
+        whole = x.new_full((len(x), self.num_features), torch.nan)
+        whole[:, columns] = x
+        return self.encode(whole)
+
+    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
+        """E[x | z] of all views side by side, averaged over the decoders' draws."""
+        return torch.cat([view.decode(z) for view in self.views], dim=-1)
+
+    def reconstruct(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row observation"]:
+        """E[x | z] of all views, missing ones too, at the posterior mean of z given those that are there."""
+        return self.decode(self.encode(x).mean)
+
+    def translate(self, x: Float[Tensor, "row source"], source: str, target: str) -> Float[Tensor, "row target"]:
+        """E[x_target | z] at the posterior mean of z given the source's columns alone.
+
+        Raises:
+            ValueError: there is no view of a name, or the source has another number of columns.
+        """
+        view = self.view(target)
+        return view.decode(self.encode_view(x, source).mean)
+
+    def cycle(self, x: Float[Tensor, "row source"], source: str, target: str) -> Cycle:
+        """The source's columns translated into the target, and that back again.
+
+        Raises:
+            ValueError: there is no view of a name, the source has another number of columns, or E[x | z] of a view has
+                not the columns of x (as of `Categorical`), so that it cannot be encoded.
+        """
+        there = self.translate(x, source, target)
+        back = self.translate(there, target, source)
+        if back.shape != x.shape:
+            raise ValueError(f"cycle: expected E[x | z] of {source!r} to have the columns of x; got {back.shape[1]}.")
+        return Cycle(there, back, (back - x).square().mean(1).sqrt())
+
+    def sample(self, num_samples: int, seed: int = 0) -> Float[Tensor, "sample observation"]:
+        """E[x | z] of all views at z ~ N(0, I)."""
+        z = torch.randn(num_samples, self.spec.latent, generator=stream(seed, "sample"))
+        return self.decode(z.to(next(self.parameters())))
+
+    def sample_box(
+        self, x: Float[Tensor, "row feature"], num_samples: int, seed: int = 0
+    ) -> Float[Tensor, "sample observation"]:
+        """E[x | z] of all views at z uniform in the bounding box of the codes of x."""
+        codes = self.encode(x).mean
+        low, high = codes.amin(0), codes.amax(0)
+        share = torch.rand(num_samples, self.spec.latent, generator=stream(seed, "box"))
+        return self.decode(low + (high - low) * share.to(codes))
+
+    # --- geometry ---
+
+    def view(self, name: str) -> FittedView:
+        """A view, whose `metric()`, `fisher_rao_metric()`, `uncertainty(z)`, `draws()` and `decode(z)` are its own.
+
+        Raises:
+            ValueError: there is no view of this name.
+        """
+        return self.views[self.spec.index(name)]
+
+    def view_metric(self, name: str) -> Metric:
+        """The metric that a view alone gives the shared latent space: units of x_v per unit of z.
+
+        Raises:
+            ValueError: there is no view of this name.
+        """
+        return self.view(name).metric()
+
+    def metric(self) -> Metric:
+        """G = Σ_v G_v, the sum of the views' metrics; their columns should be in like units."""
+        return functools.reduce(operator.add, (view.metric() for view in self.views))
+
+    def fisher_rao_metric(self) -> Metric:
+        """The Fisher-Rao metric of all views together, the sum of the views': nats^½ per unit of z.
+
+        Raises:
+            TypeError: a decoder or a likelihood that has none.
+        """
+        return functools.reduce(operator.add, (view.fisher_rao_metric() for view in self.views))
+
+    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+        """Root mean square, over all views' observations, of the decoders' standard deviation at z; units of x."""
+        variances = [view.decoder.variance(z, view.spec.likelihood.mean()) for view in self.views]
+        return torch.cat(variances, dim=-1).mean(-1).sqrt()
+
+    def draws(self, num_draws: int | None = None, seed: int = 0) -> Any:
+        """Fixed decoder functions z (*batch, latent) -> E[x | z] (member, *batch, observation), views side by side.
+
+        Args:
+            num_draws: how many; by default as many as the view with the fewest averages over.
+            seed: the same seed gives the same functions, and the first k of n are the k.
+
+        Raises:
+            TypeError: a decoder without draws.
+            ValueError: fewer than one, or more than there are.
+        """
+        num_draws = self.spec.num_members if num_draws is None else num_draws
+        return DrawsSideBySide([view.draws(num_draws, seed) for view in self.views])
+
+    # --- training ---
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """All views together; rounds of alternation; then what else the views' decoders need, one after another."""
+        own = [phases_of(name, index, self.views[index]) for index, name in enumerate(self.spec.names)]
+        first = [phases[0] for phases in own]
+        joint = Phase(
+            "joint",
+            trains=lambda name: name.startswith("fusion.") or any(phase.trains(name) for phase in first),
+            start=functools.partial(_start_all, [phase.start for phase in first]),
+        )
+        rounds: list[Phase] = []
+        if self.spec.alternation:
+            shared = [Phase("shared layers", trains=lambda name: name.startswith("fusion."))]
+            parts = [*(shared if list(self.fusion.parameters()) else []), *first]
+            for number in range(1, self.spec.alternation.rounds + 1):
+                rounds += [
+                    dataclasses.replace(
+                        part, name=f"{part.name}, round {number}", share=self.spec.alternation.share, start=None
+                    )
+                    for part in parts
+                ]
+        return (joint, *rounds, *itertools.chain.from_iterable(phases[1:] for phases in own))
+
+
+def _start_all(starts: Sequence[Callable | None], model: FittedSharedLatentVAE, x: Tensor, seed: int) -> None:
+    for start in starts:
+        if start:
+            start(model, x, seed)

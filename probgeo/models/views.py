@@ -1,0 +1,138 @@
+"""A view of an observation: its part of a shared latent variable model, which may be missing in a row."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from probgeo.likelihoods import Gaussian, Likelihood
+from probgeo.models.decoders import Decoder, DecoderSpec, Phase
+from probgeo.models.vae import EncoderDecoder
+from probgeo.nn import MLP, Network
+
+
+def present(block: Float[Tensor, "row feature"]) -> Bool[Tensor, " row"]:
+    """Which rows have the view of these columns: it is missing in all its columns or in none."""
+    return ~block[:, 0].isnan()
+
+
+def _filled(block: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
+    # What stands in for a missing view has no effect, but must have finite densities: 1 has, under every likelihood.
+    return torch.where(present(block)[:, None], block, 1)
+
+
+@dataclass(frozen=True)
+class View:
+    """Spec of one view: x_v ~ likelihood(decoder(z)), and the encoder that tells where z lies given x_v.
+
+    Args:
+        num_features: columns of the view in x.
+        encoder: spec of the network x_v -> what the fusion takes.
+        decoder: spec of the decoder, with its source of uncertainty.
+        likelihood: distribution of x_v given the decoder's output.
+        noise: standard deviation of normal noise on what the encoder reads in training, in its units; what is decoded
+            has none: a denoising autoencoder.
+
+    Raises:
+        ValueError: fewer than one column, or a negative noise.
+
+    References:
+        Im, Ahn, Memisevic & Bengio (2017), Denoising criterion for variational auto-encoding framework.
+    """
+
+    num_features: int
+    encoder: Network = MLP()
+    decoder: DecoderSpec = Decoder()
+    likelihood: Likelihood = Gaussian()
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_features < 1:
+            raise ValueError(f"num_features: expected at least one column; got {self.num_features}.")
+        if not self.noise >= 0:
+            raise ValueError(f"noise: expected a standard deviation, not negative; got {self.noise}.")
+
+
+class FittedView(EncoderDecoder):
+    """One view with weights: its encoder, and its decoder with the geometry that it gives the shared latent space."""
+
+    def __init__(self, spec: View, latent: int, num_encoder_outputs: int) -> None:
+        super().__init__(spec, spec.num_features, latent, num_encoder_outputs)
+
+    def input(self, block: Float[Tensor, "row feature"]) -> Float[Tensor, "row input"]:
+        """What the encoder reads."""
+        return self.spec.likelihood.encoder_input(_filled(block))
+
+    def noisy_input(self, data: pyro.plate, block: Float[Tensor, "row feature"]) -> Float[Tensor, "row input"]:
+        """What it reads in training. The Pyro sample statement of the noise is the same in model and guide."""
+        read = self.input(block)
+        if self.spec.noise == 0:
+            return read
+        zero = torch.zeros_like(read)
+        with data, pyro.plate("input", read.shape[1], dim=-1):
+            return read + pyro.sample("noise", dist.Normal(zero, zero + self.spec.noise))
+
+    def observe(self, data: pyro.plate, block: Float[Tensor, "row feature"], z: Float[Tensor, "row latent"]) -> None:
+        """The view's part of the model; rows without it have no part in the likelihood."""
+        self.noisy_input(data, block)
+        likelihood, filled = self.spec.likelihood, _filled(block)
+        # Outside the plates: a decoder's own latent variables belong to all rows.
+        output, parameters = self.decoder(z, {**self.parameters_of_likelihood(), **likelihood.known(filled)})
+        observation: Any = likelihood.distribution(output, parameters)
+        observed = likelihood.observed(filled)
+        with data, pyro.plate("feature", observed.shape[1], dim=-1):
+            pyro.sample("x", observation.mask(present(block)[:, None]), obs=observed)
+
+
+class DrawsSideBySide(nn.Module):
+    """Draws of several views as one: (member, *batch, observation), the views' observations side by side."""
+
+    def __init__(self, draws: list[Any]) -> None:
+        super().__init__()
+        self.draws = nn.ModuleList(draws)
+        self.num_members: int = draws[0].num_members
+
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "member *batch observation"]:
+        return torch.cat([each(z) for each in self.draws], dim=-1)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def phases_of(name: str, index: int, view: FittedView) -> list[Phase]:
+    """Phases of the decoder of view number `index`, in terms of a model that has it as `views.<index>`."""
+    prefix = f"views.{index}."
+
+    def named(phase: Phase) -> Phase:
+        return dataclasses.replace(
+            phase,
+            name=f"{name}: {phase.name}",
+            trains=lambda path: path.startswith(prefix) and phase.trains(path.removeprefix(prefix)),
+            start=phase.start and functools.partial(_start, name, view.spec, phase.start),
+        )
+
+    return [named(phase) for phase in view.decoder.phases]
+
+
+def _start(name: str, spec: View, start: Callable, model: Any, x: Tensor, seed: int) -> None:
+    """`start` of a decoder's phase, on the rows that have the view, with codes from all views of these rows."""
+    block, view = x[:, model.spec.columns(name)], model.view(name)
+    there = present(block)
+    if not there.any():
+        raise ValueError(f"x: expected view {name!r} in some of the rows to train on; it is missing in all of them.")
+    as_model = SimpleNamespace(
+        spec=spec,
+        decoder=view.decoder,
+        shared=view.shared,
+        parameters_of_likelihood=view.parameters_of_likelihood,
+        encode=lambda _: model.encode(x[there]),
+    )
+    start(as_model, block[there], seed)
