@@ -88,6 +88,9 @@ class Categorical(Likelihood):
     def num_outputs(self, num_features: int) -> int:
         return num_features * self.num_classes
 
+    def num_means(self, num_features: int) -> tuple[int, ...]:
+        return (self.num_classes,) * num_features
+
     def encoder_input(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row input"]:
         return (x[..., None] == torch.arange(self.num_classes, device=x.device)).to(x.dtype).flatten(-2)
 

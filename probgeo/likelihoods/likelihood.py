@@ -31,6 +31,10 @@ class Likelihood(abc.ABC):
         """Width of the decoder's output for rows of so many features."""
         return num_features
 
+    def num_means(self, num_features: int) -> tuple[int, ...]:
+        """Columns of E[x | z] that each feature has."""
+        return (1,) * num_features
+
     def encoder_input(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row input"]:
         """What the encoder reads of x, on a scale that suits a network."""
         return x

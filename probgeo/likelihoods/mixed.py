@@ -77,6 +77,10 @@ class Mixed(Likelihood):
         self._check_width(num_features)
         return sum(self._widths())
 
+    def num_means(self, num_features: int) -> tuple[int, ...]:
+        self._check_width(num_features)
+        return sum((part.num_means(num_columns) for part, num_columns in self.parts), ())
+
     def encoder_input(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row input"]:
         return torch.cat([part.encoder_input(block) for part, block in self._blocks(x)], dim=-1)
 

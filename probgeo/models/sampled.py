@@ -76,7 +76,7 @@ class NUTS:
 
         noise = torch.randn(mode.shape, generator=stream(seed, "start"), dtype=mode.dtype).to(mode.device)
         kernel = NUTSKernel(potential_fn=potential, adapt_mass_matrix=False)
-        with _random_state_of(seed, mode.device), torch.enable_grad():
+        with random_state_of(seed, mode.device), torch.enable_grad():
             chain = MCMC(kernel, self.num_draws, self.warmup, {"whitened": noise}, disable_progbar=True)
             chain.run()
         return mode + torch.stack([correlated(factors, noise) for noise in chain.get_samples()["whitened"]])
@@ -133,7 +133,7 @@ class Autoguide:
             pyro.factor("x", log_likelihood.sum())
 
         with (
-            _random_state_of(seed, v.device),
+            random_state_of(seed, v.device),
             torch.enable_grad(),
             pyro.settings.context(module_local_params=True),
         ):
@@ -152,7 +152,7 @@ class Autoguide:
 
 
 @contextmanager
-def _random_state_of(seed: int, device: torch.device) -> Iterator[None]:
+def random_state_of(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's random state from the seed alone, and afterwards as found."""
     value = stream(seed, "posterior").initial_seed()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
