@@ -42,7 +42,7 @@ from probgeo.models.shared import Alternation, SharedLatentVAE
 from probgeo.models.vae import VAE, Warmup
 from probgeo.models.views import View
 from probgeo.storage import load, save
-from probgeo.study import DrawnGeodesic, Geodesic, StraightLine, Study
+from probgeo.study import DrawnGeodesic, Geodesic, StraightLine, Study, ViewMetric
 from probgeo.training import Training, TrainingDiverged, fit
 
 __all__ = [
@@ -97,6 +97,7 @@ __all__ = [
     "Training",
     "TrainingDiverged",
     "View",
+    "ViewMetric",
     "Warmup",
     "ZeroInflatedNegativeBinomial",
     "all_pairs",

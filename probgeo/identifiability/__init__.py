@@ -36,6 +36,7 @@ from probgeo.identifiability.statistics import (
     icc_interval,
     kendall_agreement,
     rank_agreement,
+    rank_correlation,
     spread,
 )
 from probgeo.identifiability.summaries import Table, comparable, summary
@@ -69,6 +70,7 @@ __all__ = [
     "predictive_interval",
     "procrustes_disagreement",
     "rank_agreement",
+    "rank_correlation",
     "relative_frobenius",
     "retrainings_needed",
     "rhat",

@@ -132,6 +132,33 @@ def rank_agreement(distance: xr.DataArray) -> xr.DataArray:
     return _mean_correlation(ranks, "pair")
 
 
+def rank_correlation(first: xr.DataArray, second: xr.DataArray) -> xr.DataArray:
+    """Spearman's ρ over pairs between two distances, in each retraining: do they order the pairs alike?
+
+    For instance between the distances that two views give one latent space.
+
+    Args:
+        first: distances, dims (pair, ...), in any unit.
+        second: distances with the same pairs, in any unit.
+
+    Returns:
+        The other dims of both (aligned where they share them), in [-1, 1]; missing where all distances are equal.
+
+    Raises:
+        ValueError: the dim `pair` is missing or has fewer than two entries.
+    """
+    ranks = [
+        xr.apply_ufunc(
+            stats.rankdata, checked(d, "pair"), input_core_dims=[["pair"]], output_core_dims=[["pair"]],
+            kwargs={"axis": -1, "nan_policy": "propagate"},
+        )
+        for d in (first, second)
+    ]  # fmt: skip
+    x, y = (rank - rank.mean("pair", skipna=False) for rank in ranks)
+    norm = ((x**2).sum("pair", skipna=False) * (y**2).sum("pair", skipna=False)) ** 0.5
+    return (x * y).sum("pair", skipna=False) / norm.where(norm > 0)
+
+
 def kendall_agreement(distance: xr.DataArray) -> xr.DataArray:
     """Mean of Kendall's τ-b over all pairs of retrainings: how much likelier two pairs are ordered alike than not.
 

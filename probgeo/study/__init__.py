@@ -6,6 +6,7 @@ from probgeo.study.measures import (
     Geodesic,
     Measure,
     StraightLine,
+    ViewMetric,
     decorrelated_energy,
     expected_metric,
     fisher_rao_metric,
@@ -19,6 +20,7 @@ __all__ = [
     "Measure",
     "StraightLine",
     "Study",
+    "ViewMetric",
     "decorrelated_energy",
     "expected_metric",
     "fisher_rao_metric",
@@ -26,5 +28,13 @@ __all__ = [
 ]
 
 # Configurations and keys on disk hold the public names, whichever file defines what they name.
-for _named in (DrawnGeodesic, Geodesic, StraightLine, decorrelated_energy, expected_metric, fisher_rao_metric):
+for _named in (
+    DrawnGeodesic,
+    Geodesic,
+    StraightLine,
+    ViewMetric,
+    decorrelated_energy,
+    expected_metric,
+    fisher_rao_metric,
+):
     _named.__module__ = __name__

@@ -12,19 +12,45 @@ from probgeo import calculus, paths
 from probgeo.calculus.shooting import precise
 from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
 from probgeo.metrics import DecorrelatedEnergy, Energy, Metric
+from probgeo.models.shared import FittedSharedLatentVAE
+from probgeo.models.views import FittedView
 from probgeo.storage import Fitted, Spec
 
 VOLUME_TOLERANCE = 1e-2  # relative; retrainings differ by more
 
 
-def expected_metric(model: Fitted) -> Metric:
+def expected_metric(model: Fitted | FittedView) -> Metric:
     """The metric of the model's uncertainty in the space of E[x | z]."""
     return model.metric()
 
 
-def fisher_rao_metric(model: Fitted) -> Metric:
+def fisher_rao_metric(model: Fitted | FittedView) -> Metric:
     """The metric of the model's uncertainty in the likelihood's isometric space."""
     return model.fisher_rao_metric()
+
+
+@dataclass(frozen=True)
+class ViewMetric:
+    """The metric that one view alone gives the space that several share: `Geodesic(ViewMetric("left"))`.
+
+    Args:
+        view: its name in the `SharedLatentVAE`.
+        metric: which of its metrics: `expected_metric` or `fisher_rao_metric`.
+    """
+
+    view: str
+    metric: Callable[[FittedView], Metric] = expected_metric
+
+    def __call__(self, model: Fitted) -> Metric:
+        """The view's metric.
+
+        Raises:
+            TypeError: a model without views.
+            ValueError: it has none of this name.
+        """
+        if not isinstance(model, FittedSharedLatentVAE):
+            raise TypeError(f"ViewMetric: expected a SharedLatentVAE, which has views; got {type(model).__name__}.")
+        return self.metric(model.view(self.view))
 
 
 def decorrelated_energy(model: Fitted) -> Energy:
