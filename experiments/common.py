@@ -60,6 +60,12 @@ def observations(name: str, classes: Sequence[int] = ()) -> tuple[pg.datasets.Da
     return (data.subset(classes=classes), points.subset(classes=classes)) if classes else (data, points)
 
 
+def cells(table: Path | None) -> pg.datasets.Dataset:
+    """`datasets.tasic(table)` in units of its overall standard deviation, which leaves the ratios of distances."""
+    data = pg.datasets.tasic(table)
+    return dataclasses.replace(data, x=data.x / data.x.std())
+
+
 def decoders(network: pg.nn.MLP, members: int, samples: int = 100) -> dict[str, Any]:
     """Specs of decoders that differ only in their source of uncertainty, by name.
 
