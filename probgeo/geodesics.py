@@ -45,13 +45,13 @@ class GaussNewton:
         num_segments: N of the result.
         tolerance: relative decrease of the energy below which a pair is finished at N.
         coarse_tolerance: the same, on the coarser levels.
-        max_steps: steps tried at N, at most; on each coarser level a third as many.
+        max_steps: steps tried at N, at most; on each coarser level a fifth as many.
         memory: bytes that the Newton systems of the pairs solved together may take, roughly; more pairs are solved in
             turns. What one chunk of decoder outputs takes is a choice of the metric.
     """
 
     num_segments: int = 256
-    tolerance: float = 5e-3
+    tolerance: float = 1e-2
     coarse_tolerance: float = 1e-2
     max_steps: int = 30
     memory: int = 2**30
@@ -221,7 +221,7 @@ def _solved(metric: Energy, path: Float[Tensor, "batch node latent"], solver: Ga
         if num_segments == solver.num_segments:
             level = _minimised(metric, path, solver.tolerance, solver.max_steps)
         else:
-            level = _minimised(metric, path, solver.coarse_tolerance, -(-solver.max_steps // 3))
+            level = _minimised(metric, path, solver.coarse_tolerance, -(-solver.max_steps // 5))
         steps[pairs] += level.steps
         status[pairs] = level.status
         sound = level.status != Status.NONFINITE

@@ -12,7 +12,7 @@ from probgeo.metrics.energy import Linearization
 
 def default_memory(points: Tensor) -> int:
     """Bytes of one chunk: within the caches of a CPU, which is faster by far; many on a GPU."""
-    return 2**21 * torch.get_num_threads() if points.device.type == "cpu" else 2**30
+    return 3 * 2**19 * torch.get_num_threads() if points.device.type == "cpu" else 2**30
 
 
 def chunk_size(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None, order: int) -> int:
