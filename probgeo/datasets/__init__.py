@@ -3,6 +3,7 @@
 from probgeo.datasets.counts import CountTable, branching_counts, count_table
 from probgeo.datasets.dataset import Dataset, Normalisation
 from probgeo.datasets.folders import celeba, image_folder, imagenette
+from probgeo.datasets.hands import hand_poses
 from probgeo.datasets.pairs import (
     all_pairs,
     class_regions,
@@ -14,10 +15,20 @@ from probgeo.datasets.pairs import (
 from probgeo.datasets.photographs import cifar10, cifar100, svhn
 from probgeo.datasets.published import cache_folder, digits, fashion_mnist, mnist, tasic
 from probgeo.datasets.synthetic import blobs, circle, circles, s_curve, sphere, surface, swiss_roll, two_moons
+from probgeo.datasets.views import (
+    MultiView,
+    image_and_inverse,
+    image_halves,
+    mnist_inverse,
+    neurons_expression,
+    neurons_morphology,
+    two_views,
+)
 
 __all__ = [
     "CountTable",
     "Dataset",
+    "MultiView",
     "Normalisation",
     "all_pairs",
     "blobs",
@@ -33,11 +44,17 @@ __all__ = [
     "count_table",
     "digits",
     "fashion_mnist",
+    "hand_poses",
+    "image_and_inverse",
     "image_folder",
+    "image_halves",
     "imagenette",
     "load",
     "mnist",
+    "mnist_inverse",
     "neighbour_pairs",
+    "neurons_expression",
+    "neurons_morphology",
     "s_curve",
     "sample_pairs",
     "sample_triples",
@@ -47,6 +64,7 @@ __all__ = [
     "swiss_roll",
     "tasic",
     "two_moons",
+    "two_views",
 ]
 
 

@@ -176,11 +176,17 @@ class Dataset:
         Raises:
             ValueError: a fraction that leaves either part empty.
         """
-        num_first = round(fraction * len(self)) if 0 < fraction < 1 else 0
-        if not 0 < num_first < len(self):
-            raise ValueError(f"fraction: {fraction} of {len(self)} rows leaves one part empty; choose one in (0, 1).")
-        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self)))
-        return self.rows(order[:num_first].sort().values), self.rows(order[num_first:].sort().values)
+        first, second = split_rows(len(self), fraction, seed)
+        return self.rows(first), self.rows(second)
+
+
+def split_rows(num_rows: int, fraction: float, seed: int) -> tuple[Int64[Tensor, " first"], Int64[Tensor, " second"]]:
+    """Rows of the two parts of `Dataset.split`, in increasing order."""
+    num_first = round(fraction * num_rows) if 0 < fraction < 1 else 0
+    if not 0 < num_first < num_rows:
+        raise ValueError(f"fraction: {fraction} of {num_rows} rows leaves one part empty; choose one in (0, 1).")
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(num_rows))
+    return order[:num_first].sort().values, order[num_first:].sort().values
 
 
 def subset_rows(
