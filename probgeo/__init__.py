@@ -31,12 +31,15 @@ from probgeo.likelihoods import (
 from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
 from probgeo.models import flows
 from probgeo.models.bayesian import BayesianDecoder, DropoutDecoder, LowRank, MeanField
+from probgeo.models.conditional import ConditionalVAE
 from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
 from probgeo.models.fusion import Average, Mixture, ProductOfExperts
 from probgeo.models.gp_decoder import GPDecoder
 from probgeo.models.gplvm import GPLVM
+from probgeo.models.greedy import greedy_conditions
 from probgeo.models.injective import Injective, InjectiveDecoder, projection
 from probgeo.models.lastlayer import Conjugate, LaplaceApproximation
+from probgeo.models.masks import Everything, NoMask, RandomMask, RandomShare, Unobserved, random_conditions
 from probgeo.models.sampled import NUTS, Autoguide
 from probgeo.models.shared import Alternation, SharedLatentVAE
 from probgeo.models.vae import VAE, Warmup
@@ -55,6 +58,7 @@ __all__ = [
     "BayesianDecoder",
     "Bernoulli",
     "Categorical",
+    "ConditionalVAE",
     "ConformalMetric",
     "Conjugate",
     "ContinuousBernoulli",
@@ -63,6 +67,7 @@ __all__ = [
     "DrawnGeodesic",
     "DropoutDecoder",
     "EnsembleDecoder",
+    "Everything",
     "ExpectedMetric",
     "GPDecoder",
     "GaussNewton",
@@ -80,13 +85,16 @@ __all__ = [
     "Mixed",
     "Mixture",
     "NegativeBinomial",
+    "NoMask",
     "OneHotCategorical",
     "Perceptual",
     "Poisson",
     "ProductOfExperts",
     "PullbackMetric",
     "RBFDecoder",
+    "RandomMask",
     "RandomMember",
+    "RandomShare",
     "RowTotal",
     "SharedLatentVAE",
     "SplitBatch",
@@ -96,6 +104,7 @@ __all__ = [
     "TensorMetric",
     "Training",
     "TrainingDiverged",
+    "Unobserved",
     "View",
     "ViewMetric",
     "Warmup",
@@ -111,6 +120,7 @@ __all__ = [
     "flows",
     "geodesic",
     "graph_distances",
+    "greedy_conditions",
     "identifiability",
     "length",
     "load",
@@ -119,6 +129,7 @@ __all__ = [
     "paths",
     "plots",
     "projection",
+    "random_conditions",
     "sample_pairs",
     "sample_triples",
     "save",

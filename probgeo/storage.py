@@ -12,13 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from probgeo.models.conditional import ConditionalVAE, FittedConditionalVAE
 from probgeo.models.gplvm import GPLVM, FittedGPLVM
 from probgeo.models.shared import FittedSharedLatentVAE, SharedLatentVAE
 from probgeo.models.vae import VAE, FittedVAE
 from probgeo.specs import digest, from_config, to_config
 
-Autoencoder = VAE | SharedLatentVAE
-FittedAutoencoder = FittedVAE | FittedSharedLatentVAE
+Autoencoder = VAE | ConditionalVAE | SharedLatentVAE
+FittedAutoencoder = FittedVAE | FittedConditionalVAE | FittedSharedLatentVAE
 Spec = Autoencoder | GPLVM
 Fitted = FittedAutoencoder | FittedGPLVM
 

@@ -1,0 +1,375 @@
+"""Conditional variational autoencoders: any subset of the features, or covariates, are conditions."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from pyro import poutine
+from torch import Tensor
+
+from probgeo.likelihoods import Gaussian, Likelihood
+from probgeo.metrics import Metric
+from probgeo.models.conditional_model import ConditionalModel, filled
+from probgeo.models.decoders import Decoder, DecoderSpec
+from probgeo.models.given import Embedded, GivenVAE, MeanColumns
+from probgeo.models.masks import Mask, NoMask, RandomMask, Target, Unobserved
+from probgeo.models.sampled import random_state_of
+from probgeo.models.vae import Encoding, LatentSpec, Warmup
+from probgeo.nn import MLP, Network
+
+_PER_DRAW = 10  # samples of z that share a draw of the decoder; members of an ensemble take turns over them
+_ROWS = 500
+
+
+@dataclass(frozen=True)
+class ConditionalVAE(LatentSpec):
+    """Spec of p(x_u | c) = ∫ p(x_u | z, c) N(z; 0, I) dz, with c = [x⊙m, m], m a mask of conditions, and covariates.
+
+    Missing values of x are NaN: they are left out of the likelihood, and the encoder is told which they are. A zero is
+    a zero. The encoder reads x and c, the decoder z and c.
+
+    Args:
+        latent: dimension d of z.
+        decoder: spec of the decoder of [z; c], with its source of uncertainty. Decoders that are fitted to the codes
+            after training (RBF, a Gaussian process, posteriors of the last layer) need `mask=NoMask()`.
+        likelihood: distribution of the modelled features given the decoder's output, one distribution per feature.
+        encoder: spec of the network [x; c] -> mean and log standard deviation of q(z | x, c).
+        beta: weight of KL(q ‖ N(0, I)) in the objective: a number, one number per latent dimension, or a `Warmup`.
+        mask: how masks are drawn in training: `RandomMask(p)`, `RandomShare()`, or `NoMask()` for covariates alone.
+        covariates: columns of x (labels, measured covariates) that are always conditions, and not modelled.
+        target: the features that the likelihood is of: `Unobserved()` ones, or `Everything()`.
+
+    Raises:
+        ValueError: as `VAE`; a repeated covariate; neither a mask nor covariates to condition on.
+
+    References:
+        Sohn, Lee & Yan (2015), Learning structured output representation using deep conditional generative models;
+        Ivanov, Figurnov & Vetrov (2019), Variational autoencoder with arbitrary conditioning.
+    """
+
+    latent: int = 2
+    decoder: DecoderSpec = Decoder()
+    likelihood: Likelihood = Gaussian()
+    encoder: Network = MLP()
+    beta: float | tuple[float, ...] | Warmup = 1.0
+    mask: Mask = RandomMask()
+    covariates: tuple[int, ...] = ()
+    target: Target = Unobserved()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "covariates", tuple(int(column) for column in self.covariates))
+        if len(set(self.covariates)) < len(self.covariates):
+            raise ValueError(f"covariates: expected different columns; got {self.covariates}.")
+        if isinstance(self.mask, NoMask) and not self.covariates:
+            raise ValueError("mask, covariates: expected something to condition on; got neither. Use VAE(...).")
+
+    @property
+    def num_members(self) -> int:
+        return self.decoder.num_members
+
+    def columns(self, num_features: int) -> tuple[list[int], list[int]]:
+        """The modelled columns of x, and the covariates, of so many in all.
+
+        Raises:
+            ValueError: a covariate is no column of x, or none is left to model.
+        """
+        outside = [column for column in self.covariates if not -num_features <= column < num_features]
+        if outside:
+            raise ValueError(f"covariates: expected columns of the {num_features} of x; got {outside}.")
+        covariates = [column % num_features for column in self.covariates]
+        if len(set(covariates)) < len(covariates):
+            raise ValueError(f"covariates: expected different columns of {num_features}; got {self.covariates}.")
+        modelled = [column for column in range(num_features) if column not in set(covariates)]
+        if not modelled:
+            raise ValueError(f"covariates: all {num_features} columns of x are covariates; leave some to model.")
+        return modelled, covariates
+
+    def check(self, x: Tensor) -> None:
+        """Raise if x cannot be data of this model; NaN is a missing value.
+
+        Raises:
+            TypeError: x is not a floating-point tensor.
+            ValueError: x is not (row, feature), is empty, lacks covariates or values of them, or is outside the
+                likelihood's support.
+        """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
+        if x.ndim != 2 or 0 in x.shape:
+            raise ValueError(f"x: expected shape (row, feature), neither empty; got {tuple(x.shape)}.")
+        modelled, covariates = self.columns(x.shape[1])
+        bad = ~x[:, covariates].isfinite()
+        if bad.any():
+            row, number = bad.nonzero()[0].tolist()
+            raise ValueError(
+                f"x: expected finite covariates, which are never missing; got {x[row, covariates[number]].item():g} at "
+                f"row {row}, column {covariates[number]} ({int(bad.sum())} such values). Impute them, or model them."
+            )
+        try:
+            # Zero is in the support of every likelihood of separate features.
+            self.likelihood.check(filled(x[:, modelled]))
+        except ValueError as error:
+            if not covariates:
+                raise
+            raise ValueError(f"{error} (Columns are counted without the covariates.)") from error
+
+    def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> "FittedConditionalVAE":
+        """The model with weights drawn from `seed`; torch's global random state is left as found.
+
+        Raises:
+            ValueError: a covariate outside, a likelihood without one distribution per feature, or a decoder that needs
+                `mask=NoMask()`.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return FittedConditionalVAE(self, num_features, history)
+
+
+class FittedConditionalVAE(ConditionalModel):
+    """A conditional variational autoencoder with weights: a Pyro model/guide pair, and its geometry given a condition.
+
+    Built by `ConditionalVAE.build`, fitted by `probgeo.fit`, restored by `probgeo.load`. Masks are True where a feature
+    of x is a condition, of shape (row, feature) or (feature,), with one entry per column of x; those of covariates do
+    not matter. Without a mask nothing is observed. `metric`, `decode`, `uncertainty` and `draws` of the model itself
+    are those where no feature is observed and the covariates have the mean of their training values.
+    """
+
+    def __init__(self, spec: ConditionalVAE, num_features: int, history: xr.Dataset | None = None) -> None:
+        super().__init__(spec, num_features)
+        self.history = history
+
+    def encode(self, x: Float[Tensor, "row feature"], mask: Tensor | None = None) -> Encoding:
+        """Mean and standard deviation of q(z | x, c), each (row, latent), with the rows' own covariates."""
+        y, covariates = self.split(x)
+        return self.encoding(y, self.checked_mask(x, mask), covariates)
+
+    def encode_given(self, x: Float[Tensor, "row feature"], y: Tensor, mask: Tensor, covariates: Tensor) -> Encoding:
+        """q(z | x, c) where all rows have one condition: they take its covariates, and y where the mask is True."""
+        own, _ = self.split(x)
+        mask = mask.expand_as(own)
+        return self.encoding(torch.where(mask, y, own), mask, covariates.expand(len(x), -1))
+
+    # --- geometry given a condition ---
+
+    def given(self, x: Float[Tensor, " feature"], mask: Tensor | None = None) -> GivenVAE:
+        """The model given one condition: a function of z alone, with its metric.
+
+        Args:
+            x: values of all columns: those of covariates, and where the mask is True, are used.
+            mask: which features are given, (feature,); None: none, covariates alone.
+
+        Raises:
+            ValueError: another shape or type, a missing value that is given or of a covariate, or all features given.
+        """
+        row = x.detach()[None]
+        y, covariates = self.split(row)
+        mask = self.checked_mask(row, mask)
+        if bool(mask.all()):
+            raise ValueError("mask: every feature is given, so nothing is left that could vary. Leave one out.")
+        if covariates.isnan().any():
+            raise ValueError(f"x: expected values of the covariates {self.covariates}; got {covariates[0].tolist()}.")
+        y, conditions = filled(y), self.conditions(y, mask, covariates)
+        return GivenVAE(self, y[0], mask[0], covariates[0], conditions[0])
+
+    def given_nothing(self) -> GivenVAE:
+        """The model where no feature is observed and the covariates are the mean of their training values."""
+        x = self.reference.new_zeros(self.num_features)
+        x[self.covariates] = self.reference
+        return self.given(x)
+
+    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
+        """E[x | z], averaged over the decoder's draws, where nothing is observed."""
+        return self.given_nothing().decode(z)
+
+    def reconstruct(
+        self, x: Float[Tensor, "row feature"], mask: Tensor | None = None
+    ) -> Float[Tensor, "row observation"]:
+        """E[x | z, c] at the mean of q(z | x, c), each row under its own condition; what is given has its value."""
+        y, covariates = self.split(x)
+        mask = self.checked_mask(x, mask)
+        z = self.encoding(y, mask, covariates).mean
+        return self._means(z, y, mask, covariates)
+
+    def _means(self, z: Tensor, y: Tensor, mask: Tensor, covariates: Tensor) -> Tensor:
+        """E[x | z, c] of rows with conditions of their own."""
+        mean = self.decoder.mean(self.spec.likelihood.mean())
+        found = mean(torch.cat([z, self.conditions(y, mask, covariates)], dim=-1))
+        columns = MeanColumns(self.spec.likelihood, len(self.modelled))
+        return torch.where(mask[..., columns.owner.to(mask.device)], columns.of(filled(y)), found)
+
+    def metric(self) -> Metric:
+        """The metric of the decoder's uncertainty in the space of E[x | z], where nothing is observed."""
+        return self.given_nothing().metric()
+
+    def fisher_rao_metric(self) -> Metric:
+        """The Fisher-Rao metric of the observation under the decoder's uncertainty, where nothing is observed."""
+        return self.given_nothing().fisher_rao_metric()
+
+    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+        """Root mean square of the decoder's standard deviation at z; units of x, where nothing is observed."""
+        return self.given_nothing().uncertainty(z)
+
+    def draws(self, num_draws: int | None = None, seed: int = 0) -> Embedded:
+        """Fixed decoder functions z -> E[x | z], as those of `FittedVAE`, where nothing is observed."""
+        return self.given_nothing().draws(num_draws, seed)
+
+    # --- what is learned of the features that are not given ---
+
+    def rate(self, x: Float[Tensor, "row feature"], mask: Tensor | None = None) -> Float[Tensor, "row latent"]:
+        """KL(q(z_k | x, c) ‖ N(0, 1)) of every latent dimension, nats.
+
+        Args:
+            x: rows; NaN where missing.
+            mask: conditions, (row, feature) or (feature,); None: nothing is observed.
+        """
+        mean, std = self.encode(x, mask)
+        return (mean.square() + std.square() - 1) / 2 - std.log()
+
+    def distortion(
+        self, x: Float[Tensor, "row feature"], mask: Tensor | None = None, num_samples: int = 10, seed: int = 0
+    ) -> Float[Tensor, "row feature"]:
+        """−E_q[log p(x_j | z, c)] of every feature, nats; NaN for conditions, covariates and missing values.
+
+        Args:
+            x: rows; NaN where missing.
+            mask: conditions, (row, feature) or (feature,); None: nothing is observed.
+            num_samples: samples z ~ q(z | x, c), and draws of the decoder, that it is the mean of.
+            seed: of the samples.
+        """
+        given = self.checked_mask(x, mask)
+        found = torch.full_like(x, torch.nan)
+        mean = torch.cat([likelihood.mean(1) for likelihood, _ in self._log_probs(x, mask, num_samples, seed)])
+        found[:, self.modelled] = (-mean).masked_fill(given | x[:, self.modelled].isnan(), torch.nan)
+        return found
+
+    def elbo(
+        self, x: Float[Tensor, "row feature"], mask: Tensor | None = None, num_samples: int = 10, seed: int = 0
+    ) -> Float[Tensor, " row"]:
+        """E_q[log p(x_u | z, c)] − KL(q(z | x, c) ‖ N(0, I)) <= log p(x_u | c), nats; arguments as `distortion`."""
+        return -self.distortion(x, mask, num_samples, seed).nansum(1) - self.rate(x, mask).sum(1)
+
+    def log_likelihood(
+        self, x: Float[Tensor, "row feature"], mask: Tensor | None = None, num_samples: int = 100, seed: int = 0
+    ) -> Float[Tensor, " row"]:
+        """log p(x_u | c) ≈ log mean of p(x_u | z, c) p(z) / q(z | x, c), nats; a lower bound in expectation.
+
+        Args:
+            x: rows; what is missing is left out.
+            mask: conditions, (row, feature) or (feature,); None: nothing is observed.
+            num_samples: samples z ~ q(z | x, c); the decoder is drawn too.
+            seed: of the samples.
+
+        References:
+            Burda, Grosse & Salakhutdinov (2016), Importance weighted autoencoders, eq. 8.
+        """
+        found = []
+        for likelihood, prior_over_posterior in self._log_probs(x, mask, num_samples, seed):
+            weight = likelihood.sum(-1) + prior_over_posterior
+            found.append(weight.logsumexp(1) - math.log(weight.shape[1]))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def _log_probs(
+        self, x: Tensor, mask: Tensor | None, num_samples: int, seed: int
+    ) -> Iterator[tuple[Float[Tensor, "row sample modelled"], Float[Tensor, "row sample"]]]:
+        """log p(x_j | z, c), 0 where x_j is given or missing, and log p(z) / q(z | x, c), block of rows by block."""
+        given = self.checked_mask(x, mask)
+        beta = torch.ones(self.spec.latent, dtype=x.dtype, device=x.device)
+        hidden = ~given & ~x[:, self.modelled].isnan()
+        with random_state_of(seed, x.device):
+            for rows, masks, modelled in zip(x.split(_ROWS), given.split(_ROWS), hidden.split(_ROWS), strict=True):
+                likelihoods, ratios = [], []
+                for copies in _groups(num_samples):
+                    repeated, repeated_mask = rows.repeat_interleave(copies, 0), masks.repeat_interleave(copies, 0)
+                    guide = poutine.trace(self.guide).get_trace(repeated, beta=beta, mask=repeated_mask)
+                    model = poutine.replay(self.model, guide)
+                    joint = poutine.trace(model).get_trace(repeated, beta=beta, mask=repeated_mask)
+                    guide.compute_log_prob()
+                    joint.compute_log_prob()
+                    ratio = joint.nodes["z"]["log_prob"] - guide.nodes["z"]["log_prob"]
+                    likelihood = joint.nodes["x"]["log_prob"].unflatten(0, (len(rows), copies))
+                    likelihoods.append(likelihood * modelled[:, None])
+                    ratios.append(ratio.sum(1).unflatten(0, (len(rows), copies)))
+                yield torch.cat(likelihoods, 1), torch.cat(ratios, 1)
+
+    # --- samples and imputations ---
+
+    @torch.no_grad()
+    def sample(
+        self, x: Float[Tensor, "row feature"], mask: Tensor | None = None, num: int = 1, seed: int = 0
+    ) -> Float[Tensor, "sample row feature"]:
+        """x ~ p(x_u | c), with z from the prior; what is given has its value.
+
+        Args:
+            x: rows whose given features and covariates are the conditions; the other values do not matter.
+            mask: conditions, (row, feature) or (feature,); None: nothing is observed.
+            num: samples per row.
+            seed: of the samples.
+        """
+        y, covariates = self.split(x)
+        mask, found = self.checked_mask(x, mask), []
+        with random_state_of(seed, x.device):
+            for copies in _groups(num):
+                rows = [part.repeat_interleave(copies, 0) for part in (y, mask, covariates)]
+                z = torch.randn(len(rows[0]), self.spec.latent).to(x)
+                inputs = torch.cat([z, self.conditions(*rows)], dim=-1)
+                guide = poutine.trace(self.decoder.guide).get_trace(inputs)
+                output, parameters = poutine.replay(self.decoder, guide)(inputs, self.parameters_of_likelihood())
+                drawn = self.spec.likelihood.distribution(output, parameters).sample().to(x)
+                found.append(drawn.unflatten(0, (len(x), copies)).movedim(1, 0))
+        return self._completed(x, torch.where(mask, y, torch.cat(found)))
+
+    @torch.no_grad()
+    def means(
+        self, x: Float[Tensor, "row feature"], mask: Tensor | None = None, num: int = 1, seed: int = 0
+    ) -> Float[Tensor, "sample row observation"]:
+        """E[x | z, c], averaged over the decoder's draws, at z from the prior: samples without observation noise.
+
+        Arguments as `sample`.
+        """
+        y, covariates = self.split(x)
+        mask, found = self.checked_mask(x, mask), []
+        with random_state_of(seed, x.device):
+            for _ in range(num):
+                z = torch.randn(len(x), self.spec.latent).to(x)
+                found.append(self._means(z, y, mask, covariates))
+        return torch.stack(found)
+
+    @torch.no_grad()
+    def impute(
+        self, x: Float[Tensor, "row feature"], mask: Tensor | None = None, num_samples: int = 100, seed: int = 0
+    ) -> Float[Tensor, "row feature"]:
+        """E[x_u | c], the mean over z of the prior; for classes the likeliest one. What is given has its value.
+
+        Args:
+            x: rows; NaN where missing.
+            mask: conditions, (row, feature) or (feature,); None: all that is not missing is given.
+            num_samples: samples z ~ N(0, I).
+            seed: of the samples.
+        """
+        mask = ~x.isnan() if mask is None and self.num_uniforms else mask
+        y, _ = self.split(x)
+        mean = sum(self.means(x, mask, 1, seed * num_samples + index)[0] for index in range(num_samples)) / num_samples
+        features = MeanColumns(self.spec.likelihood, len(self.modelled)).features(torch.as_tensor(mean))
+        return self._completed(x, torch.where(self.checked_mask(x, mask), y, features))
+
+    def _completed(self, x: Tensor, y: Float[Tensor, "*batch modelled"]) -> Float[Tensor, "*batch feature"]:
+        """Rows of x with the modelled features y."""
+        whole = x.expand(*y.shape[:-1], -1).clone()
+        whole[..., self.modelled] = y
+        return whole
+
+
+def _groups(num: int) -> Iterator[int]:
+    """Numbers of samples that share a draw of the decoder.
+
+    Raises:
+        ValueError: fewer than one sample.
+    """
+    if num < 1:
+        raise ValueError(f"num: expected at least one sample; got {num}.")
+    for begin in range(0, num, _PER_DRAW):
+        yield min(_PER_DRAW, num - begin)

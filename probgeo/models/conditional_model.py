@@ -1,0 +1,225 @@
+"""The Pyro model and guide of conditional variational autoencoders: masks, missing values, how training starts."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Bool, Float
+from pyro import poutine
+from torch import Tensor, nn
+
+from probgeo.likelihoods import Likelihood, Mixed, OneHotCategorical, Parameters
+from probgeo.models.decoders import DecoderModule, Phase
+from probgeo.models.vae import Encoding, positive
+from probgeo.specs import stream
+
+
+def filled(y: Tensor) -> Tensor:
+    return torch.where(y.isnan(), torch.zeros_like(y), y)
+
+
+def _check_separate(likelihood: Likelihood, num_features: int) -> None:
+    """Refuse likelihoods in which a feature has no distribution of its own."""
+    parts = [part for part, _ in likelihood.parts] if isinstance(likelihood, Mixed) else [likelihood]
+    row = torch.ones(1, num_features)
+    if (
+        any(isinstance(part, OneHotCategorical) for part in parts)
+        or likelihood.known(row)
+        or likelihood.observed(row).shape != row.shape
+    ):
+        raise ValueError(
+            f"likelihood: expected one distribution for each feature, so that any may be given; got {likelihood}. Give "
+            "classes as one column of labels, Categorical(num_classes), and counts without a library size."
+        )
+
+
+class ConditionalModel(nn.Module, abc.ABC):
+    """Encoder, decoder and Pyro model/guide pair of p(x_u | c) over minibatches; plates as those of `FittedVAE`.
+
+    Args:
+        spec: a `ConditionalVAE`.
+        num_features: columns of x, covariates included.
+
+    Raises:
+        ValueError: a covariate outside, a likelihood without one distribution per feature, or a decoder that needs
+            `mask=NoMask()`.
+    """
+
+    reference: Tensor
+
+    def __init__(self, spec: Any, num_features: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.num_features = num_features
+        self.modelled, self.covariates = spec.columns(num_features)
+        likelihood: Likelihood = spec.likelihood
+        num_modelled = len(self.modelled)
+        _check_separate(likelihood, num_modelled)
+        width = likelihood.encoder_input(torch.ones(1, num_modelled)).shape[1]
+        self.num_uniforms = spec.mask.num_uniforms(num_modelled)
+        num_conditions = len(self.covariates) + (width + num_modelled if self.num_uniforms else 0)
+        self.encoder = spec.encoder.build(width + num_modelled + num_conditions, 2 * spec.latent)
+        num_outputs = likelihood.num_outputs(num_modelled)
+        self.decoder: DecoderModule = spec.decoder.build(spec.latent + num_conditions, num_outputs, likelihood)
+        if self.num_uniforms and any(phase.start for phase in self.decoder.phases[1:]):
+            raise ValueError(
+                f"decoder: {type(spec.decoder).__name__} is fitted to the codes after training, when a row has one "
+                "condition; with random masks use Decoder, EnsembleDecoder, DropoutDecoder or BayesianDecoder(guide="
+                "MeanField() or LowRank()), or mask=NoMask() with covariates."
+            )
+        self.shared = nn.ParameterDict(
+            {name: nn.Parameter(value) for name, value in likelihood.initial_parameters(num_modelled).items()}
+        )
+        self.register_buffer("reference", torch.zeros(len(self.covariates)))
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        first, *later = self.decoder.phases
+        return (
+            dataclasses.replace(first, start=partial(_start, first.start)),
+            *(dataclasses.replace(phase, start=phase.start and partial(_start_later, phase.start)) for phase in later),
+        )
+
+    def parameters_of_likelihood(self) -> Parameters:
+        """Parameters that all observations share, by name."""
+        return dict(self.shared.items())
+
+    # --- rows, masks and conditions ---
+
+    def split(self, x: Float[Tensor, "row feature"]) -> tuple[Tensor, Tensor]:
+        """Modelled features, and covariates."""
+        if x.shape[-1] != self.num_features:
+            raise ValueError(
+                f"x: this model was built for {self.num_features} features per row; got shape {tuple(x.shape)}."
+            )
+        return x[..., self.modelled], x[..., self.covariates]
+
+    def checked_mask(self, x: Float[Tensor, "row feature"], mask: Tensor | None) -> Bool[Tensor, "row modelled"]:
+        """The mask of the modelled features, checked; nothing observed for None."""
+        if mask is None:
+            return x.new_zeros(len(x), len(self.modelled), dtype=torch.bool)
+        if mask.dtype != torch.bool or mask.shape not in (x.shape, x.shape[1:]):
+            raise ValueError(
+                f"mask: expected booleans of shape {tuple(x.shape)} or {tuple(x.shape[1:])}, True for what is given; "
+                f"got {mask.dtype} of shape {tuple(mask.shape)}. Use mask.bool()."
+            )
+        found = mask.to(x.device).expand_as(x)[:, self.modelled]
+        if not self.num_uniforms and found.any():
+            raise ValueError("mask: this model was trained with NoMask(), so no feature can be given; leave mask out.")
+        missing = found & x[:, self.modelled].isnan()
+        if missing.any():
+            row, number = missing.nonzero()[0].tolist()
+            raise ValueError(
+                f"mask: row {row} is given column {self.modelled[number]}, whose value is missing (NaN). Use mask & "
+                "~x.isnan()."
+            )
+        return found
+
+    def _inputs(self, y: Tensor, seen: Tensor) -> Tensor:
+        """What the encoder reads of the features that are seen, 0 for the others."""
+        return filled(self.spec.likelihood.encoder_input(torch.where(seen, y, torch.nan)))
+
+    def conditions(self, y: Tensor, mask: Tensor, covariates: Tensor) -> Tensor:
+        """c = [covariates, x⊙m, m]."""
+        if not self.num_uniforms:
+            return covariates
+        return torch.cat([covariates, self._inputs(y, mask), mask.to(y)], dim=-1)
+
+    def _drawn(self, y: Tensor, mask: Tensor | None) -> Tensor:
+        """The mask; where none is given the Pyro sample statement of one, the same in model and guide."""
+        if mask is not None or not self.num_uniforms:
+            return y.isnan() & False if mask is None else mask
+        low, high = torch.tensor([0, 1], dtype=y.dtype, device=y.device)
+        uniform = pyro.sample("condition", dist.Uniform(low, high).expand([len(y), self.num_uniforms]).to_event(2))
+        return self.spec.mask.mask(uniform) & ~y.isnan()
+
+    # --- the Pyro model ---
+
+    def _data(self, x: Tensor, num_rows: int | None) -> pyro.plate:
+        rows = torch.arange(len(x), device=x.device)
+        return pyro.plate("data", num_rows or len(x), subsample=rows, dim=-2)
+
+    def model(
+        self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Pyro model of a minibatch x (row, feature) out of num_rows rows; mask (row, modelled), None draws one."""
+        y, covariates = self.split(x)
+        mask = self._drawn(y, mask)
+        beta = self.spec.final_beta().to(x) if beta is None else beta
+        standard = dist.Normal(torch.zeros_like(beta), torch.ones_like(beta))
+        data, latent = self._data(x, num_rows), pyro.plate("latent", self.spec.latent, dim=-1)
+        with data, latent, poutine.scale(scale=positive(beta)):
+            z = pyro.sample("z", standard)
+        inputs = torch.cat([z, self.conditions(y, mask, covariates)], dim=-1)
+        output, parameters = self.decoder(inputs, self.parameters_of_likelihood())
+        distribution: Any = self.spec.likelihood.distribution(output, parameters)
+        observation = distribution.mask(self.spec.target.modelled(~y.isnan(), mask))
+        with data, pyro.plate("feature", y.shape[1], dim=-1):
+            pyro.sample("x", observation, obs=filled(y))
+
+    def guide(
+        self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Pyro guide: q(z | x, c), and the decoder's own posterior if it has one."""
+        y, covariates = self.split(x)
+        mask = self._drawn(y, mask)
+        beta = self.spec.final_beta().to(x) if beta is None else beta
+        mean, std = self.encoding(y, mask, covariates)
+        latent = pyro.plate("latent", self.spec.latent, dim=-1)
+        with self._data(x, num_rows), latent, poutine.scale(scale=positive(beta)):
+            z = pyro.sample("z", dist.Normal(mean, std))
+        self.decoder.guide(torch.cat([z, self.conditions(y, mask, covariates)], dim=-1))
+
+    def encoding(self, y: Tensor, mask: Tensor, covariates: Tensor) -> Encoding:
+        """q(z | x, c) of [x, what is present, c]; covariates come first, so that the rest are whole images."""
+        conditions = self.conditions(y, mask, covariates)
+        present, split = ~y.isnan(), covariates.shape[-1]
+        inputs = [conditions[..., :split], self._inputs(y, present), present.to(y), conditions[..., split:]]
+        mean, log_std = self.encoder(torch.cat(inputs, dim=-1)).chunk(2, dim=-1)
+        return Encoding(mean, log_std.exp())
+
+
+# --- what training begins with ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _start(start: Callable | None, model: ConditionalModel, x: Tensor, seed: int) -> None:
+    """The decoder's own start, on data whose missing values are drawn from those of their columns."""
+    y, covariates = model.split(x)
+    model.reference.copy_(covariates.mean(0))
+    y, missing = y.clone(), y.isnan()
+    for column in missing.any(0).nonzero().flatten().tolist():
+        values = y[~missing[:, column], column]
+        if not len(values):
+            raise ValueError(f"x: column {model.modelled[column]} has no value in any row trained on; leave it out.")
+        drawn = torch.randint(len(values), (int(missing[:, column].sum()),), generator=stream(seed, "missing", column))
+        y[missing[:, column], column] = values[drawn.to(values.device)]
+    if start:
+        start(model, y, seed)
+
+
+class _OfInputs:
+    """What a decoder's later starts read of a model, the decoder's inputs [z; c] for its codes."""
+
+    def __init__(self, model: ConditionalModel, inputs: Tensor) -> None:
+        self.spec, self.decoder, self.inputs = model.spec, model.decoder, inputs
+        self.parameters_of_likelihood = model.parameters_of_likelihood
+
+    def encode(self, x: Tensor) -> Encoding:
+        return Encoding(self.inputs, torch.zeros_like(self.inputs))
+
+
+@torch.no_grad()
+def _start_later(start: Callable, model: ConditionalModel, x: Tensor, seed: int) -> None:
+    """A start that fits the decoder to codes and covariates, of the rows without missing values."""
+    complete = x[~x.isnan().any(1)]
+    if not len(complete):
+        raise ValueError("x: a decoder that is fitted after training needs rows without missing values; got none.")
+    y, covariates = model.split(complete)
+    mean, _ = model.encoding(y, torch.zeros_like(y, dtype=torch.bool), covariates)
+    start(_OfInputs(model, torch.cat([mean, covariates], dim=-1)), y, seed)
