@@ -41,11 +41,11 @@ from probgeo.models.injective import Injective, InjectiveDecoder, projection
 from probgeo.models.lastlayer import Conjugate, LaplaceApproximation
 from probgeo.models.masks import Everything, NoMask, RandomMask, RandomShare, Unobserved, random_conditions
 from probgeo.models.sampled import NUTS, Autoguide
-from probgeo.models.shared import Alternation, SharedLatentVAE
+from probgeo.models.shared import SharedLatentVAE
 from probgeo.models.vae import VAE, Warmup
-from probgeo.models.views import View
+from probgeo.models.views import Alternation, View
 from probgeo.storage import load, save
-from probgeo.study import DrawnGeodesic, Geodesic, StraightLine, Study, ViewMetric
+from probgeo.study import DrawnGeodesic, Geodesic, Given, StraightLine, Study, ViewMetric
 from probgeo.training import Training, TrainingDiverged, fit
 
 __all__ = [
@@ -74,6 +74,7 @@ __all__ = [
     "Gaussian",
     "Geodesic",
     "Geodesics",
+    "Given",
     "HeteroscedasticGaussian",
     "Injective",
     "InjectiveDecoder",

@@ -1,8 +1,9 @@
 """Conditional variational autoencoders: any subset of the features, or covariates, are conditions."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import xarray as xr
@@ -14,7 +15,7 @@ from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.metrics import Metric
 from probgeo.models.conditional_model import ConditionalModel, filled
 from probgeo.models.decoders import Decoder, DecoderSpec
-from probgeo.models.given import Embedded, GivenVAE, MeanColumns
+from probgeo.models.given import GivenVAE, MeanColumns
 from probgeo.models.masks import Mask, NoMask, RandomMask, Target, Unobserved
 from probgeo.models.sampled import random_state_of
 from probgeo.models.vae import Encoding, LatentSpec, Warmup
@@ -174,6 +175,24 @@ class FittedConditionalVAE(ConditionalModel):
         y, conditions = filled(y), self.conditions(y, mask, covariates)
         return GivenVAE(self, y[0], mask[0], covariates[0], conditions[0])
 
+    def given_values(self, values: Mapping[int, float]) -> GivenVAE:
+        """The model given values by column of x: of features, and of all covariates.
+
+        Raises:
+            ValueError: no such column, a covariate without a value, or all features given.
+        """
+        outside = [column for column in values if not 0 <= column < self.num_features]
+        absent = [column for column in self.covariates if column not in values]
+        if outside or absent:
+            raise ValueError(
+                f"values: expected columns 0 to {self.num_features - 1}, and the covariates {self.covariates} among "
+                f"them; got {sorted(values)}."
+            )
+        x, mask = self.reference.new_zeros(self.num_features), torch.zeros(self.num_features, dtype=torch.bool)
+        for column, value in values.items():
+            x[column], mask[column] = value, column in self.modelled
+        return self.given(x, mask)
+
     def given_nothing(self) -> GivenVAE:
         """The model where no feature is observed and the covariates are the mean of their training values."""
         x = self.reference.new_zeros(self.num_features)
@@ -212,7 +231,7 @@ class FittedConditionalVAE(ConditionalModel):
         """Root mean square of the decoder's standard deviation at z; units of x, where nothing is observed."""
         return self.given_nothing().uncertainty(z)
 
-    def draws(self, num_draws: int | None = None, seed: int = 0) -> Embedded:
+    def draws(self, num_draws: int | None = None, seed: int = 0) -> Any:
         """Fixed decoder functions z -> E[x | z], as those of `FittedVAE`, where nothing is observed."""
         return self.given_nothing().draws(num_draws, seed)
 

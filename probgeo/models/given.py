@@ -137,7 +137,7 @@ class GivenVAE:
         variance = self._model.decoder.variance(self._embedding(z), self._head(self._likelihood.mean()))
         return (variance.sum(-1) / self._varies.sum()).sqrt()
 
-    def draws(self, num_draws: int | None = None, seed: int = 0) -> Embedded:
+    def draws(self, num_draws: int | None = None, seed: int = 0) -> Any:
         """Fixed functions z (*batch, latent) -> (member, *batch, observation), as one callable; 0 for what is given.
 
         Args:

@@ -1,5 +1,6 @@
 """A study: distances, angles and volumes in many retrainings -> one labelled dataset; resumes, on any executor."""
 
+from probgeo.study.given import Given
 from probgeo.study.measures import (
     DEFAULT_MEASURES,
     DrawnGeodesic,
@@ -17,6 +18,7 @@ __all__ = [
     "DEFAULT_MEASURES",
     "DrawnGeodesic",
     "Geodesic",
+    "Given",
     "Measure",
     "StraightLine",
     "Study",
@@ -31,6 +33,7 @@ __all__ = [
 for _named in (
     DrawnGeodesic,
     Geodesic,
+    Given,
     StraightLine,
     ViewMetric,
     decorrelated_energy,

@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,19 +13,23 @@ from probgeo import calculus, paths
 from probgeo.calculus.shooting import precise
 from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
 from probgeo.metrics import DecorrelatedEnergy, Energy, Metric
+from probgeo.models.given import GivenVAE
 from probgeo.models.shared import FittedSharedLatentVAE
 from probgeo.models.views import FittedView
 from probgeo.storage import Fitted, Spec
 
+# What is measured: a fitted model, or one given a condition.
+Subject = Fitted | GivenVAE
+
 VOLUME_TOLERANCE = 1e-2  # relative; retrainings differ by more
 
 
-def expected_metric(model: Fitted | FittedView) -> Metric:
+def expected_metric(model: Subject | FittedView) -> Metric:
     """The metric of the model's uncertainty in the space of E[x | z]."""
     return model.metric()
 
 
-def fisher_rao_metric(model: Fitted | FittedView) -> Metric:
+def fisher_rao_metric(model: Subject | FittedView) -> Metric:
     """The metric of the model's uncertainty in the likelihood's isometric space."""
     return model.fisher_rao_metric()
 
@@ -41,7 +46,7 @@ class ViewMetric:
     view: str
     metric: Callable[[FittedView], Metric] = expected_metric
 
-    def __call__(self, model: Fitted) -> Metric:
+    def __call__(self, model: Subject) -> Metric:
         """The view's metric.
 
         Raises:
@@ -53,7 +58,7 @@ class ViewMetric:
         return self.metric(model.view(self.view))
 
 
-def decorrelated_energy(model: Fitted) -> Energy:
+def decorrelated_energy(model: Subject) -> Energy:
     """The published energy of decoder ensembles, in closed form."""
     return DecorrelatedEnergy(model.draws())
 
@@ -77,25 +82,29 @@ def angle_between(
 class Measure(abc.ABC):
     """A distance in a fitted model's latent space, with its angles and volumes. A frozen dataclass: it can be a key."""
 
+    def subject(self, model: Fitted) -> Subject:
+        """Whose codes and geometry are measured: the model's own; all other methods, and codes, are of this."""
+        return model
+
     @abc.abstractmethod
-    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: Any, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         """Paths between start and stop (batch, latent) and their lengths; codes (row, latent) are those of the data."""
 
     def applies_to(self, spec: Spec) -> bool:
         """Whether models of this spec have what the measure needs; where not, the study holds NaN."""
         return True
 
-    def draw_lengths(self, model: Fitted, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
+    def draw_lengths(self, model: Any, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
         """Length of each path under every decoder draw, (draw, batch); None for a measure without."""
         return None
 
     def angles(
-        self, model: Fitted, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+        self, model: Any, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
     ) -> calculus.Angles | None:
         """Angles at the corners between the ways to first and to second, (batch, latent); None for one without."""
         return None
 
-    def volume(self, model: Fitted, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
+    def volume(self, model: Any, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
         """Volume of a region; None for a measure without."""
         return None
 
@@ -110,19 +119,19 @@ class Geodesic(Measure):
         needs_draws: whether the metric exists for ensembles only.
     """
 
-    metric: Callable[[Fitted], Energy] = expected_metric
+    metric: Callable[[Any], Energy] = expected_metric
     solver: GaussNewton = GaussNewton()
     needs_draws: bool = False
 
     def applies_to(self, spec: Spec) -> bool:
         return not self.needs_draws or spec.num_members > 1
 
-    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: Subject, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         metric = self.metric(model)
         return geodesic(metric, start, stop, init=paths.Graph(metric, codes), solver=self.solver)
 
     def angles(
-        self, model: Fitted, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+        self, model: Subject, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
     ) -> calculus.Angles | None:
         metric = self.metric(model)
         if not isinstance(metric, Metric):  # the published energy has no metric tensor
@@ -130,7 +139,7 @@ class Geodesic(Measure):
         solver = precise(corner.dtype, self.solver.num_segments)
         return calculus.angle(metric, corner, first, second, init=paths.Graph(metric, codes), solver=solver)
 
-    def volume(self, model: Fitted, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
+    def volume(self, model: Subject, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
         metric = self.metric(model)
         return calculus.volume(metric, region, VOLUME_TOLERANCE) if isinstance(metric, Metric) else None
 
@@ -151,21 +160,21 @@ class DrawnGeodesic(Measure):
     solver: GaussNewton = GaussNewton()
     num_draws: int | None = None
 
-    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: Subject, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         return Geodesic(solver=self.solver).paths(model, start, stop, codes)
 
-    def draw_lengths(self, model: Fitted, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
+    def draw_lengths(self, model: Subject, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
         draws = model.draws(self.num_draws)
         # One path at a time: images of all nodes under all draws are large.
         lengths = torch.stack([draws(nodes).diff(dim=1).norm(dim=2).sum(1) for nodes in path], dim=1)
         return lengths.masked_fill((path[:, 0] == path[:, -1]).all(1), 0)
 
     def angles(
-        self, model: Fitted, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+        self, model: Subject, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
     ) -> calculus.Angles | None:
         return Geodesic(solver=self.solver).angles(model, corner, first, second, codes)
 
-    def volume(self, model: Fitted, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
+    def volume(self, model: Subject, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
         return Geodesic().volume(model, region)
 
 
@@ -180,10 +189,10 @@ class StraightLine(Measure):
         num_segments: segments of the line.
     """
 
-    metric: Callable[[Fitted], Metric] = expected_metric
+    metric: Callable[[Any], Metric] = expected_metric
     num_segments: int = 256
 
-    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: Subject, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         metric = self.metric(model)
         line = paths.Straight(self.num_segments)(start, stop)
         energies, lengths = energy(metric, line), length(metric, line)
@@ -195,7 +204,7 @@ class StraightLine(Measure):
         return Geodesics(line, energies.masked_fill(zero, 0), lengths.masked_fill(zero, 0), steps, status)
 
     def angles(
-        self, model: Fitted, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+        self, model: Subject, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
     ) -> calculus.Angles | None:
         tensor = self.metric(model).tensor(corner)
         finite = tensor.isfinite().flatten(1).all(1)

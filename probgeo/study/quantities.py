@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from probgeo import calculus
-from probgeo.storage import Fitted
-from probgeo.study.measures import Measure, angle_between
+from probgeo.study.measures import Measure, Subject, angle_between
 
 Values = dict[str, Tensor]
 
@@ -33,11 +32,11 @@ class Quantity:
 
     folder: str
     dim: str
-    measured: Callable[[Measure, Fitted, Sequence[Tensor], Tensor], Values]
-    euclidean: Callable[[Fitted, Sequence[Tensor]], Values]
+    measured: Callable[[Measure, Subject, Sequence[Tensor], Tensor], Values]
+    euclidean: Callable[[Subject, Sequence[Tensor]], Values]
 
 
-def distances(measure: Measure, model: Fitted, at: Sequence[Tensor], codes: Tensor) -> Values:
+def distances(measure: Measure, model: Subject, at: Sequence[Tensor], codes: Tensor) -> Values:
     """Lengths of the measure's paths, and what came with them."""
     began = time.monotonic()
     start, stop = at[0].unbind(1)
@@ -48,7 +47,7 @@ def distances(measure: Measure, model: Fitted, at: Sequence[Tensor], codes: Tens
     return values if drawn is None else {**values, "draw_length": drawn}
 
 
-def euclidean_distances(model: Fitted, at: Sequence[Tensor]) -> Values:
+def euclidean_distances(model: Subject, at: Sequence[Tensor]) -> Values:
     """‖z_i − z_j‖ of the codes, and ‖x_i − x_j‖ of the reconstructions."""
     start, stop = at[0].unbind(1)
     # Each code once, so that equal ends have equal images to the last digit.
@@ -60,7 +59,7 @@ def euclidean_distances(model: Fitted, at: Sequence[Tensor]) -> Values:
     }
 
 
-def angles(measure: Measure, model: Fitted, at: Sequence[Tensor], codes: Tensor) -> Values:
+def angles(measure: Measure, model: Subject, at: Sequence[Tensor], codes: Tensor) -> Values:
     """Angles at the corners; NaN for a measure without."""
     corner, first, second = at[0].unbind(1)
     found = measure.angles(model, corner, first, second, codes)
@@ -69,14 +68,14 @@ def angles(measure: Measure, model: Fitted, at: Sequence[Tensor], codes: Tensor)
     return {"angle": found.angle, "angle_status": found.status}
 
 
-def euclidean_angles(model: Fitted, at: Sequence[Tensor]) -> Values:
+def euclidean_angles(model: Subject, at: Sequence[Tensor]) -> Values:
     """Angles of straight lines in the Euclidean latent space."""
     corner, first, second = at[0].unbind(1)
     identity = torch.eye(corner.shape[1], dtype=corner.dtype, device=corner.device).expand(len(corner), -1, -1)
     return {"angle": angle_between(identity, first - corner, second - corner)}
 
 
-def volumes(measure: Measure, model: Fitted, at: Sequence[Tensor], codes: Tensor) -> Values:
+def volumes(measure: Measure, model: Subject, at: Sequence[Tensor], codes: Tensor) -> Values:
     """Volumes of the codes' convex hulls, and estimated errors; NaN for a measure without."""
     absent = at[0].new_tensor(torch.nan)
     found = [measure.volume(model, calculus.convex_hull(region)) or (absent, absent) for region in at]
@@ -84,7 +83,7 @@ def volumes(measure: Measure, model: Fitted, at: Sequence[Tensor], codes: Tensor
     return {"volume": values, "volume_error": errors}
 
 
-def euclidean_volumes(model: Fitted, at: Sequence[Tensor]) -> Values:
+def euclidean_volumes(model: Subject, at: Sequence[Tensor]) -> Values:
     """Euclidean volumes of the codes' convex hulls."""
     simplices = [calculus.convex_hull(region) for region in at]
     edges = [corners[:, 1:] - corners[:, :1] for corners in simplices]

@@ -176,20 +176,19 @@ class Study:
 
     def _measure(self, name: str, seed: int) -> None:
         model = self.fitted(name, seed).requires_grad_(False)
-        codes = model.encode(self.data).mean
         # Each row once, so that equal ends have equal codes to the last digit.
         rows = torch.cat([part.flatten() for parts in self._rows.values() for part in parts]).unique()
-        at_rows = model.encode(self.points[rows]).mean
-        for quantity, parts in self._rows.items():
-            at = [at_rows[torch.searchsorted(rows, part)] for part in parts]
-            for measure in [*self._applicable(name), EUCLIDEAN]:
-                file = self._file(quantity, name, seed, measure)
-                if file.exists():
-                    continue
-                if measure == EUCLIDEAN:
-                    values = quantity.euclidean(model, at)
-                else:
-                    values = quantity.measured(self.measures[measure], model, at, codes)
+        for measure in [*self._applicable(name), EUCLIDEAN]:
+            files = {quantity: self._file(quantity, name, seed, measure) for quantity in self._rows}
+            files = {quantity: file for quantity, file in files.items() if not file.exists()}
+            if not files:
+                continue
+            how = self.measures.get(measure)
+            subject = how.subject(model) if how else model
+            codes, at_rows = subject.encode(self.data).mean, subject.encode(self.points[rows]).mean
+            for quantity, file in files.items():
+                at = [at_rows[torch.searchsorted(rows, part)] for part in self._rows[quantity]]
+                values = quantity.measured(how, subject, at, codes) if how else quantity.euclidean(subject, at)
                 _write(file, quantity.dim, values)
 
     # --- the dataset ---

@@ -1,0 +1,66 @@
+"""Measures of conditional models, given a condition."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from probgeo import calculus
+from probgeo.geodesics import Geodesics
+from probgeo.models.conditional import ConditionalVAE, FittedConditionalVAE
+from probgeo.models.given import GivenVAE
+from probgeo.storage import Fitted, Spec
+from probgeo.study.measures import Geodesic, Measure, Subject
+
+
+@dataclass(frozen=True)
+class Given(Measure):
+    """Another measure in the latent space of a `ConditionalVAE` given a condition, with codes under that condition.
+
+    Given({0: 1.5, 3: -0.2}): columns 0 and 3 of x have these values. Only conditional models have such distances.
+
+    Args:
+        values: value by column of x, of features that are given and of all covariates.
+        measure: what is measured there.
+
+    Raises:
+        ValueError: no values.
+    """
+
+    values: Mapping[int, float] | tuple[tuple[int, float], ...]
+    measure: Measure = Geodesic()
+
+    def __post_init__(self) -> None:
+        pairs = self.values.items() if isinstance(self.values, Mapping) else self.values
+        object.__setattr__(self, "values", tuple(sorted((int(column), float(value)) for column, value in pairs)))
+        if not self.values:
+            raise ValueError("values: expected at least one column with its value; got none.")
+
+    def subject(self, model: Fitted) -> GivenVAE:
+        """The model given the values.
+
+        Raises:
+            TypeError: a model without conditions.
+            ValueError: a column that x lacks, or a covariate without a value.
+        """
+        if not isinstance(model, FittedConditionalVAE):
+            raise TypeError(f"Given: expected a ConditionalVAE, which has conditions; got {type(model).__name__}.")
+        return model.given_values(dict(self.values))
+
+    def applies_to(self, spec: Spec) -> bool:
+        return isinstance(spec, ConditionalVAE) and self.measure.applies_to(spec)
+
+    def paths(self, model: Subject, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+        return self.measure.paths(model, start, stop, codes)
+
+    def draw_lengths(self, model: Subject, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
+        return self.measure.draw_lengths(model, path)
+
+    def angles(
+        self, model: Subject, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+    ) -> calculus.Angles | None:
+        return self.measure.angles(model, corner, first, second, codes)
+
+    def volume(self, model: Subject, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
+        return self.measure.volume(model, region)
