@@ -117,7 +117,7 @@ class Average(Fusion):
 
 def _weights(given: Bool[Tensor, "row view"], outputs: Tensor) -> Float[Tensor, "row view 1"]:
     """Of a mean over the views that are given."""
-    return (given / given.sum(-1, keepdim=True)).to(outputs)[..., None]
+    return (given.to(outputs) / given.sum(-1, keepdim=True))[..., None]
 
 
 class Product(nn.Module):

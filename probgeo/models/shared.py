@@ -1,10 +1,9 @@
 """The shared latent variable model: several views of an observation, one latent space, a metric of each view on it."""
 
-import dataclasses
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,28 +20,8 @@ from probgeo.metrics import Metric
 from probgeo.models.decoders import Phase
 from probgeo.models.fusion import Fusion, ProductOfExperts
 from probgeo.models.vae import Encoding, LatentSpec, Warmup, positive
-from probgeo.models.views import DrawsSideBySide, FittedView, View, phases_of, present
+from probgeo.models.views import Alternation, DrawsSideBySide, FittedView, View, phases_of, present, together
 from probgeo.specs import stream
-
-
-@dataclass(frozen=True)
-class Alternation:
-    """Rounds of training after the joint one: in each, the shared layers alone, if any, then every view's parts alone.
-
-    Args:
-        rounds: how many.
-        share: epochs of each part of a round, as a fraction of `Training.epochs`.
-
-    Raises:
-        ValueError: fewer than one round, or a share that is not positive.
-    """
-
-    rounds: int = 2
-    share: float = 0.25
-
-    def __post_init__(self) -> None:
-        if self.rounds < 1 or not self.share > 0:
-            raise ValueError(f"rounds, share: expected at least 1 and above 0; got {self.rounds} and {self.share}.")
 
 
 @dataclass(frozen=True)
@@ -201,6 +180,7 @@ class FittedSharedLatentVAE(nn.Module):
         standard = dist.Normal(torch.zeros_like(beta), torch.ones_like(beta))
         data, blocks = self._data(x, num_rows), self._blocks(x)
         self._given(data, blocks)
+        self._inputs(data, blocks)
         with data, pyro.plate("latent", self.spec.latent, dim=-1), poutine.scale(scale=positive(beta)):
             z = pyro.sample("z", standard)
         for name, view, block in zip(self.spec.names, self.views, blocks, strict=True):
@@ -212,10 +192,7 @@ class FittedSharedLatentVAE(nn.Module):
         beta = self.spec.final_beta().to(x) if beta is None else beta
         data, blocks = self._data(x, num_rows), self._blocks(x)
         given = self._given(data, blocks)
-        outputs = []
-        for name, view, block in zip(self.spec.names, self.views, blocks, strict=True):
-            with scope(prefix=name):
-                outputs.append(view.encoder(view.noisy_input(data, block)))
+        outputs = [view.encoder(read) for view, read in zip(self.views, self._inputs(data, blocks), strict=True)]
         mean, std = self.fusion(torch.stack(outputs, dim=1), given)
         with data, pyro.plate("latent", self.spec.latent, dim=-1), poutine.scale(scale=positive(beta)):
             z = pyro.sample("z", dist.Normal(mean, std))
@@ -246,6 +223,14 @@ class FittedSharedLatentVAE(nn.Module):
         # Below `alone` it is uniform again: it draws the number of one of the views that are there.
         drawn = (uniform / alone * there.sum(1, keepdim=True)).floor()
         return there & ((uniform >= alone) | (there.cumsum(1) - 1 == drawn))
+
+    def _inputs(self, data: pyro.plate, blocks: list[Tensor]) -> list[Tensor]:
+        """What the encoders read. The Pyro sample statements of its noise are the same in model and guide."""
+        inputs = []
+        for name, view, block in zip(self.spec.names, self.views, blocks, strict=True):
+            with scope(prefix=name):
+                inputs.append(view.noisy_input(data, block))
+        return inputs
 
     # --- codes, reconstructions, translations, samples ---
 
@@ -372,28 +357,10 @@ class FittedSharedLatentVAE(nn.Module):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """All views together; rounds of alternation; then what else the views' decoders need, one after another."""
+        shared = Phase("shared layers", trains=lambda name: name.startswith("fusion."))
         own = [phases_of(name, index, self.views[index]) for index, name in enumerate(self.spec.names)]
-        first = [phases[0] for phases in own]
-        joint = Phase(
-            "joint",
-            trains=lambda name: name.startswith("fusion.") or any(phase.trains(name) for phase in first),
-            start=functools.partial(_start_all, [phase.start for phase in first]),
-        )
+        parts = [shared, *(phases[0] for phases in own)]
         rounds: list[Phase] = []
         if self.spec.alternation:
-            shared = [Phase("shared layers", trains=lambda name: name.startswith("fusion."))]
-            parts = [*(shared if list(self.fusion.parameters()) else []), *first]
-            for number in range(1, self.spec.alternation.rounds + 1):
-                rounds += [
-                    dataclasses.replace(
-                        part, name=f"{part.name}, round {number}", share=self.spec.alternation.share, start=None
-                    )
-                    for part in parts
-                ]
-        return (joint, *rounds, *itertools.chain.from_iterable(phases[1:] for phases in own))
-
-
-def _start_all(starts: Sequence[Callable | None], model: FittedSharedLatentVAE, x: Tensor, seed: int) -> None:
-    for start in starts:
-        if start:
-            start(model, x, seed)
+            rounds = self.spec.alternation.phases(parts if list(self.fusion.parameters()) else parts[1:])
+        return (together("joint", parts), *rounds, *itertools.chain.from_iterable(phases[1:] for phases in own))

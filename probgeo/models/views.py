@@ -1,8 +1,8 @@
-"""A view of an observation: its part of a shared latent variable model, which may be missing in a row."""
+"""A view of an observation: its part of a shared latent variable model, and of its training."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -72,7 +72,7 @@ class FittedView(EncoderDecoder):
         return self.spec.likelihood.encoder_input(_filled(block))
 
     def noisy_input(self, data: pyro.plate, block: Float[Tensor, "row feature"]) -> Float[Tensor, "row input"]:
-        """What it reads in training. The Pyro sample statement of the noise is the same in model and guide."""
+        """What it reads in training, with a Pyro sample statement of the noise."""
         read = self.input(block)
         if self.spec.noise == 0:
             return read
@@ -82,7 +82,6 @@ class FittedView(EncoderDecoder):
 
     def observe(self, data: pyro.plate, block: Float[Tensor, "row feature"], z: Float[Tensor, "row latent"]) -> None:
         """The view's part of the model; rows without it have no part in the likelihood."""
-        self.noisy_input(data, block)
         likelihood, filled = self.spec.likelihood, _filled(block)
         # Outside the plates: a decoder's own latent variables belong to all rows.
         output, parameters = self.decoder(z, {**self.parameters_of_likelihood(), **likelihood.known(filled)})
@@ -105,6 +104,45 @@ class DrawsSideBySide(nn.Module):
 
 
 # --- training --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Alternation:
+    """Rounds of training after the joint one: in each, the shared layers alone, if any, then every view's parts alone.
+
+    Args:
+        rounds: how many.
+        share: epochs of each part of a round, as a fraction of `Training.epochs`.
+
+    Raises:
+        ValueError: fewer than one round, or a share that is not positive.
+    """
+
+    rounds: int = 2
+    share: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or not self.share > 0:
+            raise ValueError(f"rounds, share: expected at least 1 and above 0; got {self.rounds} and {self.share}.")
+
+    def phases(self, parts: Sequence[Phase]) -> list[Phase]:
+        """Every part of the training alone, one after another, in every round."""
+        return [
+            dataclasses.replace(part, name=f"{part.name}, round {number}", share=self.share, start=None)
+            for number in range(1, self.rounds + 1)
+            for part in parts
+        ]
+
+
+def together(name: str, parts: Sequence[Phase]) -> Phase:
+    """All parts of the training at once."""
+
+    def start(model: Any, x: Tensor, seed: int) -> None:
+        for part in parts:
+            if part.start:
+                part.start(model, x, seed)
+
+    return Phase(name, trains=lambda path: any(part.trains(path) for part in parts), start=start)
 
 
 def phases_of(name: str, index: int, view: FittedView) -> list[Phase]:
