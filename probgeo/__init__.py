@@ -27,6 +27,7 @@ from probgeo.likelihoods import (
     Poisson,
     RowTotal,
     ZeroInflatedNegativeBinomial,
+    table_likelihood,
 )
 from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
 from probgeo.models import flows
@@ -136,4 +137,5 @@ __all__ = [
     "save",
     "schedules",
     "smallest_singular_value",
+    "table_likelihood",
 ]

@@ -14,7 +14,19 @@ from probgeo.datasets.pairs import (
 )
 from probgeo.datasets.photographs import cifar10, cifar100, svhn
 from probgeo.datasets.published import cache_folder, digits, fashion_mnist, mnist, tasic
+from probgeo.datasets.scenarios import (
+    COLOURS,
+    coloured,
+    coloured_mnist,
+    gaussian_covariance,
+    gaussians,
+    projected,
+    with_columns,
+    with_labels,
+    with_radius,
+)
 from probgeo.datasets.synthetic import blobs, circle, circles, s_curve, sphere, surface, swiss_roll, two_moons
+from probgeo.datasets.tables import Column, Table, table
 from probgeo.datasets.views import (
     MultiView,
     image_and_inverse,
@@ -26,10 +38,13 @@ from probgeo.datasets.views import (
 )
 
 __all__ = [
+    "COLOURS",
+    "Column",
     "CountTable",
     "Dataset",
     "MultiView",
     "Normalisation",
+    "Table",
     "all_pairs",
     "blobs",
     "branching_counts",
@@ -41,9 +56,13 @@ __all__ = [
     "circles",
     "class_regions",
     "class_representatives",
+    "coloured",
+    "coloured_mnist",
     "count_table",
     "digits",
     "fashion_mnist",
+    "gaussian_covariance",
+    "gaussians",
     "hand_poses",
     "image_and_inverse",
     "image_folder",
@@ -55,6 +74,7 @@ __all__ = [
     "neighbour_pairs",
     "neurons_expression",
     "neurons_morphology",
+    "projected",
     "s_curve",
     "sample_pairs",
     "sample_triples",
@@ -62,9 +82,13 @@ __all__ = [
     "surface",
     "svhn",
     "swiss_roll",
+    "table",
     "tasic",
     "two_moons",
     "two_views",
+    "with_columns",
+    "with_labels",
+    "with_radius",
 ]
 
 
@@ -83,7 +107,7 @@ def load(name: str) -> Dataset:
         OSError: a file is neither in the cache nor can it be downloaded.
     """
     published = (digits, mnist, fashion_mnist, cifar10, cifar100, svhn, celeba, imagenette, tasic)
-    synthetic = (circle, two_moons, swiss_roll, s_curve, sphere, surface, blobs, circles)
+    synthetic = (circle, two_moons, swiss_roll, s_curve, sphere, surface, blobs, circles, gaussians)
     functions = {function.__name__: function for function in published + synthetic}
     if name not in functions:
         raise ValueError(f"name: unknown data set {name!r}; choose from {', '.join(functions)}.")

@@ -13,7 +13,7 @@ from probgeo.likelihoods.counts import (
 )
 from probgeo.likelihoods.discrete import Bernoulli, Categorical, OneHotCategorical
 from probgeo.likelihoods.likelihood import Likelihood, Parameters, TwoParameterLikelihood
-from probgeo.likelihoods.mixed import Mixed
+from probgeo.likelihoods.mixed import Mixed, table_likelihood
 
 __all__ = [
     "Bernoulli",
@@ -33,4 +33,5 @@ __all__ = [
     "RowTotal",
     "TwoParameterLikelihood",
     "ZeroInflatedNegativeBinomial",
+    "table_likelihood",
 ]

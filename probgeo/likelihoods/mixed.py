@@ -1,6 +1,7 @@
 """A likelihood of columns of different kinds."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,10 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from probgeo.datasets import Column
+from probgeo.likelihoods.continuous import Gaussian
+from probgeo.likelihoods.counts import NegativeBinomial
+from probgeo.likelihoods.discrete import Bernoulli, Categorical
 from probgeo.likelihoods.likelihood import Fault, Likelihood, Parameters, TwoParameterLikelihood
 
 
@@ -161,3 +166,24 @@ class Mixed(Likelihood):
 def _numbered(parameters: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Parameters of the parts under names with the part's number in front."""
     return {f"{index}_{name}": value for index, own in enumerate(parameters) for name, value in own.items()}
+
+
+def table_likelihood(columns: Iterable[Column]) -> Mixed:
+    """The likelihood of a table's columns: `Categorical`, `Gaussian()`, `Bernoulli` and `NegativeBinomial()` parts.
+
+    Real columns, which are standardised, share one learned standard deviation.
+
+    Args:
+        columns: those of `datasets.table(path)`, in its order.
+    """
+    kinds: dict[str, Callable[[int], Likelihood]] = {
+        "categorical": Categorical,
+        "real": lambda _: Gaussian(),
+        "binary": lambda _: Bernoulli(),
+        "count": lambda _: NegativeBinomial(),
+    }
+
+    def key(column: Column) -> tuple[str, int]:
+        return column.kind, len(column.categories)
+
+    return Mixed(tuple((kinds[kind](num), len(list(group))) for (kind, num), group in itertools.groupby(columns, key)))
