@@ -45,6 +45,7 @@ from probgeo.models.sampled import NUTS, Autoguide
 from probgeo.models.shared import SharedLatentVAE
 from probgeo.models.vae import VAE, Warmup
 from probgeo.models.views import Alternation, View
+from probgeo.sample_quality import blur, classifier_features, frechet_distance
 from probgeo.storage import load, save
 from probgeo.study import DrawnGeodesic, Geodesic, Given, StraightLine, Study, ViewMetric
 from probgeo.training import Training, TrainingDiverged, fit
@@ -112,14 +113,17 @@ __all__ = [
     "Warmup",
     "ZeroInflatedNegativeBinomial",
     "all_pairs",
+    "blur",
     "calculus",
     "class_regions",
     "class_representatives",
+    "classifier_features",
     "datasets",
     "distance_matrix",
     "energy",
     "fit",
     "flows",
+    "frechet_distance",
     "geodesic",
     "graph_distances",
     "greedy_conditions",

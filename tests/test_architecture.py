@@ -14,6 +14,7 @@ ORDER = (
     "specs",
     "nn",
     "datasets",
+    "sample_quality",
     "identifiability",
     "likelihoods",
     "jacobians",

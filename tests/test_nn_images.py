@@ -205,3 +205,37 @@ def test_impossible_fields_are_refused():
     for kind in (Residual, DenseNet, *IMAGES):
         with pytest.raises(TypeError, match="activation"):
             kind(activation=torch.tanh)
+
+
+def test_conditional_networks_read_numbers_and_images_and_give_images_or_codes():
+    spec, size = pg.nn.ConditionalConvolutional((8, 8, 3), (4, 5)), 192
+    numbers, planes = rows(3, 7), rows(3, 2 * size)
+    torch.manual_seed(0)
+    decoder, encoder = spec.build(7 + 2 * size, size).double(), spec.build(7 + 2 * size, 6).double()
+    alone = spec.build(7, 2 * size).double()
+    x = torch.cat([numbers, planes], dim=1)
+    assert decoder(x).shape == (3, size) and encoder(x).shape == (3, 6) and alone(numbers).shape == (3, 2 * size)
+    assert decoder(x.view(3, 1, -1).expand(3, 4, -1)).shape == (3, 4, size)
+    for network in (decoder, encoder):
+        for changed in (torch.cat([numbers + 1, planes], 1), torch.cat([numbers, planes + 1], 1)):
+            assert not torch.allclose(network(changed), network(x))
+    assert from_config(to_config(spec)) == spec
+    with pytest.raises(ValueError, match="num_inputs: expected at least the 192 numbers of an image"):
+        spec.build(7, 6)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        pg.nn.ConditionalConvolutional((6, 8), (4, 5))
+
+
+def test_an_ensemble_of_conditional_networks_completes_images():
+    image = pg.nn.ConditionalConvolutional((4, 4), (3,))
+    spec = pg.ConditionalVAE(2, pg.EnsembleDecoder(2, image), pg.Bernoulli(), image, covariates=(16, 17))
+    x = torch.rand(40, 18, generator=torch.Generator().manual_seed(0))
+    (model,) = pg.fit(spec, x, training=pg.Training(epochs=2, batch_size=8), progress=False)
+    mask = torch.arange(18) < 8
+    model.requires_grad_(False)
+    assert torch.equal(model.impute(x, mask, num_samples=3)[:, :8], x[:, :8])
+    given, z = model.given(x[0], mask), rows(3, 2).float()
+    draws = given.draws()
+    jacobian = torch.func.vmap(torch.func.jacfwd(lambda z: draws(z[None])[:, 0]))(z)
+    expected = torch.einsum("bsok,bsol->bkl", jacobian, jacobian) / 2
+    torch.testing.assert_close(given.metric().tensor(z), expected, rtol=1e-4, atol=1e-6)

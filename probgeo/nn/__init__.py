@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from probgeo.nn.images import ConditionalConvolutional as ConditionalConvolutional
 from probgeo.nn.images import Convolutional as Convolutional
 from probgeo.nn.images import ResizeConvolutional as ResizeConvolutional
 from probgeo.nn.images import check_activation

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -126,6 +127,101 @@ class ResizeConvolutional(_ImageNetwork):
 
     def _doubled(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
         return [nn.Upsample(scale_factor=2), nn.Conv2d(num_inputs, num_outputs, kernel_size=3, padding=1)]
+
+
+@dataclass(frozen=True)
+class ConditionalConvolutional:
+    """Spec of a network of [numbers; images], such as codes or labels with a condition of pixels and their mask.
+
+    As an encoder: convolutions of stride 2 over all images as channels, then numbers and features side by side. As a
+    decoder (outputs are images): the same convolutions of the condition, and transposed ones from the numbers back to
+    an image, each reading the condition's features of its size too. Without images among the inputs it is the decoder
+    of `Convolutional`.
+
+    Args:
+        image: (height, width) or (height, width, channels), as `Dataset.shape`; images stay flat rows of a tensor.
+        channels: of the hidden layers, from the image inwards; each halves height and width.
+        activation: class of the elementwise nonlinearity.
+
+    Raises:
+        TypeError: an activation that is no class of modules.
+        ValueError: no channels, or a height or width that cannot be halved that often.
+
+    References:
+        Ronneberger, Fischer & Brox (2015), U-Net: convolutional networks for biomedical image segmentation.
+    """
+
+    image: Sequence[int] = (28, 28)
+    channels: Sequence[int] = (16, 32)
+    activation: type[nn.Module] = nn.SiLU
+
+    def __post_init__(self) -> None:
+        checked = Convolutional(self.image, self.channels, self.activation)
+        object.__setattr__(self, "image", checked.image)
+        object.__setattr__(self, "channels", checked.channels)
+
+    def build(self, num_inputs: int, num_outputs: int) -> "OnRows":
+        """The network, freshly initialised from torch's random state.
+
+        Args:
+            num_inputs: numbers, fewer than an image has, and those of whole images behind them.
+            num_outputs: those of whole images for a decoder; anything else for an encoder.
+
+        Raises:
+            ValueError: an encoder without images among its inputs.
+        """
+        size = math.prod(self.image)
+        num_images, num_numbers = divmod(num_inputs, size)
+        network = _ConditionalImages(self, num_images, num_numbers, num_outputs)
+        return OnRows(network, num_outputs)
+
+
+class _ConditionalImages(nn.Module):
+    """The network that `ConditionalConvolutional` describes, on a list of rows."""
+
+    def __init__(self, spec: ConditionalConvolutional, num_images: int, num_numbers: int, num_outputs: int) -> None:
+        super().__init__()
+        height, width, *colours = spec.image
+        size, factor, planes = math.prod(spec.image), 2 ** len(spec.channels), (colours or [1])[0]
+        if not num_images and num_outputs % size:
+            raise ValueError(
+                f"num_inputs: expected at least the {size} numbers of an image; got {num_numbers}. Set image to the "
+                "shape of the data."
+            )
+        self.num_numbers, self.activation = num_numbers, spec.activation()
+        self.to_planes = _ToPlanes((num_images, height, width, planes))
+        widths = (num_images * planes, *spec.channels)
+        pairs = list(itertools.pairwise(widths)) if num_images else []
+        self.down = nn.ModuleList(nn.Conv2d(fewer, more, 4, stride=2, padding=1) for fewer, more in pairs)
+        small = (spec.channels[-1], height // factor, width // factor)
+        self.is_decoder = num_outputs % size == 0
+        if self.is_decoder:
+            outputs = num_outputs // size
+            self.small = small
+            self.start = nn.Linear(num_numbers, math.prod(small))
+            levels = itertools.pairwise((*reversed(spec.channels), outputs * planes))
+            read = 2 if num_images else 1  # what comes from below, and the condition's features
+            self.up = nn.ModuleList(
+                nn.ConvTranspose2d(read * more, fewer, 4, stride=2, padding=1) for more, fewer in levels
+            )
+            self.from_planes = _FromPlanes((outputs, height, width, planes))
+        else:
+            self.stop = nn.Linear(num_numbers + math.prod(small), num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        numbers, features = x[:, : self.num_numbers], []
+        if self.down:
+            images = self.to_planes(x[:, self.num_numbers :])
+            for layer in self.down:
+                images = self.activation(layer(images))
+                features.append(images)
+        if not self.is_decoder:
+            return self.stop(torch.cat([numbers, features[-1].flatten(1)], dim=1))
+        images = self.start(numbers).unflatten(1, self.small)
+        for layer in self.up:
+            read = [self.activation(images), *([features.pop()] if features else [])]
+            images = layer(torch.cat(read, dim=1))
+        return self.from_planes(images)
 
 
 class _ToPlanes(nn.Module):
