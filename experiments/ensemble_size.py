@@ -20,7 +20,7 @@ from torch import Tensor
 
 import probgeo as pg
 from experiments.common import cells, load_result, observations, output_folder, parsed, run, save_result
-from experiments.members import OfFirst, StraightEnergy, published_energy
+from experiments.members import OfFirst, StraightEnergy, energy_of_1999_segments
 from probgeo.plots.style import distinct_colors, finish, new_figure
 
 
@@ -123,7 +123,7 @@ def measures_of(config: Config) -> dict[str, pg.study.Measure]:
     return {
         "geodesic": pg.Geodesic(solver=solver),
         "straight": pg.StraightLine(num_segments=config.segments),
-        "decorrelated": pg.Geodesic(published_energy, solver=solver),
+        "decorrelated": pg.Geodesic(energy_of_1999_segments, solver=solver),
         "decorrelated straight": StraightEnergy(config.segments),
     }
 

@@ -10,17 +10,20 @@ import probgeo as pg
 from probgeo.metrics import Energy
 from probgeo.storage import Fitted, Spec
 
-PUBLISHED_SEGMENTS = 1999
 
+def energy_of_1999_segments(model: Fitted) -> Energy:
+    """The decorrelated energy of as many segments as published distances of cells have.
 
-def published_energy(model: Fitted) -> Energy:
-    """The decorrelated energy of as many segments as the published distances of cells have."""
-    return pg.DecorrelatedEnergy(model.draws(), segments=PUBLISHED_SEGMENTS)
+    With one decoder it is that of the decoder's metric, and taken as such: nothing is left of its graph's weights then.
+    """
+    if model.spec.num_members == 1:
+        return model.metric()
+    return pg.DecorrelatedEnergy(model.draws(), segments=1999)
 
 
 @dataclass(frozen=True)
 class StraightEnergy(pg.study.Measure):
-    """√(2E) of the straight latent line under `published_energy`.
+    """√(2E) of the straight latent line under `energy_of_1999_segments`.
 
     Published paths begin there, and few small steps are taken: this is close to what was measured.
 
@@ -32,7 +35,7 @@ class StraightEnergy(pg.study.Measure):
 
     def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
         line = pg.paths.Straight(self.num_segments)(start, stop)
-        energies = pg.energy(published_energy(model), line)
+        energies = pg.energy(energy_of_1999_segments(model), line)
         finite = energies.isfinite()
         status = torch.where(finite, int(pg.Status.CONVERGED), int(pg.Status.NONFINITE))
         return pg.Geodesics(line, energies, (2 * energies).sqrt(), torch.zeros_like(status), status)

@@ -7,14 +7,18 @@ import torch
 
 import probgeo as pg
 from experiments import ensemble_size
-from experiments.common import load_result
-from experiments.members import OfFirst, StraightEnergy, first_members, published_energy
+from experiments.common import load_result, parsed
+from experiments.members import OfFirst, StraightEnergy, energy_of_1999_segments, first_members
 
 NET = pg.nn.MLP((8,))
 TINY = [
     *("--members", "1", "2", "--retrainings", "2", "--pairs", "4", "--epochs", "1", "--width", "8"),
     *("--segments", "16"),
 ]
+
+
+def config(*arguments: str) -> ensemble_size.Config:
+    return parsed(ensemble_size.Config, ensemble_size.PRESETS, ensemble_size.QUICK, [*TINY, *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def ends():
 def folder(tmp_path_factory):
     """A finished tiny run."""
     path = tmp_path_factory.mktemp("ensemble_size")
-    ensemble_size.main([*TINY, "--out", str(path)])
+    ensemble_size.compute(config(), path)
     return path
 
 
@@ -52,10 +56,10 @@ def test_all_members_of_an_ensemble_measure_what_the_ensemble_does(model, ends):
     torch.testing.assert_close(alone.length, all_of_them.length)
 
 
-def test_one_decoders_published_energy_is_that_of_its_metric(model, ends):
+def test_one_decoders_energy_of_1999_segments_is_that_of_its_metric(model, ends):
     one = first_members(model, 1)
     line = pg.paths.Straight(64)(*ends)
-    torch.testing.assert_close(pg.energy(published_energy(one), line), pg.energy(one.metric(), line))
+    torch.testing.assert_close(pg.energy(energy_of_1999_segments(one), line), pg.energy(one.metric(), line))
     found = OfFirst(1, StraightEnergy(64)).paths(model, *ends, ends[0])
     assert (found.length >= pg.length(one.metric(), line)).all()  # L² <= 2E
 
@@ -71,9 +75,8 @@ def test_the_second_decoder_adds_the_published_variance_of_all_points(model, end
 
 
 def test_ensembles_of_the_largest_size_are_the_same_whether_or_not_each_is_trained(folder, tmp_path):
-    ensemble_size.main([*TINY, "--each-trained", "--out", str(tmp_path)])
-    first, each = (load_result(path / "ensemble_size.nc")["distances"].distance for path in (folder, tmp_path))
-    first, each = first.transpose(*each.dims), each
+    first = load_result(folder / "ensemble_size.nc")["distances"].distance
+    each = ensemble_size.measured(config("--each-trained"), tmp_path).distance.transpose(*first.dims)
     np.testing.assert_allclose(first.sel(members=2), each.sel(members=2), rtol=1e-4)
     assert not np.allclose(first.sel(members=1, measure="geodesic"), each.sel(members=1, measure="geodesic"), rtol=1e-2)
 
@@ -99,9 +102,8 @@ def test_run_again_resumes_and_the_result_alone_gives_the_same_table(folder, tmp
 
 
 def test_representatives_are_nearest_to_the_means_of_their_classes():
-    config = ensemble_size.Config(representatives=3)
     digits = pg.datasets.digits()
-    pairs = ensemble_size.pairs_of(config, digits)
+    pairs = ensemble_size.pairs_of(ensemble_size.Config(representatives=3), digits)
     assert pairs.shape == (3, 2) and digits.labels[pairs.unique()].sort().values.tolist() == [0, 4, 9]
     for row in pairs.unique():
         same = digits.x[digits.labels == digits.labels[row]]
@@ -112,6 +114,13 @@ def test_representatives_are_nearest_to_the_means_of_their_classes():
 def test_more_representatives_than_classes_are_refused(number):
     with pytest.raises(ValueError, match="representatives: expected 2 to 10, the number of classes"):
         ensemble_size.pairs_of(ensemble_size.Config(representatives=number), pg.datasets.digits())
+
+
+def test_preset_is_the_published_study_of_cells():
+    found = parsed(ensemble_size.Config, ensemble_size.PRESETS, ensemble_size.QUICK, ["--preset", "tasic"])
+    assert (found.dataset, found.retrainings, found.members) == ("tasic", 6, tuple(range(1, 11)))
+    assert found.representatives * (found.representatives - 1) / 2 == 105  # pairs
+    assert len(ensemble_size.PUBLISHED_CV) == len(found.members)
 
 
 def test_sizes_that_do_not_ascend_are_refused():
