@@ -7,14 +7,14 @@ Prints a table and draws figures. Run again, it resumes.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 import probgeo as pg
-from experiments.common import decoders, load_result, observations, output_folder, parsed, run, save_result
+from experiments.common import Source, decoders, load_result, observations, output_folder, parsed, run, save_result
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Config:
     """Class codes to keep; none for all."""
     latent: int = 2
     """Dimension of the latent space."""
-    models: tuple[str, ...] = ("ensemble", "dropout", "mean_field", "gp")
-    """Sources of uncertainty: ensemble, dropout, mean_field, last_layer, gp."""
+    models: tuple[Source, ...] = ("ensemble", "dropout", "mean-field", "gp")
+    """Sources of uncertainty, of those with decoder draws; `exact` is the last layer's posterior in closed form."""
     draws: int = 10
     """Decoder draws per training: members of the ensemble, samples of the others."""
     retrainings: int = 10
@@ -91,16 +91,8 @@ def study_of(config: Config, folder: Path) -> pg.Study:
     """The study that a configuration describes."""
     data, points = observations(config.dataset, config.classes)
     network = pg.nn.MLP(hidden=(config.width, config.width))
-    sources: dict[str, Any] = {
-        **{str(name): spec for name, spec in decoders(network, config.draws).items()},
-        "dropout": pg.DropoutDecoder(network, draws=config.draws),
-        "mean_field": pg.BayesianDecoder(network, draws=config.draws),
-        "last_layer": pg.BayesianDecoder(network, guide=pg.Conjugate(), draws=config.draws),
-        "gp": pg.GPDecoder(network),
-    }
-    if unknown := set(config.models) - set(sources):
-        raise ValueError(f"models: expected some of {', '.join(sources)}; got {', '.join(unknown)}.")
-    specs = {name: pg.VAE(config.latent, sources[name], pg.Gaussian(), encoder=network) for name in config.models}
+    decoder = decoders(network, config.draws)
+    specs = {name: pg.VAE(config.latent, decoder[name], pg.Gaussian(), encoder=network) for name in config.models}
     for name, spec in specs.items():
         _check_draws(name, spec, data.x.shape[1])
     return pg.Study(

@@ -68,7 +68,7 @@ def test_result_carries_lengths_and_configuration(folder):
 def test_a_source_without_draws_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(ValueError, match="models: 'rbf' has no decoder draws"):
         calibration.main([*TINY, "--models", "rbf", "--out", str(tmp_path / "run")])
-    with pytest.raises(ValueError, match=r"models: expected some of single, rbf, .*; got other"):
+    with pytest.raises(SystemExit):
         calibration.main([*TINY, "--models", "other", "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
 
