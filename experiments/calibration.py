@@ -92,7 +92,7 @@ def study_of(config: Config, folder: Path) -> pg.Study:
     data, points = observations(config.dataset, config.classes)
     network = pg.nn.MLP(hidden=(config.width, config.width))
     decoder = decoders(network, config.draws)
-    specs = {name: pg.VAE(config.latent, decoder[name], pg.Gaussian(), encoder=network) for name in config.models}
+    specs = {str(name): pg.VAE(config.latent, decoder[name], pg.Gaussian(), encoder=network) for name in config.models}
     for name, spec in specs.items():
         _check_draws(name, spec, data.x.shape[1])
     return pg.Study(
