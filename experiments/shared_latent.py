@@ -88,7 +88,7 @@ class Config:
             )
 
 
-QUICK = {"members": 2, "retrainings": 2, "pairs": 10, "epochs": 25, "segments": 32, "rows": 2000}
+QUICK = {"members": 2, "retrainings": 2, "pairs": 10, "epochs": 40, "batch_size": 32, "segments": 32, "rows": 2000}
 _MNIST = Config(
     latent=16, members=3, width=256, epochs=15, batch_size=100, learning_rate=1e-3, retrainings=3, rows=20_000
 )

@@ -191,6 +191,36 @@ def test_what_stands_in_a_missing_view_has_no_effect_and_its_parts_no_gradient(f
     assert model.views[0].encoder[0].weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        pg.Bernoulli(),
+        pg.Categorical(3),
+        pg.ContinuousBernoulli(),
+        pg.HeteroscedasticGaussian(),
+        pg.Laplace(),
+        pg.Mixed(((pg.Bernoulli(), 1), (pg.Gaussian(), 2))),
+        pg.NegativeBinomial(pg.RowTotal(3.0)),
+        pg.OneHotCategorical(),
+        pg.Poisson(pg.LibraryColumn(0, 3.0)),
+        pg.ZeroInflatedNegativeBinomial(pg.RowTotal(3.0)),
+    ],
+    ids=lambda likelihood: type(likelihood).__name__,
+)
+def test_a_missing_view_leaves_every_gradient_finite_whatever_its_likelihood(likelihood):
+    views = {"left": pg.View(4, NET), "right": pg.View(3, NET, likelihood=likelihood)}
+    x = data(8, missing=False)
+    x[:, 4:] = torch.tensor([1.0, 0, 0])
+    x[:4, 4:] = torch.nan
+    model = built(pg.SharedLatentVAE(views), x).requires_grad_()
+    noise = {name: value[0, 0].double() for name, value in random_noise([0], 1, noise_shapes(model, x), "a").items()}
+    with pyro.validation_enabled(False):
+        loss = ELBO(model, 8)(x, noise, model.spec.final_beta())["loss"]
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_the_objective_of_rows_with_one_view_is_that_of_a_model_of_this_view():
     model, x = built(spec(pg.ProductOfExperts(alone=0.0))), data(missing=False)
     one = pg.SharedLatentVAE({"left": model.spec.pairs[0][1]}, fusion=pg.ProductOfExperts(alone=0.0))
