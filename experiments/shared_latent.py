@@ -94,7 +94,7 @@ _MNIST = Config(
 )
 _NEURONS = Config(latent=5, width=64, epochs=200, batch_size=32, learning_rate=1e-3)
 PRESETS = {
-    "mnist-inverse": replace(_MNIST, preset="mnist-inverse", dataset="mnist-inverse"),
+    "mnist-inverse": replace(_MNIST, preset="mnist-inverse", dataset="mnist-inverse", rows=5_000, epochs=25),
     "mnist-halves": replace(_MNIST, preset="mnist-halves", dataset="mnist-halves"),
     "neurons-morphology": replace(_NEURONS, preset="neurons-morphology", dataset="neurons-morphology"),
     "neurons-expression": replace(_NEURONS, preset="neurons-expression", dataset="neurons-expression"),
@@ -355,7 +355,7 @@ def report(result: Path, folder: Path) -> None:
         frame.to_csv(path)
     for name, figure in figures.items():
         written.append(folder / f"{result.stem}-{name}.png")
-        figure.savefig(written[-1], dpi=100)
+        figure.savefig(written[-1], dpi=130)
     print("wrote", *written)
 
 

@@ -9,6 +9,7 @@ import torch
 import probgeo as pg
 from experiments import shared_latent as experiment
 from experiments.common import load_result
+from tests.test_views import hand
 
 TINY = [
     *("--members", "2", "--retrainings", "2", "--pairs", "4", "--epochs", "1", "--width", "8", "--segments", "8"),
@@ -110,6 +111,17 @@ def test_rows_that_lack_a_view_train_the_model_but_not_the_linear_map():
     stored = found.error.sel(direction="left → right", predictor="translation")
     np.testing.assert_allclose(stored, float(expected), rtol=1e-5)
     assert found["error of right"].sizes["column of right"] == 2
+
+
+def test_hands_of_a_local_copy_are_two_views(tmp_path):
+    for part, listing in (("Training", "labels.txt"), ("Testing", "test_seq_1.txt")):
+        for number in range(3):
+            joints = np.array([150.0, 110, 400]) + np.random.default_rng(number).normal(scale=10, size=(16, 3))
+            hand(tmp_path, part, listing, f"seq/{number}.png", np.full((240, 320), 400), joints)
+    config = experiment.Config(dataset="hands", folder=tmp_path, rows=2)
+    train, test = experiment.observations(config)
+    assert (len(train), len(test)) == (2, 3)
+    experiment.spec_of(config, train).check(train.x)
 
 
 def test_hands_without_a_folder_and_single_retrainings_are_refused(tmp_path, capsys):
