@@ -226,6 +226,11 @@ def curves(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
     )
 
 
+def first_of(study: pg.Study, name: str) -> Any:
+    """A model's first retraining."""
+    return study.fitted(name, study.seeds[0]).requires_grad_(False)
+
+
 @torch.no_grad()
 def codes(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
     """The two latent dimensions of most rate, of the first retraining of each model, for none and half given."""
@@ -233,7 +238,7 @@ def codes(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
     numbers = numbers_of_conditions(scenario.num_modelled, config.mask != "none")
     found = []
     for name in study.models:
-        model: Any = study.fitted(name, study.seeds[0])
+        model = first_of(study, name)
         shown = []
         for num in sorted({0, numbers[len(numbers) // 2]}):
             mask = masks(scenario, x, num)
@@ -261,7 +266,7 @@ def completions(config: Config, scenario: Scenario, study: pg.Study, num: int = 
     kept = [numbers[1], numbers[3]] if len(numbers) > 1 else [0]
     columns, found = slice(scenario.num_modelled), []
     for name in study.models:
-        model: Any = study.fitted(name, study.seeds[0])
+        model = first_of(study, name)
         for number in kept:
             mask = masks(scenario, x, number)
             shown = torch.where(mask, x, 0.5)[None, :, columns] if number else x[None, :0, columns]
@@ -282,9 +287,7 @@ def greedy(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
     x = scenario.test.x[: min(config.rows, 200)].to(config.device)
     x = x[~x.isnan().any(1)]
     found = [
-        pg.greedy_conditions(
-            study.fitted(name, study.seeds[0]), x, scenario.num_modelled - 1, config.samples // 10 or 1
-        )
+        pg.greedy_conditions(first_of(study, name), x, scenario.num_modelled - 1, config.samples // 10 or 1)
         for name in study.models
     ]
     order = [[scenario.names[column] for column in each.columns] for each in found]

@@ -27,8 +27,9 @@ def curves_figure(found: xr.Dataset) -> Figure:
     panels |= {name: [name] for name in ("frechet", "blur") if name in found}
     colors = dict(zip(found.model.values, sns.color_palette("colorblind", found.sizes["model"]), strict=True))
     marker = "o" if found.sizes["conditions"] < 30 else ""
-    figure = Figure(figsize=(3.4 * (len(panels) + 2), 3.2), layout="constrained")
-    first, trade_off, *rest = figure.subplots(1, len(panels) + 2)
+    has_trade_off = found.sizes["model"] > 1
+    figure = Figure(figsize=(3.4 * (len(panels) + 1 + has_trade_off), 3.2), layout="constrained")
+    first, *rest = figure.subplots(1, len(panels) + 1 + has_trade_off)
     rates = means.rate_by_row.isel(model=0)
     places = np.arange(found.sizes["latent"]) + 1
     for number, shade in zip(
@@ -37,7 +38,8 @@ def curves_figure(found: xr.Dataset) -> Figure:
         first.plot(places, rates.sel(conditions=number), color=shade, marker="o", markersize=3, label=str(number))
     first.legend(title="conditions", fontsize=7, title_fontsize=7, frameon=False)
     _finish(first, xlabel="latent dimension, sorted", ylabel="rate, nats", title=str(found.model.values[0]))
-    _draw_trade_off(trade_off, {"": found})
+    if has_trade_off:
+        _draw_trade_off(rest.pop(), {"": found})
     for axes, (title, names) in zip(rest, panels.items(), strict=True):
         for model, color in colors.items():
             styles = zip(names, ("-", "--", ":", "-."), strict=False)
@@ -89,16 +91,16 @@ def trade_off_figure(runs: Mapping[str, xr.Dataset]) -> Figure:
 
 
 def codes_figure(found: xr.Dataset) -> Figure:
-    """Codes in the two dimensions of most rate: a row per number of conditions, a column per model."""
-    rows, columns = found.sizes["conditions"], found.sizes["model"]
+    """Codes in the two dimensions of most rate: a row per model, a column per number of conditions."""
+    rows, columns = found.sizes["model"], found.sizes["conditions"]
     figure = Figure(figsize=(3.6 * columns, 3.7 * rows), layout="constrained")
     names = tuple(np.atleast_1d(found.attrs["label_names"]))
-    for row, line in zip(found.conditions.values, figure.subplots(rows, columns, squeeze=False), strict=True):
-        for model, axes in zip(found.model.values, line, strict=True):
-            shown = found.codes.sel(conditions=row, model=model).values
-            pg.plots.latent(shown, found.label.values, names, ax=axes, legend=row == 0 and model == found.model[0])
+    for model, line in zip(found.model.values, figure.subplots(rows, columns, squeeze=False), strict=True):
+        for number, axes in zip(found.conditions.values, line, strict=True):
+            shown = found.codes.sel(conditions=number, model=model).values
+            pg.plots.latent(shown, found.label.values, names, ax=axes, legend=model == found.model.values[0])
             axes.set(xlabel="most rate", ylabel="second")
-            axes.text(0.03, 0.97, f"{model}, {row} given", transform=axes.transAxes, va="top", fontsize=8)
+            axes.text(0.03, 0.97, f"{model}, {number} given", transform=axes.transAxes, va="top", fontsize=8)
     return figure
 
 

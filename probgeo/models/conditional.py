@@ -1,7 +1,7 @@
 """Conditional variational autoencoders: any subset of the features, or covariates, are conditions."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,15 +209,25 @@ class FittedConditionalVAE(ConditionalModel):
         """E[x | z, c] at the mean of q(z | x, c), each row under its own condition; what is given has its value."""
         y, covariates = self.split(x)
         mask = self.checked_mask(x, mask)
-        z = self.encoding(y, mask, covariates).mean
-        return self._means(z, y, mask, covariates)
+        return next(self._means([self.encoding(y, mask, covariates).mean], y, mask, covariates))
 
-    def _means(self, z: Tensor, y: Tensor, mask: Tensor, covariates: Tensor) -> Tensor:
-        """E[x | z, c] of rows with conditions of their own."""
+    def _means(
+        self, codes: Iterable[Float[Tensor, "row latent"]], y: Tensor, mask: Tensor, covariates: Tensor
+    ) -> Iterator[Float[Tensor, "row observation"]]:
+        """E[x | z, c] of rows with conditions of their own, for one set of codes after the other."""
         mean = self.decoder.mean(self.spec.likelihood.mean())
-        found = mean(torch.cat([z, self.conditions(y, mask, covariates)], dim=-1))
         columns = MeanColumns(self.spec.likelihood, len(self.modelled))
-        return torch.where(mask[..., columns.owner.to(mask.device)], columns.of(filled(y)), found)
+        given, known = mask[..., columns.owner.to(mask.device)], columns.of(filled(y))
+        conditions = self.conditions(y, mask, covariates)
+        for z in codes:
+            yield torch.where(given, known, mean(torch.cat([z, conditions], dim=-1)))
+
+    def _prior_means(self, x: Tensor, mask: Tensor | None, num: int, seed: int) -> Iterator[Tensor]:
+        """E[x | z, c] at as many z from the prior."""
+        y, covariates = self.split(x)
+        with random_state_of(seed, x.device):
+            codes = [torch.randn(len(x), self.spec.latent).to(x) for _ in range(_checked(num))]
+        yield from self._means(codes, y, self.checked_mask(x, mask), covariates)
 
     def metric(self) -> Metric:
         """The metric of the decoder's uncertainty in the space of E[x | z], where nothing is observed."""
@@ -349,13 +359,7 @@ class FittedConditionalVAE(ConditionalModel):
 
         Arguments as `sample`.
         """
-        y, covariates = self.split(x)
-        mask, found = self.checked_mask(x, mask), []
-        with random_state_of(seed, x.device):
-            for _ in range(num):
-                z = torch.randn(len(x), self.spec.latent).to(x)
-                found.append(self._means(z, y, mask, covariates))
-        return torch.stack(found)
+        return torch.stack(list(self._prior_means(x, mask, num, seed)))
 
     @torch.no_grad()
     def impute(
@@ -371,7 +375,7 @@ class FittedConditionalVAE(ConditionalModel):
         """
         mask = ~x.isnan() if mask is None and self.num_uniforms else mask
         y, _ = self.split(x)
-        mean = sum(self.means(x, mask, 1, seed * num_samples + index)[0] for index in range(num_samples)) / num_samples
+        mean = sum(self._prior_means(x, mask, num_samples, seed)) / num_samples
         features = MeanColumns(self.spec.likelihood, len(self.modelled)).features(torch.as_tensor(mean))
         return self._completed(x, torch.where(self.checked_mask(x, mask), y, features))
 
@@ -382,13 +386,14 @@ class FittedConditionalVAE(ConditionalModel):
         return whole
 
 
-def _groups(num: int) -> Iterator[int]:
-    """Numbers of samples that share a draw of the decoder.
-
-    Raises:
-        ValueError: fewer than one sample.
-    """
+def _checked(num: int) -> int:
+    """The number of samples; ValueError below one."""
     if num < 1:
         raise ValueError(f"num: expected at least one sample; got {num}.")
-    for begin in range(0, num, _PER_DRAW):
+    return num
+
+
+def _groups(num: int) -> Iterator[int]:
+    """Numbers of samples that share a draw of the decoder."""
+    for begin in range(0, _checked(num), _PER_DRAW):
         yield min(_PER_DRAW, num - begin)
