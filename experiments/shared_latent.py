@@ -94,7 +94,15 @@ _MNIST = Config(
 )
 _NEURONS = Config(latent=5, width=64, epochs=200, batch_size=32, learning_rate=1e-3)
 PRESETS = {
-    "mnist-inverse": replace(_MNIST, preset="mnist-inverse", dataset="mnist-inverse", rows=5_000, epochs=25),
+    "mnist-inverse": replace(
+        _MNIST,
+        preset="mnist-inverse",
+        dataset="mnist-inverse",
+        rows=5_000,
+        retrainings=2,
+        epochs=12,
+        learning_rate=2e-3,
+    ),
     "mnist-halves": replace(_MNIST, preset="mnist-halves", dataset="mnist-halves"),
     "neurons-morphology": replace(_NEURONS, preset="neurons-morphology", dataset="neurons-morphology"),
     "neurons-expression": replace(_NEURONS, preset="neurons-expression", dataset="neurons-expression"),
