@@ -105,7 +105,7 @@ def rounded(values: xr.Dataset) -> xr.Dataset:
 
 def save_result(groups: Mapping[str, xr.Dataset], config: Any, path: Path) -> None:
     """Write datasets, `rounded`, as groups of one small file, configuration and version in attrs; whole or not."""
-    shown = {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()}
+    shown = {key: value.name if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()}
     attrs = {"config": json.dumps(shown), "probgeo": version("probgeo")}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

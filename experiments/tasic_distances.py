@@ -36,6 +36,8 @@ class Config:
     """tasic: 133 types of cells of the mouse cortex (downloaded); simulated: 12 types in 4 families."""
     table: Path | None = None
     """A local npz file to read instead of the download (see `datasets.tasic`)."""
+    types: int = 0
+    """Types whose distances are measured, evenly spread over their codes; 0 for all. All cells are trained on."""
     latent: tuple[int, ...] = (2,)
     """Dimensions of the latent space."""
     members: tuple[int, ...] = (1, 10)
@@ -103,6 +105,10 @@ def study_of(config: Config, folder: Path, data: pg.datasets.Dataset) -> pg.Stud
     """All pairs of representatives in every model; the rows of the data nearest to the mean of their type."""
     network = pg.nn.MLP(hidden=(config.width, config.width))
     representatives = pg.class_representatives(data.x, data.labels)
+    if config.types:
+        if not 5 <= config.types <= len(representatives):
+            raise ValueError(f"types: expected 5 to {len(representatives)}, or 0 for all; got {config.types}.")
+        representatives = representatives[torch.linspace(0, len(representatives) - 1, config.types).round().long()]
     return pg.Study(
         folder,
         data=data.x.to(config.device),

@@ -111,6 +111,14 @@ def test_density_behind_the_map_is_that_of_each_member(folder):
         np.testing.assert_allclose(view.density[index].values[[0, -1], [0, -1]], density.detach(), rtol=1e-3, atol=1e-4)
 
 
+def test_some_types_are_spread_over_all(tmp_path):
+    data = tasic_distances.simulated()
+    study = tasic_distances.study_of(tasic_distances.Config(dataset="simulated", types=5), tmp_path, data)
+    assert data.labels[study.pairs.unique()].sort().values.tolist() == [0, 3, 6, 8, 11] and len(study.pairs) == 10
+    with pytest.raises(ValueError, match="types: expected 5 to 12, or 0 for all; got 13"):
+        tasic_distances.study_of(tasic_distances.Config(types=13), tmp_path, data)
+
+
 def test_one_retraining_is_refused():
     with pytest.raises(ValueError, match="retrainings: expected at least 2, as agreement"):
         tasic_distances.Config(retrainings=1)
