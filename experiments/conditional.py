@@ -140,7 +140,7 @@ _IMAGES = Config(scenario="digits", latent=8, width=256, epochs=100, rows=360, s
 _MNIST = replace(_IMAGES, scenario="mnist", network="convolutional", epochs=5, batch_size=128, rows=1000, samples=20)
 PRESETS = {
     "gaussians": Config(preset="gaussians"),
-    "correlated": Config(preset="correlated", correlated=0.8, betas=(0.3, 1.0, 3.0)),
+    "correlated": Config(preset="correlated", correlated=0.8, betas=(0.3, 1.0, 3.0), points=3000, epochs=30),
     "projected": Config(preset="projected", dimension=4, project_to=10, correlated=0.5, std=0.1),
     "swiss-roll": Config(preset="swiss-roll", scenario="swiss-roll", latent=3, std=0.1),
     "s-curve": Config(preset="s-curve", scenario="s-curve", latent=3, std=0.1),

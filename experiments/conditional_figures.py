@@ -27,7 +27,7 @@ def curves_figure(found: xr.Dataset) -> Figure:
     panels |= {name: [name] for name in ("frechet", "blur") if name in found}
     colors = dict(zip(found.model.values, sns.color_palette("colorblind", found.sizes["model"]), strict=True))
     marker = "o" if found.sizes["conditions"] < 30 else ""
-    has_trade_off = found.sizes["model"] > 1
+    has_trade_off = found.sizes["model"] > len(set(found.source.values))
     figure = Figure(figsize=(3.4 * (len(panels) + 1 + has_trade_off), 3.2), layout="constrained")
     first, *rest = figure.subplots(1, len(panels) + 1 + has_trade_off)
     rates = means.rate_by_row.isel(model=0)

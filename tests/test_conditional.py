@@ -105,9 +105,9 @@ def test_pyros_own_objective_agrees_in_expectation(decoder):
     model, x = built(decoder, beta=(0.5, 2.0)), with_holes(data())
     pyro.set_rng_seed(0)
     with torch.no_grad():
-        theirs = torch.tensor([Trace_ELBO().loss(model.model, model.guide, x) for _ in range(100)], dtype=torch.float64)
-    ours = our_terms(model, x, 100)["loss"]
-    error = ((theirs.var() + ours.var()) / 100).sqrt()
+        theirs = torch.tensor([Trace_ELBO().loss(model.model, model.guide, x) for _ in range(40)], dtype=torch.float64)
+    ours = our_terms(model, x, 40)["loss"]
+    error = ((theirs.var() + ours.var()) / 40).sqrt()
     assert (theirs.mean() - ours.mean()).abs() < 4 * error
 
 
@@ -125,15 +125,15 @@ def test_rate_is_the_divergence_and_distortion_the_expected_log_likelihood():
     model, x = built(likelihood=pg.Gaussian(0.7)), data()
     mean, std = model.encode(x, MASK)
     close(model.rate(x, MASK), kl_divergence(Normal(mean, std), Normal(torch.zeros_like(mean), torch.ones_like(std))))
-    found = model.distortion(x, MASK, num_samples=4000)
+    found = model.distortion(x, MASK, num_samples=1000)
     assert torch.equal(found.isnan(), MASK.expand_as(x))
     # At the codes' mean and to second order in their spread there is no closed form for a network: another estimate.
-    noise = torch.randn(4000, *mean.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1000, *mean.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     given = torch.where(MASK, x, 0)
-    inputs = torch.cat([mean + std * noise, torch.cat([given, MASK.double().expand_as(x)], 1).expand(4000, -1, -1)], -1)
+    inputs = torch.cat([mean + std * noise, torch.cat([given, MASK.double().expand_as(x)], 1).expand(1000, -1, -1)], -1)
     expected = -Normal(model.decoder.network(inputs), 0.7).log_prob(x).mean(0)
-    torch.testing.assert_close(found[:, ~MASK], expected[:, ~MASK], rtol=0.05, atol=0.05)
-    elbo = model.elbo(x, MASK, num_samples=4000)
+    torch.testing.assert_close(found[:, ~MASK], expected[:, ~MASK], rtol=0.1, atol=0.1)
+    elbo = model.elbo(x, MASK, num_samples=1000)
     close(elbo, -found.nansum(1) - model.rate(x, MASK).sum(1))
 
 
@@ -174,11 +174,11 @@ def test_log_likelihood_is_above_the_bound_and_more_samples_tighten_it():
 def test_samples_have_the_law_of_the_model_and_keep_what_is_given():
     model, W, V = linear_model()
     x = torch.tensor([[torch.nan] * 4 + [2.0]], dtype=torch.float64)
-    drawn = model.sample(x, num=20_000, seed=3)[:, 0]
+    drawn = model.sample(x, num=5000, seed=3)[:, 0]
     assert (drawn[:, 4] == 2).all()
-    torch.testing.assert_close(drawn[:, :4].mean(0), 2 * V[:, 0], rtol=0, atol=0.05)
+    torch.testing.assert_close(drawn[:, :4].mean(0), 2 * V[:, 0], rtol=0, atol=0.1)
     law = W @ W.T + 0.25 * torch.eye(4, dtype=torch.float64)
-    torch.testing.assert_close(drawn[:, :4].T.cov(), law, rtol=0, atol=0.15)
+    torch.testing.assert_close(drawn[:, :4].T.cov(), law, rtol=0, atol=0.3)
     torch.testing.assert_close(model.impute(x, num_samples=2000)[0, :4], 2 * V[:, 0], rtol=0, atol=0.1)
     masked = built()
     drawn = masked.sample(data(), MASK, num=3)
@@ -386,9 +386,9 @@ def correlated(num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_imputation_beats_the_mean_and_comes_close_to_the_linear_gaussian_oracle():
     x, covariance = correlated(2400)
-    net = pg.nn.MLP((32, 32))
-    spec = pg.ConditionalVAE(4, pg.Decoder(net), pg.Gaussian(0.3), net)
-    training = pg.Training(epochs=12, batch_size=32, learning_rate=4e-3)
+    net = pg.nn.MLP((32,))
+    spec = pg.ConditionalVAE(4, pg.Decoder(net), pg.Gaussian(0.5), net)
+    training = pg.Training(epochs=8, batch_size=32, learning_rate=1e-2)
     (model,) = pg.fit(spec, x[:2000].float(), training=training, progress=False)
     held_out, given, hidden = x[2000:], [0, 2], [1, 3]
     mask = torch.tensor([True, False, True, False])
@@ -396,11 +396,11 @@ def test_imputation_beats_the_mean_and_comes_close_to_the_linear_gaussian_oracle
     weights = torch.linalg.solve(covariance[given][:, given], covariance[given][:, hidden])
     oracle = (held_out[:, given] @ weights - held_out[:, hidden]).square().mean()
     mean = (held_out[:, hidden] - x[:2000, hidden].mean(0)).square().mean()
-    assert error < 1.25 * oracle < 0.5 * mean
+    assert error < 1.1 * oracle < 0.5 * mean
 
 
 def test_greedy_conditions_begin_with_the_features_that_are_least_known():
-    x = (data(1000, 4) * torch.tensor([0.5, 3.0, 0.3, 1.5], dtype=torch.float64)).float()
+    x = (data(600, 4) * torch.tensor([0.5, 3.0, 0.3, 1.5], dtype=torch.float64)).float()
     net = pg.nn.MLP((32,))
     spec = pg.ConditionalVAE(4, pg.Decoder(net), pg.Gaussian(0.3), net)
     (model,) = pg.fit(spec, x, training=pg.Training(epochs=10, batch_size=32, learning_rate=5e-3), progress=False)
