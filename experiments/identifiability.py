@@ -58,6 +58,10 @@ class Config:
     as_released: bool = False
     """Also measure the RBF model as the published code does, its trained precision taken for a variance: rows
     `as released`, and `released sum` by that code's length, which adds those of mean and standard deviation."""
+    angles: int = 0
+    """Random triples of observations whose angles are measured too, with a table of their own."""
+    volumes: bool = False
+    """Also measure the volume of each class's region: the hull of the codes of nine tenths of its observations."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     out: Path | None = None
@@ -126,6 +130,8 @@ def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Datase
         seeds=range(config.retrainings),
         measures=measures,
         training=pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate),
+        triples=pg.sample_triples(points.labels, config.angles, seed=0) if config.angles else None,
+        regions=pg.class_regions(points.x, points.labels) if config.volumes else None,
     )
     return study, data
 
@@ -198,6 +204,10 @@ def report(result: Path, folder: Path) -> None:
     distance = pg.study.with_ambient_distances(dataset)
     summary = pg.identifiability.summary(distance, references(distance))
     print(summary)
+    tables = {"table": summary}
+    for quantity in (name for name in ("angle", "volume") if name in dataset):
+        tables[f"{quantity}s"] = pg.identifiability.summary(dataset[quantity])
+        print(f"\n{quantity}s:\n{tables[f'{quantity}s']}\n")
     if "elbo" in dataset:
         means, stds = dataset.elbo.mean("retraining"), dataset.elbo.std("retraining", ddof=1)
         shown = [
@@ -216,10 +226,12 @@ def report(result: Path, folder: Path) -> None:
         names = tuple(np.atleast_1d(groups["latent"].attrs["label_names"]))
         figures["latent"] = latent_figure(groups["latent"], names)
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{result.stem}-table.csv", *(folder / f"{result.stem}-{name}.png" for name in figures)]
-    summary.to_csv(written[0])
-    for path, figure in zip(written[1:], figures.values(), strict=True):
-        figure.savefig(path, dpi=150)
+    written = [folder / f"{result.stem}-{name}.csv" for name in tables]
+    for path, table in zip(written, tables.values(), strict=True):
+        table.to_csv(path)
+    for name, figure in figures.items():
+        written += [folder / f"{result.stem}-{name}.png"]
+        figure.savefig(written[-1], dpi=150)
     print("wrote", *written)
 
 

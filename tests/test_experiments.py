@@ -1,6 +1,7 @@
 """The experiments: one command computes, resumes, prints the same table again, and says what is wrong."""
 
 import json
+import shutil
 from typing import get_args
 
 import numpy as np
@@ -105,6 +106,18 @@ def test_elbo_of_the_result_is_that_of_the_best_epoch(folder, capsys):
     np.testing.assert_allclose(np.sort(elbo.values.ravel()), np.sort(-np.array(losses)), rtol=1e-5)
     identifiability.main(["--result", str(folder / "identifiability.nc"), "--out", str(folder)])
     assert f"ensemble {elbo.sel(model='ensemble').mean():.1f} ±" in capsys.readouterr().out
+
+
+def test_angles_and_volumes_have_tables_of_their_own_and_leave_the_distances(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    identifiability.main([*TINY, "--published-energy", "--angles", "5", "--volumes", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "5 of 5 triples" in printed and "10 of 10 regions" in printed
+    first, more = (pd.read_csv(path / "identifiability-table.csv", index_col=[0, 1]) for path in (folder, tmp_path))
+    pd.testing.assert_series_equal(more["cv"].loc[first.index], first["cv"])
+    rows = {kind: pd.read_csv(tmp_path / f"identifiability-{kind}.csv").measure for kind in ("angles", "volumes")}
+    assert set(rows["angles"]) == {"geodesic", "straight", "euclidean"}  # the published energy has no angles
+    assert set(rows["volumes"]) == {"geodesic", "euclidean"}  # and a straight line no volume
 
 
 def test_results_keep_five_digits_and_what_is_not_finite(tmp_path):
