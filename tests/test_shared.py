@@ -346,7 +346,7 @@ def test_a_retraining_equals_the_one_trained_alone_and_survives_storage(name, tm
 def test_the_objective_falls_with_missing_views(fusion):
     training = pg.Training(epochs=5, batch_size=16, learning_rate=2e-2)
     (model,) = pg.fit(spec(fusion), data(256), training=training, progress=False)
-    assert model.history.loss[-1] < model.history.loss[0] - 0.5
+    assert model.history.loss[-1] < model.history.loss[0] - 0.2
     assert model.history.validation_loss.notnull().all()
 
 
