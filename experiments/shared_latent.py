@@ -50,6 +50,8 @@ class Config:
     """Dimension of the latent space."""
     fusion: Literal["product", "mixture", "average"] = "product"
     """How the views make one posterior: product of experts, mixture of experts, average (as published)."""
+    alone: float = 0.5
+    """Probability that a row is encoded from one view in training (of a mixture it always is)."""
     rounds: int = 0
     """Rounds of alternating training, each view's networks alone, after the joint one."""
     noise: float = 0.0
@@ -140,7 +142,11 @@ def spec_of(config: Config, data: MultiView) -> pg.SharedLatentVAE:
     """The model that a configuration describes."""
     network = pg.nn.MLP(hidden=(config.width, config.width))
     decoder: Any = pg.EnsembleDecoder(config.members, network) if config.members > 1 else pg.Decoder(network)
-    fusions = {"product": pg.ProductOfExperts(), "mixture": pg.Mixture(), "average": pg.Average()}
+    fusions = {
+        "product": pg.ProductOfExperts(config.alone),
+        "mixture": pg.Mixture(),
+        "average": pg.Average(alone=config.alone),
+    }
     return pg.SharedLatentVAE(
         {
             name: pg.View(int(np.prod(shape)), network, decoder, pg.Gaussian(), config.noise)
