@@ -52,7 +52,7 @@ class GaussNewton:
 
     num_segments: int = 256
     tolerance: float = 1e-2
-    coarse_tolerance: float = 1e-2
+    coarse_tolerance: float = 5e-3
     max_steps: int = 30
     memory: int = 2**30
 
@@ -187,11 +187,11 @@ def _initial(init: Tensor | Start | None, start: Tensor, stop: Tensor, line_segm
 
 
 def _levels(first: int, last: int) -> list[int]:
-    """Numbers of segments from the first level to the last: doubled up to a quarter of the last."""
+    """Numbers of segments from the first level to the last: doubled up to an eighth of the last, or to 32."""
     if first >= last:
         return [last]
     levels = [first]
-    while 4 * levels[-1] <= last // 2:
+    while 2 * levels[-1] <= max(last // 8, min(32, last // 4)):
         levels.append(2 * levels[-1])
     return [*levels, last]
 
