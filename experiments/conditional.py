@@ -124,7 +124,9 @@ class Config:
 
 QUICK = {
     "points": 2000,
-    "models": ("ensemble",),
+    "dimension": 4,
+    "latent": 4,
+    "models": ("single",),
     "members": 2,
     "retrainings": 2,
     "width": 32,
@@ -132,11 +134,11 @@ QUICK = {
     "segments": 16,
     "rows": 200,
     "samples": 20,
-    "epochs": 30,
+    "epochs": 20,
     "batch_size": 32,
 }
 
-_IMAGES = Config(scenario="digits", latent=8, width=256, epochs=100, rows=360, samples=50)
+_IMAGES = Config(scenario="digits", latent=8, batch_size=32, rows=360, samples=50)
 _MNIST = replace(_IMAGES, scenario="mnist", network="convolutional", epochs=5, batch_size=128, rows=1000, samples=20)
 PRESETS = {
     "gaussians": Config(preset="gaussians"),
