@@ -451,6 +451,14 @@ def test_draws_stand_side_by_side_and_give_the_joint_metric(name):
     close(model.uncertainty(z), variance.mean(-1).sqrt())
 
 
+def test_processes_draw_as_many_functions_as_each_alone():
+    model, z = built(spec(decoder=DECODERS["process"])), torch.randn(6, 2, dtype=torch.float64)
+    draws, right = model.draws(), model.view("right").draws()
+    assert draws.num_members == right.num_members > 1
+    close(draws(z)[..., 4:], right(z))
+    close(model.draws(2)(z), draws(z)[:2])
+
+
 def test_fisher_rao_metrics_add_up_whatever_the_likelihoods():
     views = {"left": pg.View(4, NET, likelihood=pg.Bernoulli()), "right": pg.View(3, NET, likelihood=pg.Gaussian(0.5))}
     model = pg.SharedLatentVAE(views).build(7, seed=0).double().requires_grad_(False)

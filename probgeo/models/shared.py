@@ -342,14 +342,15 @@ class FittedSharedLatentVAE(nn.Module):
         """Fixed decoder functions z (*batch, latent) -> E[x | z] (member, *batch, observation), views side by side.
 
         Args:
-            num_draws: how many; by default as many as the view with the fewest averages over.
+            num_draws: how many; by default as many as the view with the fewest draws by default.
             seed: the same seed gives the same functions, and the first k of n are the k.
 
         Raises:
             TypeError: a decoder without draws.
             ValueError: fewer than one, or more than there are.
         """
-        num_draws = self.spec.num_members if num_draws is None else num_draws
+        if num_draws is None:
+            num_draws = min(view.draws(seed=seed).num_members for view in self.views)
         return DrawsSideBySide([view.draws(num_draws, seed) for view in self.views])
 
     # --- training ---
