@@ -141,7 +141,8 @@ def agreement(distance: xr.DataArray) -> xr.Dataset:
         "mantel_p": lambda a, b: identifiability.mantel_test(a, b, 199)["p"],
     }
     found = {name: identifiability.mean_between_retrainings(how, matrices) for name, how in statistics.items()}
-    return xr.Dataset(found).assign_attrs(num_neighbours=num_neighbours)
+    joined = xr.Dataset(found).to_dataarray("statistic").to_dataset(name="value")
+    return joined.assign_attrs(num_neighbours=num_neighbours)
 
 
 @torch.no_grad()
@@ -191,7 +192,11 @@ def compute(config: Config, folder: Path) -> None:
     matrices = shown.map(identifiability.matrix_of_pairs)
     upper = xr.DataArray(pg.all_pairs(matrices.sizes["start"]).numpy(), dims=("pair", "end"))
     groups = {
-        "summary": xr.Dataset.from_dataframe(summary).assign_attrs(table=json.dumps(summary.attrs)),
+        # One variable each: a file with many small ones is large.
+        "summary": summary.to_xarray()
+        .to_dataarray("statistic")
+        .to_dataset(name="value")
+        .assign_attrs(table=json.dumps(summary.attrs)),
         "agreement": agreement(distance),
         # The upper halves: the other ones are the same.
         "matrices": matrices.isel(start=upper[:, 0], stop=upper[:, 1]).drop_vars(["start", "stop"]),
@@ -237,7 +242,7 @@ def _mark_families(axes: Axes, families: np.ndarray) -> None:
         axes.axhline(bound, color="white", linewidth=0.4)
         axes.axvline(bound, color="white", linewidth=0.4)
     edges = np.concatenate([[-0.5], bounds, [len(families) - 0.5]])
-    large = np.diff(edges) >= max(1, len(families) / 60)
+    large = np.diff(edges) >= max(1, len(families) / 40)
     middles, names = ((edges[:-1] + edges[1:]) / 2)[large], families[np.ceil(edges[:-1]).astype(int)][large]
     axes.set_xticks(middles, names, rotation=90, fontsize=7)
     axes.set_yticks(middles, names, fontsize=7)
@@ -265,7 +270,9 @@ def names_figure(matrices: xr.Dataset, names: np.ndarray) -> Figure:
     """Mean geodesic distances with the name of every type."""
     geodesic = full(matrices["mean"].sel(measure="geodesic").values)
     order = type_order(geodesic, np.array([name.split()[0] for name in names]))
-    return pg.plots.distance_matrix(geodesic[np.ix_(order, order)], list(names[order]), "mean geodesic distance")
+    side = max(3.0, 0.12 * len(names))
+    axes = new_figure(side + 3, side + 2).subplots()
+    return pg.plots.distance_matrix(geodesic[np.ix_(order, order)], list(names[order]), "mean geodesic distance", axes)
 
 
 def latent_figure(view: xr.Dataset) -> Figure:
@@ -305,15 +312,24 @@ def latent_figure(view: xr.Dataset) -> Figure:
     return figure
 
 
+def frame_of(values: xr.DataArray) -> pd.DataFrame:
+    """Rows by latent dimension, number of decoders and measure, a column per statistic."""
+    return values.to_dataset("statistic").to_dataframe(dim_order=list(ROWS))
+
+
+def summary_of(stored: xr.Dataset) -> identifiability.Table:
+    """The table of `identifiability.summary` that was stored."""
+    frame = frame_of(stored["value"])
+    table = identifiability.Table(frame.astype(dict.fromkeys(["retrainings", "pairs", "pairs_missing"], int)))
+    table.attrs = json.loads(stored.attrs["table"])
+    return table
+
+
 def printed(groups: dict[str, xr.Dataset]) -> str:
     """All tables, and what they mean."""
-    rows = groups["agreement"][["frobenius", "procrustes", "neighbours", "mantel_r", "mantel_p"]]
-    frame = rows.to_dataframe(dim_order=list(ROWS)).round(3)
-    stored, types = groups["summary"], groups["types"]
-    summary = identifiability.Table(stored.to_dataframe(dim_order=list(ROWS)))
-    summary.attrs = json.loads(stored.attrs["table"])
+    summary, types = summary_of(groups["summary"]), groups["types"]
     return (
-        f"{summary}\n\n{frame.to_string()}\n"
+        f"{summary}\n\n{frame_of(groups['agreement']['value']).round(3).to_string()}\n"
         "Between two retrainings, means over all couples. frobenius: ‖A − B‖ / rms norm; procrustes: share of\n"
         "variance that no similarity explains, after scaling to two dimensions; neighbours: share of the "
         f"{groups['agreement'].attrs['num_neighbours']}\nnearest types in common; mantel: correlation of the entries, "
@@ -341,8 +357,8 @@ def report(result: Path, folder: Path) -> None:
     if "latent" in groups:
         figures["latent"] = latent_figure(groups["latent"])
     folder.mkdir(parents=True, exist_ok=True)
-    summary = groups["summary"].to_dataframe(dim_order=list(ROWS))
-    tables = {"table": summary, "pivoted": pivoted(summary), "agreement": groups["agreement"].to_dataframe()}
+    summary = summary_of(groups["summary"])
+    tables = {"table": summary, "pivoted": pivoted(summary), "agreement": frame_of(groups["agreement"]["value"])}
     written = []
     for name, frame in tables.items():
         written += [folder / f"{result.stem}-{name}.csv"]
