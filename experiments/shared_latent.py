@@ -72,7 +72,7 @@ class Config:
     """Units in each of the two hidden layers of encoders and decoders."""
     segments: int = 64
     """Segments of a geodesic."""
-    images: int = 10
+    images: int = 8
     """Images per row of the figure."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
@@ -265,9 +265,9 @@ def compute(config: Config, folder: Path) -> None:
     shapes = list(test.shapes.values())
     if shapes[0] == shapes[1] and len(shapes[0]) == 2:
         groups["images"] = panels(models[0], test, config.images)
-    codes = models[0].encode(test.x).mean[:1000]
+    codes = models[0].encode(test.x[:400]).mean
     groups["latent"] = xr.Dataset(
-        {"codes": (("row", "dimension"), codes.numpy()), "label": ("row", test.labels[:1000].numpy())},
+        {"codes": (("row", "dimension"), codes.numpy()), "label": ("row", test.labels[:400].numpy())},
         attrs={"label_names": list(test.label_names)},
     )
     save_result(groups, config, folder / "shared_latent.nc")
