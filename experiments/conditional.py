@@ -354,7 +354,9 @@ def report(result: Path, folder: Path) -> None:
     print("\nmean distance under each condition")
     print(lengths.to_string(float_format="{:.3f}".format))
     print(pg.identifiability.summary(distances.distance))
-    figures = {"curves": curves_figure(found), "codes": codes_figure(groups["codes"])}
+    figures = {"codes": codes_figure(groups["codes"])}
+    if found.sizes["conditions"] > 1:
+        figures["curves"] = curves_figure(found)
     if "images" in groups:
         figures["images"] = images_figure(groups["images"])
     folder.mkdir(parents=True, exist_ok=True)

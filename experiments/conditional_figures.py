@@ -7,6 +7,7 @@ import numpy as np
 import seaborn as sns
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 import probgeo as pg
 
@@ -40,28 +41,22 @@ def curves_figure(found: xr.Dataset) -> Figure:
     _finish(first, xlabel="latent dimension, sorted", ylabel="rate, nats", title=str(found.model.values[0]))
     if has_trade_off:
         _draw_trade_off(rest.pop(), {"": found})
+    titles = {"distortion": "distortion", "log_likelihood": "−log likelihood"}
     for axes, (title, names) in zip(rest, panels.items(), strict=True):
-        for model, color in colors.items():
-            styles = zip(names, ("-", "--", ":", "-."), strict=False)
-            for name, style in styles:
-                if name in ("error_mean", "error_oracle") and model != found.model.values[0]:
-                    continue  # the same for all models
-                plain = name in ("error_mean", "error_oracle")
+        styles = dict(zip(names, ("-", "--", ":"), strict=False))
+        for name, style in styles.items():
+            plain = name in ("error_mean", "error_oracle")  # the same for all models
+            for model in found.model.values[:1] if plain else found.model.values:
                 values, error = means[name].sel(model=model), spread[name].sel(model=model)
+                options = {"color": "0.4" if plain else colors[model], "linestyle": style, "marker": marker}
                 sign = -1 if name == "log_likelihood" else 1
-                label = {"distortion": "distortion", "log_likelihood": "−log likelihood"}.get(name, name[6:])
-                shown = label if plain else f"{model} {label}" if len(names) > 1 else str(model)
-                axes.errorbar(
-                    found.conditions,
-                    sign * values,
-                    error,
-                    color="0.4" if plain else color,
-                    linestyle=style,
-                    marker=marker,
-                    markersize=3,
-                    label=shown,
-                )
-        axes.legend(fontsize=7, frameon=False)
+                axes.errorbar(found.conditions, sign * values, error, markersize=3, **options)
+        if len(names) > 1:
+            lines = [Line2D([], [], color="0.4", linestyle=style) for style in styles.values()]
+            axes.legend(lines, [titles.get(name, name[6:]) for name in names], fontsize=7, frameon=False)
+        else:
+            lines = [Line2D([], [], color=color, marker=marker, markersize=3) for color in colors.values()]
+            axes.legend(lines, list(colors), fontsize=7, frameon=False)
         label = {"frechet": "Fréchet distance", "blur": "variance of the Laplacian"}.get(title, title)
         _finish(axes, xlabel="conditions", ylabel=label)
     return figure
@@ -91,16 +86,18 @@ def trade_off_figure(runs: Mapping[str, xr.Dataset]) -> Figure:
 
 
 def codes_figure(found: xr.Dataset) -> Figure:
-    """Codes in the two dimensions of most rate: a row per model, a column per number of conditions."""
-    rows, columns = found.sizes["model"], found.sizes["conditions"]
-    figure = Figure(figsize=(3.6 * columns, 3.7 * rows), layout="constrained")
+    """Codes in the two dimensions of most rate: a row per number of conditions, a column per model."""
+    rows, columns = found.sizes["conditions"], found.sizes["model"]
+    figure = Figure(figsize=(max(3.2 * columns, 5), 3.3 * rows + 0.3), layout="constrained")
     names = tuple(np.atleast_1d(found.attrs["label_names"]))
-    for model, line in zip(found.model.values, figure.subplots(rows, columns, squeeze=False), strict=True):
-        for number, axes in zip(found.conditions.values, line, strict=True):
+    for number, line in zip(found.conditions.values, figure.subplots(rows, columns, squeeze=False), strict=True):
+        for model, axes in zip(found.model.values, line, strict=True):
             shown = found.codes.sel(conditions=number, model=model).values
-            pg.plots.latent(shown, found.label.values, names, ax=axes, legend=model == found.model.values[0])
+            pg.plots.latent(shown, found.label.values, names, ax=axes, legend=False)
             axes.set(xlabel="most rate", ylabel="second")
-            axes.text(0.03, 0.97, f"{model}, {number} given", transform=axes.transAxes, va="top", fontsize=8)
+            axes.set_title(f"{model}, {number} given", fontsize=9)
+    options = {"fontsize": 8, "frameon": False, "handletextpad": 0.1, "columnspacing": 0.8}
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=10, **options)
     return figure
 
 
