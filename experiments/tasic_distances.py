@@ -188,7 +188,8 @@ def compute(config: Config, folder: Path) -> None:
     cv.to_dataframe().to_csv(folder / "tasic_distances-cv.csv")
     summary = identifiability.summary(distance, num_resamples=200)
     largest = {"latent": config.latent[0], "members": config.members[-1], "measure": ["geodesic", "euclidean"]}
-    shown = xr.Dataset({"mean": distance.mean("retraining", skipna=False), "cv": cv}).sel(largest)
+    shown = xr.Dataset({"mean": distance.mean("retraining", skipna=False).sel(largest)})
+    shown["cv"] = cv.sel(largest | {"measure": "geodesic"}).drop_vars("measure")
     matrices = shown.map(identifiability.matrix_of_pairs)
     upper = xr.DataArray(pg.all_pairs(matrices.sizes["start"]).numpy(), dims=("pair", "end"))
     groups = {
@@ -257,7 +258,7 @@ def matrices_figure(matrices: xr.Dataset, names: np.ndarray) -> Figure:
     panels = {
         "geodesic distance, mean": geodesic,
         "Euclidean latent distance, mean": full(matrices["mean"].sel(measure="euclidean").values),
-        "geodesic distance, CV over retrainings": full(matrices["cv"].sel(measure="geodesic").values, np.nan),
+        "geodesic distance, CV over retrainings": full(matrices["cv"].values, np.nan),
     }
     figure = new_figure(14.5, 4.6)
     for axes, (title, matrix) in zip(figure.subplots(1, 3), panels.items(), strict=True):
