@@ -23,6 +23,8 @@ from experiments.conditions import (
     Scenario,
     Scene,
     as_dataset,
+    completions,
+    first_of,
     given_conditions,
     masks,
     numbers_of_conditions,
@@ -60,7 +62,7 @@ class Config:
     label_column: str | None = None
     """Column of the table that labels its rows."""
     points: int = 4000
-    """Rows of simulated data."""
+    """Rows of simulated data; training images of MNIST, at most."""
     dimension: int = 6
     """Of Gaussians."""
     correlated: float = 0.0
@@ -139,7 +141,9 @@ QUICK = {
 }
 
 _IMAGES = Config(scenario="digits", latent=8, batch_size=32, rows=360, samples=50)
-_MNIST = replace(_IMAGES, scenario="mnist", network="convolutional", epochs=5, batch_size=128, rows=1000, samples=20)
+_MNIST = replace(
+    _IMAGES, scenario="mnist", network="convolutional", epochs=5, batch_size=128, rows=1000, samples=20, points=60_000
+)
 PRESETS = {
     "gaussians": Config(preset="gaussians"),
     "correlated": Config(preset="correlated", correlated=0.8, betas=(0.3, 1.0, 3.0), points=3000, epochs=30),
@@ -228,11 +232,6 @@ def curves(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
     )
 
 
-def first_of(study: pg.Study, name: str) -> Any:
-    """A model's first retraining."""
-    return study.fitted(name, study.seeds[0]).requires_grad_(False)
-
-
 @torch.no_grad()
 def codes(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
     """The two latent dimensions of most rate, of the first retraining of each model, for none and half given."""
@@ -255,32 +254,6 @@ def codes(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
         {"codes": (("model", "conditions", "row", "axis"), np.array(found)), "label": ("row", label)},
         {"model": list(study.models), "conditions": sorted({0, numbers[len(numbers) // 2]})},
         {"label_names": list(names if len(names) > 1 else (f"{scenario.names[0]} low", f"{scenario.names[0]} high"))},
-    )
-
-
-@torch.no_grad()
-def completions(config: Config, scenario: Scenario, study: pg.Study, num: int = 10) -> xr.Dataset:
-    """Images of test rows, what is given of them, and samples of the rest, of each model's first retraining."""
-    assert scenario.image is not None
-    rows = torch.stack([(scenario.test.labels == label).nonzero()[0, 0] for label in range(num)])
-    x = scenario.test.x[rows].to(config.device)
-    numbers = numbers_of_conditions(scenario.num_modelled, config.mask != "none")
-    kept = [numbers[1], numbers[3]] if len(numbers) > 1 else [0]
-    columns, found = slice(scenario.num_modelled), []
-    for name in study.models:
-        model = first_of(study, name)
-        for number in kept:
-            mask = masks(scenario, x, number)
-            shown = torch.where(mask, x, 0.5)[None, :, columns] if number else x[None, :0, columns]
-            found.append(torch.cat([shown, model.means(x, mask, 3)]) if number else model.means(x, mask, 4))
-    images = torch.stack(found).unflatten(0, (len(study.models), len(kept)))
-    values = (torch.cat([x[None, :, columns], images.flatten(0, 2)]).clamp(0, 1) * 255).round().to(torch.uint8)
-    per_condition = ["given", "sample", "sample", "sample"] if len(numbers) > 1 else ["sample"] * 4
-    names = [f"{model} {text}" for model in study.models for _ in kept for text in per_condition]
-    return xr.Dataset(
-        {"images": (("line", "image", "feature"), values.cpu().numpy())},
-        {"line": ["data", *names]},
-        {"shape": list(scenario.image)},
     )
 
 

@@ -43,7 +43,7 @@ def curves_figure(found: xr.Dataset) -> Figure:
         _draw_trade_off(rest.pop(), {"": found})
     titles = {"distortion": "distortion", "log_likelihood": "−log likelihood"}
     for axes, (title, names) in zip(rest, panels.items(), strict=True):
-        styles = dict(zip(names, ("-", "--", ":"), strict=False))
+        styles: dict[str, Any] = dict(zip(names, ("-", "--", ":"), strict=False))
         for name, style in styles.items():
             plain = name in ("error_mean", "error_oracle")  # the same for all models
             for model in found.model.values[:1] if plain else found.model.values:
@@ -96,8 +96,9 @@ def codes_figure(found: xr.Dataset) -> Figure:
             pg.plots.latent(shown, found.label.values, names, ax=axes, legend=False)
             axes.set(xlabel="most rate", ylabel="second")
             axes.set_title(f"{model}, {number} given", fontsize=9)
-    options = {"fontsize": 8, "frameon": False, "handletextpad": 0.1, "columnspacing": 0.8}
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=10, **options)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    options: dict[str, Any] = {"fontsize": 8, "frameon": False, "handletextpad": 0.1, "columnspacing": 0.8}
+    figure.legend(handles, labels, loc="outside upper center", ncols=10, **options)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What the conditional experiment needs: scenarios of data, the conditions to look at, and the scores of a model."""
+"""What the conditional experiment needs: scenarios of data, conditions to look at, scores and images of a model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +100,8 @@ def _gaussians(config: Any) -> Scenario:
 def _images(config: Any) -> Scenario:
     coloured = config.scenario.startswith("coloured-")
     if config.scenario.endswith("mnist"):
-        parts = [sets.mnist(train) for train in (True, False)]
+        whole = sets.mnist()
+        parts = [whole.rows(torch.arange(min(config.points, len(whole)))), sets.mnist(train=False)]
     else:
         parts = list(sets.digits().split(0.8))
     shape, columns = parts[0].shape, []
@@ -256,4 +257,35 @@ def as_dataset(found: Mapping[str, Any]) -> xr.Dataset:
     dims |= {"blur_by_class": "class", "frechet_by_class": "class"}
     return xr.Dataset(
         {name: ((dims[name],), value.cpu().numpy()) if name in dims else float(value) for name, value in found.items()}
+    )
+
+
+def first_of(study: pg.Study, name: str) -> Any:
+    """A model's first retraining."""
+    return study.fitted(name, study.seeds[0]).requires_grad_(False)
+
+
+@torch.no_grad()
+def completions(config: Any, scenario: Scenario, study: pg.Study, num: int = 10) -> xr.Dataset:
+    """Images of test rows, what is given of them, and samples of the rest, of each model's first retraining."""
+    assert scenario.image is not None
+    rows = torch.stack([(scenario.test.labels == label).nonzero()[0, 0] for label in range(num)])
+    x = scenario.test.x[rows].to(config.device)
+    numbers = numbers_of_conditions(scenario.num_modelled, config.mask != "none")
+    kept = [numbers[1], numbers[3]] if len(numbers) > 1 else [0]
+    columns, found = slice(scenario.num_modelled), []
+    for name in study.models:
+        model = first_of(study, name)
+        for number in kept:
+            mask = masks(scenario, x, number)
+            shown = torch.where(mask, x, 0.5)[None, :, columns] if number else x[None, :0, columns]
+            found.append(torch.cat([shown, model.means(x, mask, 3)]) if number else model.means(x, mask, 4))
+    images = torch.stack(found).unflatten(0, (len(study.models), len(kept)))
+    values = (torch.cat([x[None, :, columns], images.flatten(0, 2)]).clamp(0, 1) * 255).round().to(torch.uint8)
+    per_condition = ["given", "sample", "sample", "sample"] if len(numbers) > 1 else ["sample"] * 4
+    names = [f"{model} {text}" for model in study.models for _ in kept for text in per_condition]
+    return xr.Dataset(
+        {"images": (("line", "image", "feature"), values.cpu().numpy())},
+        {"line": ["data", *names]},
+        {"shape": list(scenario.image)},
     )
