@@ -72,6 +72,11 @@ class Maps:
         self._call, self.num_maps = _batched(members)
         self._layers = _perceptron(self._call)
 
+    @property
+    def fused(self) -> bool:
+        """Whether the maps are perceptrons, evaluated by the fused kernel."""
+        return self._layers is not None
+
     def compressed(self) -> "Maps":
         """Maps with the same differences f_s(y) − f_s(z), up to a rotation of each map's outputs, and few outputs.
 

@@ -10,14 +10,18 @@ from probgeo.jacobians import Maps
 from probgeo.metrics.energy import Linearization
 
 
-def default_memory(points: Tensor) -> int:
-    """Bytes of one chunk: within the caches of a CPU, which is faster by far; many on a GPU."""
-    return 3 * 2**19 * torch.get_num_threads() if points.device.type == "cpu" else 2**30
+def default_memory(maps: Maps, points: Tensor) -> int:
+    """Bytes of one chunk. On a CPU: within the caches, which is faster by far, for perceptrons, whose evaluation is a
+    few kernels; more for general maps, each evaluation of which takes the interpreter milliseconds. On a GPU: many.
+    """
+    if points.device.type != "cpu":
+        return 2**30
+    return (3 * 2**19 if maps.fused else 2**24) * torch.get_num_threads()
 
 
 def chunk_size(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None, order: int) -> int:
     """How many points' values (order 1) or jets (order 1 + latent) fit the memory budget."""
-    memory = default_memory(points) if memory is None else memory
+    memory = default_memory(maps, points) if memory is None else memory
     return max(2, memory // (points.element_size() * order * maps.num_floats(points)))
 
 
@@ -145,7 +149,8 @@ def chord_lengths(
     maps: Maps, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"], memory: int | None
 ) -> Float[Tensor, "edge"]:
     values = torch.cat([maps.values(chunk).flatten(1) for chunk in point_chunks(maps, nodes, memory, 1)])
-    size = max(1, (default_memory(nodes) if memory is None else memory) // (values.element_size() * values.shape[1]))
+    memory = default_memory(maps, nodes) if memory is None else memory
+    size = max(1, memory // (values.element_size() * values.shape[1]))
     lengths = [
         (values[first] - values[second]).norm(dim=1) for first, second in (e.unbind(1) for e in edges.split(size))
     ]
