@@ -87,7 +87,7 @@ def fit(
     parts = _split(x, training)
     stack = 1 if isinstance(spec, GPLVM) else stack
     identity = {"training": to_config(training), "data": digest(x)}
-    with _TURN:
+    with _TURN, torch.enable_grad():
         models = _finished(Path(folder), seeds, spec, identity) if folder else {}
         pending = [seed for seed in seeds if seed not in models]
         groups = _groups(Path(folder) if folder else None, seeds, pending, stack, spec, identity)

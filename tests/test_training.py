@@ -88,6 +88,12 @@ def test_a_retraining_equals_the_one_trained_alone(spec):
         assert model.history.attrs["seed"] == seed
 
 
+def test_training_needs_gradients_whatever_the_caller_does():
+    with torch.no_grad():
+        without = trained()[0]
+    same(without, trained()[0])
+
+
 def test_different_seeds_give_different_models():
     first, second = trained(seeds=(0, 1))
     assert not torch.equal(first.encoder[0].weight, second.encoder[0].weight)
