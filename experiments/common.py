@@ -100,7 +100,7 @@ def rounded(values: xr.Dataset) -> xr.Dataset:
         mantissa, exponent = np.frexp(variable)
         return variable.copy(data=np.ldexp(np.round(mantissa * 2**17) / 2**17, exponent))
 
-    return values.map(one, keep_attrs=True)
+    return values.assign({name: one(variable) for name, variable in values.data_vars.items()})
 
 
 def save_result(groups: Mapping[str, xr.Dataset], config: Any, path: Path) -> None:
