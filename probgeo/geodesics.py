@@ -265,18 +265,20 @@ def _minimised(metric: Energy, path: Float[Tensor, "batch node latent"], toleran
         steps[active] += 1
         trial = path[active]
         trial[:, 1:-1] += step
-        little = (promised <= tolerance * model.energy) & (damping <= 1e-2)
+        # Without its damping a step would promise more, at most 1 + λ times as much.
+        trusted = (damping <= newton.trusted_damping) / (1 + damping)
+        little = promised <= trusted * tolerance * model.energy
         status[active[little]] = Status.CONVERGED
         taken = little & (promised > tolerance / 25 * model.energy)
         proposed[active[taken]] = trial[taken]
-        active, damping, trial, promised = (x[~little] for x in (active, damping, trial, promised))
+        active, damping, trial, promised, trusted = (x[~little] for x in (active, damping, trial, promised, trusted))
         model = rows(model, ~little)
         if not len(active):
             break
         new = newton.linearized(trial)
         gain = model.energy - new.energy
         accepted = (gain > 0) & finite(new)
-        done = accepted & (gain <= tolerance * model.energy) & (damping <= 1e-2)
+        done = accepted & (gain <= trusted * tolerance * model.energy)
         good = accepted & (gain > promised / 2)
         model = chosen(accepted, new, model)
         path[active] = proposed[active] = torch.where(accepted[:, None, None], trial, path[active])

@@ -25,6 +25,9 @@ ACCURACY = 0.1
 class BlockTridiagonal:
     """(H + λ diag H) δ = −g with the Gauss–Newton blocks of `Energy.linearize`."""
 
+    # Up to which damping a small promise means convergence: diag H is far larger than H in the slow modes.
+    trusted_damping = 1e-2
+
     def __init__(self, energy: Energy) -> None:
         self.energy = energy
 
@@ -65,6 +68,9 @@ class MatrixFree:
     Ḡ is the mean of the metric's tensor at a few nodes of the path. H is, as in `metrics`, of two parts: products with
     the residuals' Jacobians, and the latent path's own second differences in the metric, interpolated from these nodes.
     """
+
+    # P is as H is in all modes, so that a step is about 1/(1 + λ) of the whole one, and promises no less than that.
+    trusted_damping = 10.0
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric

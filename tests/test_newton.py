@@ -145,3 +145,21 @@ def test_models_are_taken_apart_and_joined_pair_by_pair() -> None:
     joined = chosen(which, model, other)
     assert finite(joined).tolist() == which.tolist()
     assert torch.equal(rows(joined, which).energy, model.energy[which])
+
+
+def test_pairs_that_need_damping_converge_without_matrices_as_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hill and a wall in 24 dimensions."""
+
+    def rough(z: Tensor) -> Tensor:
+        top = torch.nn.functional.pad(z.new_tensor([0.5]), (0, 23))
+        hill = 3 * (-2 * (z - top).square().sum(-1, keepdim=True)).exp()
+        return torch.cat([z, hill, 2 * (5 * z[..., 1:2]).tanh()], dim=-1)
+
+    start, stop = 0.3 * torch.randn(2, 4, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    start[:, 0] -= 1
+    stop[:, 0] += 2
+    free = geodesic(PullbackMetric(rough), start, stop, solver=GaussNewton(64))
+    monkeypatch.setattr(newton, "MATRIX_FREE_DIMENSIONS", 100)
+    dense = geodesic(PullbackMetric(rough), start, stop, solver=GaussNewton(64))
+    assert (free.status == Status.CONVERGED).all() and (dense.status == Status.CONVERGED).all()
+    assert (free.energy <= 1.02 * dense.energy).all()
