@@ -111,4 +111,5 @@ def test_quick_covers_every_source(tmp_path, capsys):
     # The exact posterior is what Laplace's Gaussian is for a Gaussian likelihood.
     np.testing.assert_allclose(table.growth_4["laplace"], table.growth_4["exact"], rtol=1e-2)
     assert (table.growth_4.drop("single") > 1).all()
-    assert all(name in capsys.readouterr().out for name in get_args(Source))
+    out = capsys.readouterr().out
+    assert all(name in out for name in get_args(Source))

@@ -201,6 +201,8 @@ class Study:
                 for seed in self.seeds
             ]
             rows.append(xr.concat(found, "retraining", join="outer"))
+        # Copies: a tensor that is sent to another process moves, and its views would show what then lies there.
+        start, stop = self.pairs.cpu().numpy().copy().T
         # Models may have different numbers of draws: the shorter ones are filled up with NaN.
         order = ("model", "measure", "retraining", "draw", "pair", "triple", "region")
         dataset = (
@@ -213,19 +215,19 @@ class Study:
                 pair=range(len(self.pairs)),
                 seed=("retraining", self.seeds),
                 num_members=("model", [spec.num_members for spec in self.models.values()]),
-                start=("pair", self.pairs[:, 0].cpu().numpy()),
-                stop=("pair", self.pairs[:, 1].cpu().numpy()),
+                start=("pair", start),
+                stop=("pair", stop),
             )
         )
         if self.triples is not None:
-            columns = zip(("corner", "first", "second"), self.triples.cpu().numpy().T, strict=True)
+            columns = zip(("corner", "first", "second"), self.triples.cpu().numpy().copy().T, strict=True)
             dataset = dataset.assign_coords({name: ("triple", column) for name, column in columns})
         if self.regions:
             dataset = dataset.assign_coords(region=list(self.regions))
         for variable in ("euclidean_latent", "euclidean_reconstructed", "training_seconds"):
             dataset[variable] = dataset[variable].sel(measure=EUCLIDEAN, drop=True)
-        start, stop = self.points[self.pairs].unbind(1)
-        dataset["euclidean_ambient"] = ("pair", (start - stop).norm(dim=-1).cpu().numpy())
+        ends = self.points[self.pairs]
+        dataset["euclidean_ambient"] = ("pair", ends.diff(dim=1).norm(dim=(1, 2)).cpu().numpy())
         meaning = str({int(status): status.name for status in Status})
         for variable in {"status", "angle_status"} & set(dataset):
             dataset[variable] = dataset[variable].drop_encoding().assign_attrs(meaning=meaning)
