@@ -46,6 +46,7 @@ def test_scores_are_those_of_the_fitted_models(folder):
     assert (found.rate.sel(conditions=4) >= 0).all() and (found.distortion.sel(conditions=4) == 0).all()
 
 
+@pytest.mark.slow
 def test_run_again_resumes_and_a_report_computes_nothing(folder, tmp_path, capsys):
     table = pd.read_csv(folder / "conditional-table.csv")
     trained = {path: path.stat().st_mtime_ns for path in folder.rglob("weights.safetensors")}
@@ -110,6 +111,7 @@ def test_images_and_labels_go_through_too(tmp_path, capsys):
     assert (tmp_path / "conditional-images.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_table_with_missing_values_goes_through(tmp_path, capsys):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"size": rng.normal(size=150), "kind": rng.choice(list("abc"), 150)})

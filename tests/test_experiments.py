@@ -108,6 +108,7 @@ def test_elbo_of_the_result_is_that_of_the_best_epoch(folder, capsys):
     assert f"ensemble {elbo.sel(model='ensemble').mean():.1f} ±" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_angles_and_volumes_have_tables_of_their_own_and_leave_the_distances(folder, tmp_path, capsys):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     identifiability.main([*TINY, "--published-energy", "--angles", "5", "--volumes", "--out", str(tmp_path)])

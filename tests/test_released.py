@@ -62,6 +62,7 @@ def test_other_models_have_no_such_distance():
         assert not AsReleased().applies_to(pg.VAE(2, decoder)) and not SummedAsReleased().applies_to(pg.VAE(2, decoder))
 
 
+@pytest.mark.slow
 def test_asked_for_later_it_leaves_what_was_trained_and_measured_before(tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
     identifiability.main([*TINY, "--out", str(first)])

@@ -36,6 +36,7 @@ def test_geodesics_are_near_the_best_of_many_tight_solutions(problem: Problem) -
     assert energy.sum() <= 1.006 * best.sum()
 
 
+@pytest.mark.slow
 def test_decorrelated_energy_is_far_below_that_of_the_published_optimiser(problem: Problem) -> None:
     metric = DecorrelatedEnergy(problem.members, segments=PUBLISHED_TIMES - 1)
     graph = Graph(metric, problem.encodings)
