@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 import probgeo as pg
-from experiments.common import Source, decoders, load_result, observations, output_folder, parsed, run, save_result
+from experiments.common import Source, carried_out, decoders, load_result, observations, parsed, run, save_result
 
 
 @dataclass(frozen=True)
@@ -206,13 +206,8 @@ def _quartiles(values: np.ndarray) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Compute what is missing, print the table, draw the figures, say where they are."""
     config = parsed(Config, PRESETS, QUICK, arguments)
-    folder = output_folder("calibration", config.preset, config.out)
-    if config.result:
-        report(config.result, config.out or config.result.parent)
-        return
-    compute(config, folder)
-    report(folder / "calibration.nc", folder)
-    print(f"lengths: {folder / 'calibration.nc'}; models: {folder / 'trainings'}")
+    if folder := carried_out("calibration", config, compute, report):
+        print(f"lengths: {folder / 'calibration.nc'}; models: {folder / 'trainings'}")
 
 
 if __name__ == "__main__":

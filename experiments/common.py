@@ -50,6 +50,33 @@ def output_folder(name: str, preset: str | None, out: Path | None) -> Path:
     return out or Path("runs") / (f"{name}-{preset}" if preset else name)
 
 
+def carried_out(name: str, config: Any, compute: Callable, report: Callable) -> Path | None:
+    """compute(config, folder), which writes folder/NAME.nc, then report(file, folder); or report alone, of a result.
+
+    Args:
+        name: of the experiment.
+        config: with fields `out` and `result`, and `preset` if there are any.
+        compute: everything that takes time.
+        report: tables and figures of a result file.
+
+    Returns:
+        The folder; None where nothing was computed.
+    """
+    if config.result:
+        report(config.result, config.out or config.result.parent)
+        return None
+    folder = output_folder(name, getattr(config, "preset", None), config.out)
+    compute(config, folder)
+    report(folder / f"{name}.nc", folder)
+    return folder
+
+
+def check_retrainings(retrainings: int) -> None:
+    """ValueError for fewer retrainings than a variation over them needs."""
+    if retrainings < 2:
+        raise ValueError(f"retrainings: expected at least 2, as a variation over retrainings needs; got {retrainings}.")
+
+
 def observations(name: str, classes: Sequence[int] = ()) -> tuple[pg.datasets.Dataset, pg.datasets.Dataset]:
     """The data to train on, and those that pairs are taken from: the test set where one is published, else the same."""
     sets = pg.datasets

@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 
 import probgeo as pg
-from experiments.common import Source, decoders, load_result, output_folder, parsed, run, save_result
+from experiments.common import Source, carried_out, decoders, load_result, parsed, run, save_result
 from experiments.conditional_figures import codes_figure, curves_figure, images_figure, trade_off_figure
 from experiments.conditions import (
     Scenario,
@@ -362,16 +362,11 @@ def compare(folders: Sequence[Path], folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compute what is missing, print the tables, draw the figures, say where they are."""
     config = parsed(Config, PRESETS, QUICK, arguments)
-    folder = output_folder("conditional", config.preset, config.out)
     if config.compare:
         compare(config.compare, config.out or Path("runs/conditional-compare"))
         return
-    if config.result:
-        report(config.result, config.out or config.result.parent)
-        return
-    compute(config, folder)
-    report(folder / "conditional.nc", folder)
-    print(f"result: {folder / 'conditional.nc'}; models: {folder / 'trainings'}")
+    if folder := carried_out("conditional", config, compute, report):
+        print(f"result: {folder / 'conditional.nc'}; models: {folder / 'trainings'}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import cells, load_result, observations, output_folder, parsed, run, save_result
+from experiments.common import (
+    carried_out,
+    cells,
+    check_retrainings,
+    load_result,
+    observations,
+    parsed,
+    run,
+    save_result,
+)
 from experiments.members import OfFirst, StraightEnergy, energy_of_1999_segments
 from probgeo.plots.style import distinct_colors, finish, new_figure
 
@@ -70,10 +79,7 @@ class Config:
     """A tiny version, in under two minutes on two cores: three sizes, three retrainings, ten pairs."""
 
     def __post_init__(self) -> None:
-        if self.retrainings < 2:
-            raise ValueError(
-                f"retrainings: expected at least 2, as a variation over retrainings needs; got {self.retrainings}."
-            )
+        check_retrainings(self.retrainings)
         if not self.members or self.members[0] < 1 or any(np.diff(self.members) <= 0):
             raise ValueError(f"members: expected ascending numbers from 1; got {self.members}.")
 
@@ -252,13 +258,8 @@ def report(result: Path, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compute what is missing, print the table, draw the figure, say where they are."""
     config = parsed(Config, PRESETS, QUICK, arguments)
-    folder = output_folder("ensemble_size", config.preset, config.out)
-    if config.result:
-        report(config.result, config.out or config.result.parent)
-        return
-    compute(config, folder)
-    report(folder / "ensemble_size.nc", folder)
-    print(f"distances: {folder / 'ensemble_size.nc'}; models: {folder / 'trainings'}")
+    if folder := carried_out("ensemble_size", config, compute, report):
+        print(f"distances: {folder / 'ensemble_size.nc'}; models: {folder / 'trainings'}")
 
 
 if __name__ == "__main__":

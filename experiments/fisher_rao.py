@@ -19,7 +19,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import probgeo as pg
-from experiments.common import load_result, output_folder, parsed, run, save_result
+from experiments.common import carried_out, load_result, parsed, run, save_result
 from probgeo.datasets import CountTable, branching_counts, cache_folder, count_table
 from probgeo.study import fisher_rao_metric
 
@@ -268,13 +268,8 @@ def report(result: Path, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compute what is missing, print the tables, draw the figure, say where they are."""
     config = parsed(Config, PRESETS, QUICK, arguments)
-    folder = output_folder("fisher_rao", config.preset, config.out)
-    if config.result:
-        report(config.result, config.out or config.result.parent)
-        return
-    compute(config, folder)
-    report(folder / "fisher_rao.nc", folder)
-    print(f"distances: {folder / 'fisher_rao.nc'}; models: {folder / 'trainings'}")
+    if folder := carried_out("fisher_rao", config, compute, report):
+        print(f"distances: {folder / 'fisher_rao.nc'}; models: {folder / 'trainings'}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import probgeo as pg
-from experiments.common import Source, decoders, load_result, observations, output_folder, parsed, run, save_result
+from experiments.common import Source, carried_out, decoders, load_result, observations, parsed, run, save_result
 from experiments.maps import field, grid_over, inside_data, latent_map, some_rows
 
 
@@ -267,13 +267,8 @@ def report(result: Path, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compute what is missing, print the table, draw the figures, say where they are."""
     config = parsed(Config, PRESETS, QUICK, arguments)
-    folder = output_folder("geodesics_over_uncertainty", config.preset, config.out)
-    if config.result:
-        report(config.result, config.out or config.result.parent)
-        return
-    compute(config, folder)
-    report(folder / "geodesics_over_uncertainty.nc", folder)
-    print(f"result: {folder / 'geodesics_over_uncertainty.nc'}; models: {folder / 'trainings'}")
+    if folder := carried_out("geodesics_over_uncertainty", config, compute, report):
+        print(f"result: {folder / 'geodesics_over_uncertainty.nc'}; models: {folder / 'trainings'}")
 
 
 if __name__ == "__main__":

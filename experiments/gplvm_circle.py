@@ -17,7 +17,7 @@ from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import load_result, output_folder, parsed, run, save_result
+from experiments.common import carried_out, load_result, parsed, run, save_result
 from probgeo.models.gplvm import FittedGPLVM
 
 
@@ -214,12 +214,7 @@ def report(result: Path, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compute, print the table, draw the figure, say where they are."""
     config = parsed(Config, {}, QUICK, arguments)
-    folder = output_folder("gplvm_circle", None, config.out)
-    if config.result:
-        report(config.result, config.out or config.result.parent)
-        return
-    compute(config, folder)
-    report(folder / "gplvm_circle.nc", folder)
+    carried_out("gplvm_circle", config, compute, report)
 
 
 if __name__ == "__main__":

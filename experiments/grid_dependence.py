@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import load_result, observations, output_folder, parsed, run, save_result
+from experiments.common import carried_out, load_result, observations, parsed, run, save_result
 from experiments.maps import inside_data
 from probgeo.identifiability import coefficient_of_variation, icc, rank_agreement, spread
 from probgeo.metrics import Energy
@@ -278,13 +278,8 @@ def report(result: Path, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compute what is missing, print the tables, draw the figure, say where they are."""
     config = parsed(Config, PRESETS, QUICK, arguments)
-    folder = output_folder("grid_dependence", config.preset, config.out)
-    if config.result:
-        report(config.result, config.out or config.result.parent)
-        return
-    compute(config, folder)
-    report(folder / "grid_dependence.nc", folder)
-    print(f"result: {folder / 'grid_dependence.nc'}; models: {folder / 'trainings'}")
+    if folder := carried_out("grid_dependence", config, compute, report):
+        print(f"result: {folder / 'grid_dependence.nc'}; models: {folder / 'trainings'}")
 
 
 if __name__ == "__main__":

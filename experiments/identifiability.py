@@ -15,7 +15,17 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import probgeo as pg
-from experiments.common import Source, decoders, load_result, observations, output_folder, parsed, run, save_result
+from experiments.common import (
+    Source,
+    carried_out,
+    check_retrainings,
+    decoders,
+    load_result,
+    observations,
+    parsed,
+    run,
+    save_result,
+)
 from experiments.maps import field, latent_map, some_rows
 from experiments.released import AsReleased, SummedAsReleased
 from probgeo.study import decorrelated_energy
@@ -72,10 +82,7 @@ class Config:
     """A tiny version, in under two minutes on two cores: two models, three retrainings, ten pairs."""
 
     def __post_init__(self) -> None:
-        if self.retrainings < 2:
-            raise ValueError(
-                f"retrainings: expected at least 2, as a variation over retrainings needs; got {self.retrainings}."
-            )
+        check_retrainings(self.retrainings)
 
 
 QUICK = {"models": ("rbf", "ensemble"), "members": 3, "retrainings": 3, "pairs": 10, "epochs": 20, "segments": 64}
@@ -238,13 +245,8 @@ def report(result: Path, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compute what is missing, print the table, draw the figures, say where they are."""
     config = parsed(Config, PRESETS, QUICK, arguments)
-    folder = output_folder("identifiability", config.preset, config.out)
-    if config.result:
-        report(config.result, config.out or config.result.parent)
-        return
-    compute(config, folder)
-    report(folder / "identifiability.nc", folder)
-    print(f"distances: {folder / 'identifiability.nc'}; models: {folder / 'trainings'}")
+    if folder := carried_out("identifiability", config, compute, report):
+        print(f"distances: {folder / 'identifiability.nc'}; models: {folder / 'trainings'}")
 
 
 if __name__ == "__main__":

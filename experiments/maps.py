@@ -25,20 +25,15 @@ def grid_over(codes: Tensor, num: int) -> tuple[Tensor, Tensor]:
     return low + torch.cartesian_prod(fraction, fraction) * (high - low), torch.stack([low, high])
 
 
-def rounded(values: Tensor | np.ndarray) -> np.ndarray:
-    """To the three digits that a figure shows, so that stored maps compress well."""
-    return torch.as_tensor(values).half().float().cpu().numpy()
-
-
 @torch.no_grad()
 def latent_map(model: Fitted, codes: Tensor, rows: Tensor, path: np.ndarray, num: int = 60) -> xr.Dataset:
     """Codes of some rows, paths (pair, node, latent), and the decoder's uncertainty on a grid over all codes."""
     grid, corner = grid_over(codes, num)
     return xr.Dataset(
         {
-            "codes": (("row", "latent"), rounded(codes[rows.to(codes.device)])),
-            "path": (("pair", "node", "latent"), rounded(path)),
-            "uncertainty": (("first", "second"), rounded(model.uncertainty(grid).reshape(num, num))),
+            "codes": (("row", "latent"), codes[rows.to(codes.device)].cpu().numpy()),
+            "path": (("pair", "node", "latent"), path),
+            "uncertainty": (("first", "second"), model.uncertainty(grid).reshape(num, num).cpu().numpy()),
             "corner": (("side", "latent"), corner.cpu().numpy()),
         }
     )

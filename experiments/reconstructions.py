@@ -21,7 +21,7 @@ from pyro import poutine
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import Source, decoders, load_result, observations, output_folder, parsed, run, save_result
+from experiments.common import Source, carried_out, decoders, load_result, observations, parsed, run, save_result
 
 
 @dataclass(frozen=True)
@@ -222,13 +222,8 @@ def report(result: Path, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compute what is missing, print the table, draw the figure, say where they are."""
     config = parsed(Config, PRESETS, QUICK, arguments)
-    folder = output_folder("reconstructions", config.preset, config.out)
-    if config.result:
-        report(config.result, config.out or config.result.parent)
-        return
-    compute(config, folder)
-    report(folder / "reconstructions.nc", folder)
-    print(f"result: {folder / 'reconstructions.nc'}; models: {folder / 'trainings'}")
+    if folder := carried_out("reconstructions", config, compute, report):
+        print(f"result: {folder / 'reconstructions.nc'}; models: {folder / 'trainings'}")
 
 
 if __name__ == "__main__":

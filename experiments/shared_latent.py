@@ -19,7 +19,7 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import load_result, output_folder, parsed, run, save_result
+from experiments.common import carried_out, load_result, parsed, run, save_result
 from probgeo.datasets import MultiView
 from probgeo.specs import stream
 
@@ -376,13 +376,8 @@ def report(result: Path, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compute what is missing, print the tables, draw the figures, say where they are."""
     config = parsed(Config, PRESETS, QUICK, arguments)
-    folder = output_folder("shared_latent", config.preset, config.out)
-    if config.result:
-        report(config.result, config.out or config.result.parent)
-        return
-    compute(config, folder)
-    report(folder / "shared_latent.nc", folder)
-    print(f"result: {folder / 'shared_latent.nc'}; models: {folder / 'trainings'}")
+    if folder := carried_out("shared_latent", config, compute, report):
+        print(f"result: {folder / 'shared_latent.nc'}; models: {folder / 'trainings'}")
 
 
 if __name__ == "__main__":

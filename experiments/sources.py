@@ -18,7 +18,17 @@ from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import Source, decoders, load_result, observations, output_folder, parsed, run, save_result
+from experiments.common import (
+    Source,
+    carried_out,
+    check_retrainings,
+    decoders,
+    load_result,
+    observations,
+    parsed,
+    run,
+    save_result,
+)
 from experiments.maps import field, latent_map, some_rows
 
 SOURCES: tuple[Source, ...] = get_args(Source)
@@ -68,10 +78,7 @@ class Config:
     """A tiny version, in under two minutes on two cores: two retrainings of every source."""
 
     def __post_init__(self) -> None:
-        if self.retrainings < 2:
-            raise ValueError(
-                f"retrainings: expected at least 2, as a variation over retrainings needs; got {self.retrainings}."
-            )
+        check_retrainings(self.retrainings)
 
 
 QUICK = {
@@ -318,13 +325,8 @@ def report(result: Path, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compute what is missing, print the tables, draw the figures, say where they are."""
     config = parsed(Config, PRESETS, QUICK, arguments)
-    folder = output_folder("sources", config.preset, config.out)
-    if config.result:
-        report(config.result, config.out or config.result.parent)
-        return
-    compute(config, folder)
-    report(folder / "sources.nc", folder)
-    print(f"distances: {folder / 'sources.nc'}; models: {folder / 'trainings'}")
+    if folder := carried_out("sources", config, compute, report):
+        print(f"distances: {folder / 'sources.nc'}; models: {folder / 'trainings'}")
 
 
 if __name__ == "__main__":

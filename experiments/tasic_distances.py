@@ -20,7 +20,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 import probgeo as pg
-from experiments.common import cells, load_result, output_folder, parsed, run, save_result
+from experiments.common import carried_out, cells, load_result, parsed, run, save_result
 from experiments.maps import field, grid_over, some_rows
 from probgeo import identifiability
 from probgeo.plots.style import new_figure
@@ -373,13 +373,9 @@ def report(result: Path, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compute what is missing, print the tables, draw the figures, say where they are."""
     config = parsed(Config, {}, QUICK, arguments)
-    folder = output_folder("tasic_distances", None, config.out)
-    if config.result:
-        report(config.result, config.out or config.result.parent)
-        return
-    compute(config, folder)
-    report(folder / "tasic_distances.nc", folder)
-    print(f"all distances: {folder / 'tasic_distances-raw.csv'}, {folder / 'study.nc'}; models: {folder / 'trainings'}")
+    if folder := carried_out("tasic_distances", config, compute, report):
+        raw, study = folder / "tasic_distances-raw.csv", folder / "study.nc"
+        print(f"all distances: {raw}, {study}; models: {folder / 'trainings'}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import Source, decoders, load_result, observations, output_folder, parsed, run, save_result
+from experiments.common import Source, carried_out, decoders, load_result, observations, parsed, run, save_result
 from probgeo.datasets import Dataset
 from probgeo.objectives import ELBO, noise_shapes, random_noise
 from probgeo.svi import Report
@@ -166,7 +166,12 @@ def spec_of(config: Config, shape: tuple[int, ...]) -> pg.VAE:
     network = kinds[config.network]()
     beta = pg.Warmup(config.beta_warmup, stop=config.beta) if config.beta_warmup else config.beta
     # Some sources need perceptrons, and complain of other networks: so only the one that is asked for gets them.
-    decoder = dataclasses.replace(decoders(pg.nn.MLP(), config.members)[config.decoder], network=network)
+    try:
+        decoder = dataclasses.replace(decoders(pg.nn.MLP(), config.members)[config.decoder], network=network)
+    except TypeError as error:
+        raise ValueError(
+            f"decoder, network: {config.decoder} and {config.network} do not go together; {error}"
+        ) from error
     return pg.VAE(config.latent, decoder, LIKELIHOODS[config.likelihood](), encoder=network, beta=beta)
 
 
@@ -337,13 +342,8 @@ def report(result: Path, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training; print the table, draw the figures, say where the model is."""
     config = parsed(Config, PRESETS, QUICK, arguments)
-    folder = output_folder("train", config.preset, config.out)
-    if config.result:
-        report(config.result, config.out or config.result.parent)
-        return
-    compute(config, folder)
-    report(folder / "train.nc", folder)
-    print(f"model: probgeo.load({str(folder)!r})")
+    if folder := carried_out("train", config, compute, report):
+        print(f"model: probgeo.load({str(folder)!r})")
 
 
 if __name__ == "__main__":

@@ -265,9 +265,9 @@ def _minimised(metric: Energy, path: Float[Tensor, "batch node latent"], toleran
         steps[active] += 1
         trial = path[active]
         trial[:, 1:-1] += step
-        # Without its damping a step would promise more, at most 1 + λ times as much.
-        trusted = (damping <= newton.trusted_damping) / (1 + damping)
-        little = promised <= trusted * tolerance * model.energy
+        trusted = damping <= newton.trusted_damping
+        # Without its damping a step would promise, and bring, more: at most 1 + λ times as much.
+        little = trusted & ((1 + damping) * promised <= tolerance * model.energy)
         status[active[little]] = Status.CONVERGED
         taken = little & (promised > tolerance / 25 * model.energy)
         proposed[active[taken]] = trial[taken]
@@ -278,7 +278,7 @@ def _minimised(metric: Energy, path: Float[Tensor, "batch node latent"], toleran
         new = newton.linearized(trial)
         gain = model.energy - new.energy
         accepted = (gain > 0) & finite(new)
-        done = accepted & (gain <= trusted * tolerance * model.energy)
+        done = accepted & trusted & ((1 + damping) * gain <= tolerance * model.energy)
         good = accepted & (gain > promised / 2)
         model = chosen(accepted, new, model)
         path[active] = proposed[active] = torch.where(accepted[:, None, None], trial, path[active])

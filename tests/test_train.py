@@ -90,6 +90,8 @@ def test_options_become_specs():
     assert config("--quick").epochs == 20 and config("--quick", "--epochs", "4").epochs == 4
     with pytest.raises(ValueError, match="network: convolutional networks are for images"):
         train.spec_of(config("--network", "convolutional"), (64,))
+    with pytest.raises(ValueError, match="dropout and dense-net do not go together; network: expected MLP"):
+        train.spec_of(config("--decoder", "dropout", "--network", "dense-net"), (64,))
 
 
 def test_a_folder_of_coloured_images_trains_a_convolutional_model(tmp_path, monkeypatch):

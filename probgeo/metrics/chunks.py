@@ -28,6 +28,7 @@ def chunk_size(maps: Maps, points: Float[Tensor, "point latent"], memory: int | 
 def point_chunks(
     maps: Maps, points: Float[Tensor, "point latent"], memory: int | None, order: int
 ) -> tuple[Tensor, ...]:
+    """The points in chunks that fit the memory budget."""
     return points.split(chunk_size(maps, points, memory, order))
 
 
@@ -78,6 +79,7 @@ FROZEN_SHARE = 0.75
 def from_grams(
     own: Float[Tensor, "batch node order order"], link: Float[Tensor, "batch node order order"]
 ) -> Linearization:
+    """The linearisation of E = ½ N Σ ‖r_i‖² from `grams` of every node and of neighbours."""
     segments = own.shape[1] - 1
     tensors = own[..., 1:, 1:]
     between = (tensors[:, 1:] + tensors[:, :-1]) / 2
@@ -111,12 +113,15 @@ def from_residuals(
 
 
 def chord_residuals(maps: Maps, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
+    """f_s(z_{i+1}) − f_s(z_i), over √S, of all maps side by side."""
     return maps.values(points).flatten(1).diff(dim=0) / maps.num_maps**0.5
 
 
 def squared_chords(
     maps: Maps, path: Float[Tensor, "batch node latent"], memory: int | None
 ) -> Float[Tensor, "batch segment"]:
+    """The maps' mean of ‖f_s(z_{i+1}) − f_s(z_i)‖²."""
+
     def pieces(values: Tensor) -> tuple[Tensor]:
         return (values.diff(dim=0).square().sum((1, 2)),)
 
@@ -125,6 +130,8 @@ def squared_chords(
 
 
 def pullback_linearization(maps: Maps, path: Float[Tensor, "batch node latent"], memory: int | None) -> Linearization:
+    """E, gradient and Gauss–Newton blocks of the maps' mean energy."""
+
     def pieces(jets: Tensor) -> tuple[Tensor, Tensor]:
         return grams(jets.flatten(2))
 
@@ -135,6 +142,7 @@ def pullback_linearization(maps: Maps, path: Float[Tensor, "batch node latent"],
 def pullback_tensor(
     maps: Maps, z: Float[Tensor, "*batch latent"], memory: int | None
 ) -> Float[Tensor, "*batch latent latent"]:
+    """The maps' mean of J_sᵀJ_s."""
     points = z.flatten(0, -2) if z.ndim > 1 else z[None]
 
     def tensors() -> Iterator[Tensor]:
@@ -148,6 +156,7 @@ def pullback_tensor(
 def chord_lengths(
     maps: Maps, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"], memory: int | None
 ) -> Float[Tensor, "edge"]:
+    """(mean_s ‖f_s(y) − f_s(z)‖²)^½ of every edge."""
     values = torch.cat([maps.values(chunk).flatten(1) for chunk in point_chunks(maps, nodes, memory, 1)])
     memory = default_memory(maps, nodes) if memory is None else memory
     size = max(1, memory // (values.element_size() * values.shape[1]))

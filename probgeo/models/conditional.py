@@ -18,7 +18,7 @@ from probgeo.models.decoders import Decoder, DecoderSpec
 from probgeo.models.given import GivenVAE, MeanColumns
 from probgeo.models.masks import Mask, NoMask, RandomMask, Target, Unobserved
 from probgeo.models.sampled import random_state_of
-from probgeo.models.vae import Encoding, LatentSpec, Warmup
+from probgeo.models.vae import Encoding, LatentSpec, Warmup, check_rows
 from probgeo.nn import MLP, Network
 
 _PER_DRAW = 10  # samples of z that share a draw of the decoder; members of an ensemble take turns over them
@@ -97,10 +97,7 @@ class ConditionalVAE(LatentSpec):
             ValueError: x is not (row, feature), is empty, lacks covariates or values of them, or is outside the
                 likelihood's support.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
-        if x.ndim != 2 or 0 in x.shape:
-            raise ValueError(f"x: expected shape (row, feature), neither empty; got {tuple(x.shape)}.")
+        check_rows(x, "feature")
         modelled, covariates = self.columns(x.shape[1])
         bad = ~x[:, covariates].isfinite()
         if bad.any():

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from probgeo.likelihoods import Likelihood, Mixed, OneHotCategorical, Parameters
 from probgeo.models.decoders import DecoderModule, Phase
-from probgeo.models.vae import Encoding, positive
+from probgeo.models.vae import Encoding, data_plate, positive
 from probgeo.specs import stream
 
 
 def filled(y: Tensor) -> Tensor:
+    """y, 0 where it is missing."""
     return torch.where(y.isnan(), torch.zeros_like(y), y)
 
 
@@ -140,10 +141,6 @@ class ConditionalModel(nn.Module, abc.ABC):
 
     # --- the Pyro model ---
 
-    def _data(self, x: Tensor, num_rows: int | None) -> pyro.plate:
-        rows = torch.arange(len(x), device=x.device)
-        return pyro.plate("data", num_rows or len(x), subsample=rows, dim=-2)
-
     def model(
         self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None, mask: Tensor | None = None
     ) -> None:
@@ -152,7 +149,7 @@ class ConditionalModel(nn.Module, abc.ABC):
         mask = self._drawn(y, mask)
         beta = self.spec.final_beta().to(x) if beta is None else beta
         standard = dist.Normal(torch.zeros_like(beta), torch.ones_like(beta))
-        data, latent = self._data(x, num_rows), pyro.plate("latent", self.spec.latent, dim=-1)
+        data, latent = data_plate(x, num_rows), pyro.plate("latent", self.spec.latent, dim=-1)
         with data, latent, poutine.scale(scale=positive(beta)):
             z = pyro.sample("z", standard)
         inputs = torch.cat([z, self.conditions(y, mask, covariates)], dim=-1)
@@ -171,7 +168,7 @@ class ConditionalModel(nn.Module, abc.ABC):
         beta = self.spec.final_beta().to(x) if beta is None else beta
         mean, std = self.encoding(y, mask, covariates)
         latent = pyro.plate("latent", self.spec.latent, dim=-1)
-        with self._data(x, num_rows), latent, poutine.scale(scale=positive(beta)):
+        with data_plate(x, num_rows), latent, poutine.scale(scale=positive(beta)):
             z = pyro.sample("z", dist.Normal(mean, std))
         self.decoder.guide(torch.cat([z, self.conditions(y, mask, covariates)], dim=-1))
 

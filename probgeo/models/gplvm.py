@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from probgeo.metrics import Metric
 from probgeo.models.decoders import Phase
 from probgeo.models.gp import SparseGP
-from probgeo.models.vae import Encoding
+from probgeo.models.vae import Encoding, check_rows
 from probgeo.specs import stream
 
 PROJECTION_STEPS = 200
@@ -67,10 +67,7 @@ class GPLVM:
             TypeError: x is not a floating-point tensor.
             ValueError: x is not (row, observation), has infinite values or rows without any value.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
-        if x.ndim != 2 or 0 in x.shape:
-            raise ValueError(f"x: expected shape (row, observation), neither empty; got {tuple(x.shape)}.")
+        check_rows(x, "observation")
         if x.isinf().any():
             row, column = x.isinf().nonzero()[0].tolist()
             raise ValueError(f"x: expected finite values, NaN where missing; got inf at row {row}, column {column}.")

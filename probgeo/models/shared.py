@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from probgeo.metrics import Metric
 from probgeo.models.decoders import Phase
 from probgeo.models.fusion import Fusion, ProductOfExperts
-from probgeo.models.vae import Encoding, LatentSpec, Warmup, positive
+from probgeo.models.vae import Encoding, LatentSpec, Warmup, check_rows, data_plate, positive
 from probgeo.models.views import Alternation, DrawsSideBySide, FittedView, View, phases_of, present, together
 from probgeo.specs import stream
 
@@ -100,10 +100,7 @@ class SharedLatentVAE(LatentSpec):
             ValueError: x is not (row, feature) with the columns of the views, is empty, has a row without any view or
                 with only a part of a view, or values outside a likelihood's support.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
-        if x.ndim != 2 or 0 in x.shape:
-            raise ValueError(f"x: expected shape (row, feature), neither empty; got {tuple(x.shape)}.")
+        check_rows(x, "feature")
         self.check_views(x)
         for name, view in self.pairs:
             block = x[:, self.columns(name)]
@@ -178,7 +175,7 @@ class FittedSharedLatentVAE(nn.Module):
         """Pyro model of a minibatch x (row, feature) out of num_rows rows (default: x is all the data)."""
         beta = self.spec.final_beta().to(x) if beta is None else beta
         standard = dist.Normal(torch.zeros_like(beta), torch.ones_like(beta))
-        data, blocks = self._data(x, num_rows), self._blocks(x)
+        data, blocks = data_plate(x, num_rows), self._blocks(x)
         self._given(data, blocks)
         self._inputs(data, blocks)
         with data, pyro.plate("latent", self.spec.latent, dim=-1), poutine.scale(scale=positive(beta)):
@@ -190,7 +187,7 @@ class FittedSharedLatentVAE(nn.Module):
     def guide(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
         """Pyro guide: q(z | x), from noisy inputs and hidden views where the spec says so; the decoders' posteriors."""
         beta = self.spec.final_beta().to(x) if beta is None else beta
-        data, blocks = self._data(x, num_rows), self._blocks(x)
+        data, blocks = data_plate(x, num_rows), self._blocks(x)
         given = self._given(data, blocks)
         outputs = [view.encoder(read) for view, read in zip(self.views, self._inputs(data, blocks), strict=True)]
         mean, std = self.fusion(torch.stack(outputs, dim=1), given)
@@ -199,10 +196,6 @@ class FittedSharedLatentVAE(nn.Module):
         for name, view in zip(self.spec.names, self.views, strict=True):
             with scope(prefix=name):
                 view.decoder.guide(z)
-
-    def _data(self, x: Tensor, num_rows: int | None) -> pyro.plate:
-        rows = torch.arange(len(x), device=x.device)
-        return pyro.plate("data", num_rows or len(x), subsample=rows, dim=-2)
 
     def _blocks(self, x: Tensor) -> list[Tensor]:
         """The columns of every view."""

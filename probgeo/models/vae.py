@@ -46,6 +46,29 @@ class Warmup:
         return self.start + (self.stop - self.start) * min(1.0, epoch / self.epochs)
 
 
+def check_rows(x: Tensor, column: str) -> None:
+    """Raise if x is no table of numbers.
+
+    Args:
+        x: what should be (row, column).
+        column: what a column is, for the message.
+
+    Raises:
+        TypeError: x is not a floating-point tensor.
+        ValueError: x has another shape, or is empty.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"x: expected shape (row, {column}), neither empty; got {tuple(x.shape)}.")
+
+
+def data_plate(x: Float[Tensor, "row feature"], num_rows: int | None) -> pyro.plate:
+    """The plate `data` of a minibatch x out of num_rows rows; None: x is all the data."""
+    rows = torch.arange(len(x), device=x.device)
+    return pyro.plate("data", num_rows or len(x), subsample=rows, dim=-2)
+
+
 class LatentSpec(abc.ABC):
     """A spec with latent variables z ~ N(0, I) and a weight β of KL(q ‖ p)."""
 
@@ -109,10 +132,7 @@ class VAE(LatentSpec):
             TypeError: x is not a floating-point tensor.
             ValueError: x is not (row, observation), is empty, or is outside the likelihood's support.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
-        if x.ndim != 2 or 0 in x.shape:
-            raise ValueError(f"x: expected shape (row, observation), neither empty; got {tuple(x.shape)}.")
+        check_rows(x, "observation")
         self.likelihood.check(x)
 
     def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> "FittedVAE":
@@ -206,16 +226,12 @@ class FittedVAE(EncoderDecoder):
                 f"x: this model was built for {self.num_features} observations per row; got shape {tuple(x.shape)}."
             )
 
-    def _data(self, x: Tensor, num_rows: int | None) -> pyro.plate:
-        rows = torch.arange(len(x), device=x.device)
-        return pyro.plate("data", num_rows or len(x), subsample=rows, dim=-2)
-
     def model(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
         """Pyro model of a minibatch x (row, observation) out of num_rows rows (default: x is all the data)."""
         self._check(x)
         beta = self.spec.final_beta().to(x) if beta is None else beta
         standard = dist.Normal(torch.zeros_like(beta), torch.ones_like(beta))
-        data, latent = self._data(x, num_rows), pyro.plate("latent", self.spec.latent, dim=-1)
+        data, latent = data_plate(x, num_rows), pyro.plate("latent", self.spec.latent, dim=-1)
         with data, latent, poutine.scale(scale=positive(beta)):
             z = pyro.sample("z", standard)
         # Outside the plates: a decoder's own latent variables belong to all rows.
@@ -231,7 +247,7 @@ class FittedVAE(EncoderDecoder):
         beta = self.spec.final_beta().to(x) if beta is None else beta
         mean, std = self.encode(x)
         latent = pyro.plate("latent", self.spec.latent, dim=-1)
-        with self._data(x, num_rows), latent, poutine.scale(scale=positive(beta)):
+        with data_plate(x, num_rows), latent, poutine.scale(scale=positive(beta)):
             z = pyro.sample("z", dist.Normal(mean, std))
         self.decoder.guide(z)
 

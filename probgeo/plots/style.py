@@ -16,24 +16,29 @@ _DPI = 200
 
 
 def as_array(values: Array) -> np.ndarray:
+    """The values as a NumPy array, on the CPU."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def distinct_colors(num: int) -> Sequence:
+    """As many colours that are told apart easily, also by the colour-blind up to ten."""
     return sns.color_palette("colorblind", num) if num <= 10 else sns.husl_palette(num)
 
 
 def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, outside pyplot."""
     return Figure(figsize=(width, height), dpi=_DPI, layout="compressed")
 
 
 def owner_of(ax: Axes) -> Figure:
+    """The figure that the axes stand in."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     return figure
 
 
 def color_bar(ax: Axes, image: ScalarMappable, label: str, location: Literal["right", "bottom"] = "right") -> None:
+    """A thin, labelled colour bar of the image beside its axes."""
     bar = owner_of(ax).colorbar(image, ax=ax, location=location, fraction=0.045, pad=0.02)
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=7)

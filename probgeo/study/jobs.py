@@ -7,6 +7,7 @@ from tqdm.auto import tqdm
 
 
 def groups(seeds: Sequence[int], size: int) -> Iterable[list[int]]:
+    """The seeds, at most `size` at a time."""
     return ([*seeds[i : i + size]] for i in range(0, len(seeds), size))
 
 
