@@ -128,9 +128,10 @@ class _Tiles:
         os.replace(partial, self._path(tile))
 
 
-def _settings(solver: GaussNewton) -> dict[str, float | int]:
+def _settings(solver: GaussNewton) -> dict[str, float | int | str]:
     """The solver's options that decide the result."""
-    return {name: value for name, value in vars(solver).items() if name != "memory"}
+    options = {name: value for name, value in vars(solver).items() if name not in ("memory", "system")}
+    return options if solver.system is None else {**options, "system": solver.system.__name__}
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -1,17 +1,18 @@
 """Geodesics: paths of least discrete energy between pairs of latent points, by one batched Gauss–Newton solver."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from probgeo.metrics import Energy, Metric
-from probgeo.newton import chosen, finite, rows, system
+from probgeo.newton import BlockTridiagonal, MatrixFree, System, chosen, default_system, finite, rows
 from probgeo.paths import Straight, resampled
+from probgeo.specs import ADDED_LATER
 
 Start = Callable[[Tensor, Tensor], Tensor]
 
@@ -48,6 +49,8 @@ class GaussNewton:
         max_steps: steps tried at N, at most; on each coarser level a fifth as many.
         memory: bytes that the Newton systems of the pairs solved together may take, roughly; more pairs are solved in
             turns. What one chunk of decoder outputs takes is a choice of the metric.
+        system: class of the linear systems, `newton.BlockTridiagonal` or `newton.MatrixFree`; None for matrix-free ones
+            from 20 latent dimensions on, where the energy is a metric.
     """
 
     num_segments: int = 256
@@ -55,6 +58,7 @@ class GaussNewton:
     coarse_tolerance: float = 5e-3
     max_steps: int = 30
     memory: int = 2**30
+    system: System | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         if self.num_segments < 2:
@@ -65,6 +69,10 @@ class GaussNewton:
             raise ValueError(f"memory: expected at least 1; got {self.memory}.")
         if not (self.tolerance > 0 and self.coarse_tolerance > 0):
             raise ValueError(f"tolerance: expected positive tolerances; got {self.tolerance}, {self.coarse_tolerance}.")
+        if self.system not in (None, BlockTridiagonal, MatrixFree):
+            raise TypeError(
+                f"system: expected newton.BlockTridiagonal, newton.MatrixFree or None; got {self.system!r}."
+            )
 
 
 def energy(metric: Energy, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch"]:
@@ -134,9 +142,9 @@ def geodesic(
     _check(metric, start, stop)
     with torch.no_grad():
         path = _initial(init, start, stop, min(metric.line_segments, solver.num_segments))
-        num_floats = system(metric, start.shape[1]).num_floats(solver.num_segments, start.shape[1])
-        bytes_per_pair = num_floats * start.element_size()
-        parts = [_solved(metric, some, solver) for some in path.split(max(1, solver.memory // bytes_per_pair))]
+        newton: Any = (solver.system or default_system(metric, start.shape[1]))(metric)
+        bytes_per_pair = newton.num_floats(solver.num_segments, start.shape[1]) * start.element_size()
+        parts = [_solved(metric, newton, some, solver) for some in path.split(max(1, solver.memory // bytes_per_pair))]
         solution = parts[0] if len(parts) == 1 else Geodesics(*map(torch.cat, zip(*parts, strict=True)))
     if throw and (solution.status != Status.CONVERGED).any():
         pairs = (solution.status != Status.CONVERGED).nonzero()[:, 0].tolist()
@@ -196,7 +204,12 @@ def _levels(first: int, last: int) -> list[int]:
     return [*levels, last]
 
 
-def _solved(metric: Energy, path: Float[Tensor, "batch node latent"], solver: GaussNewton) -> Geodesics:
+def _solved(
+    metric: Energy,
+    newton: Any,
+    path: Float[Tensor, "batch node latent"],
+    solver: GaussNewton,
+) -> Geodesics:
     """All levels, one after the other; pairs that turn out not to be finite drop out."""
     start, stop = path[:, 0], path[:, -1]
     found = Straight(solver.num_segments)(start, stop)
@@ -219,9 +232,9 @@ def _solved(metric: Energy, path: Float[Tensor, "batch node latent"], solver: Ga
         if path.shape[1] - 1 != num_segments:
             path = resampled(path, metric.measure(path).durations if durations is None else durations, num_segments)
         if num_segments == solver.num_segments:
-            level = _minimised(metric, path, solver.tolerance, solver.max_steps)
+            level = _minimised(metric, newton, path, solver.tolerance, solver.max_steps)
         else:
-            level = _minimised(metric, path, solver.coarse_tolerance, -(-solver.max_steps // 5))
+            level = _minimised(metric, newton, path, solver.coarse_tolerance, -(-solver.max_steps // 5))
         steps[pairs] += level.steps
         status[pairs] = level.status
         sound = level.status != Status.NONFINITE
@@ -242,7 +255,13 @@ class _Level(NamedTuple):
     status: Int[Tensor, "batch"]
 
 
-def _minimised(metric: Energy, path: Float[Tensor, "batch node latent"], tolerance: float, max_steps: int) -> _Level:
+def _minimised(
+    metric: Energy,
+    newton: Any,
+    path: Float[Tensor, "batch node latent"],
+    tolerance: float,
+    max_steps: int,
+) -> _Level:
     """Damped Gauss–Newton steps on one level, each pair until its own end.
 
     A trial is linearised at once, as nearly all are accepted. Only a pair's last step, which promises less than the
@@ -251,7 +270,6 @@ def _minimised(metric: Energy, path: Float[Tensor, "batch node latent"], toleran
     steps = torch.zeros(len(path), dtype=torch.int64, device=path.device)
     status = torch.full_like(steps, Status.MAX_STEPS)
     path, proposed = path.clone(), path.clone()
-    newton = system(metric, path.shape[2])
     model = newton.linearized(path)
     energies, durations = model.energy.clone(), model.durations.clone()
     damping = torch.zeros_like(energies)

@@ -1,16 +1,22 @@
 """Values and Jacobians of maps out of a latent space, several at once: fused for perceptrons, general for any other."""
 
+import copy
 from collections.abc import Callable, Sequence
+from functools import partial
+from types import MethodType
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import jvp, vmap
+from torch.overrides import TorchFunctionMode
 
 from probgeo.nn import Stacked
 
 Immersion = Callable[[Tensor], Tensor]
 Members = Sequence[Immersion] | Immersion
+AnyCallable = TypeVar("AnyCallable", bound=Callable[..., Any])
 
 _ELEMENTWISE = (
     nn.CELU,
@@ -59,13 +65,16 @@ class Maps:
     torch's own activations and any module without parameters whose attribute `elementwise` is true. Every other
     callable is differentiated by `torch.func.jvp`.
 
+    The weights of every module, of a module's methods too, are read here, once: what is trained or changed afterwards
+    leaves the maps as they are. A function is called as it is, with the weights that the modules inside it then have.
+
     Args:
         members: a sequence of callables (*batch, latent) -> (*batch, observation), or one callable with an attribute
             `num_members`: (*batch, latent) -> (member, *batch, observation).
 
     Raises:
         ValueError: no members.
-        TypeError: something that is not callable.
+        TypeError: something that is not callable, or a module that cannot be copied.
     """
 
     def __init__(self, members: Members) -> None:
@@ -185,6 +194,46 @@ class Maps:
         return self.num_maps * max(widths)
 
 
+def snapshot(function: AnyCallable) -> AnyCallable:
+    """The function with weights of its own: a copy of a module, or of the module whose method it is; else itself.
+
+    Args:
+        function: any callable.
+
+    Returns:
+        What gives the same values now, and later, whatever becomes of the module's weights.
+
+    Raises:
+        TypeError: a module that cannot be copied.
+    """
+    if isinstance(function, partial):
+        keywords = {name: snapshot(value) for name, value in function.keywords.items()}
+        return partial(snapshot(function.func), *map(snapshot, function.args), **keywords)  # type: ignore[return-value]
+    owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
+    if not isinstance(owner, nn.Module):
+        return function
+    try:
+        with _Detached():
+            copied = copy.deepcopy(owner).requires_grad_(False)
+    except Exception as error:
+        raise TypeError(
+            f"decoder: a metric keeps a copy of a module's weights, and {type(owner).__name__} cannot be copied "
+            f"({type(error).__name__}: {error}). Pass a function instead, `lambda z: decoder(z)`, which is called as "
+            "it is."
+        ) from error
+    return copied if owner is function else MethodType(function.__func__, copied)  # type: ignore[attr-defined, return-value]
+
+
+class _Detached(TorchFunctionMode):
+    """Inside, results of computations, which modules may hold, are copied as the tensors that they are."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return func(*args, **(kwargs or {}))
+
+
 def smallest_singular_value(members: Members, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
     """σ_min of J = [J_1; …; J_S]/√S at every point: zero where the expected metric E[JᵀJ] degenerates.
 
@@ -210,7 +259,7 @@ def _batched(members: Members) -> tuple[Immersion, int]:
         members = list(members)
     if not isinstance(members, Sequence):
         if callable(members) and hasattr(members, "num_members"):
-            return members, int(members.num_members)
+            return snapshot(members), int(members.num_members)
         raise TypeError(
             "members: expected a sequence of callables or one callable with an attribute num_members; "
             f"got {type(members).__name__}. For one decoder, pass [decoder]."
@@ -223,7 +272,7 @@ def _batched(members: Members) -> tuple[Immersion, int]:
     modules = [member for member in members if isinstance(member, nn.Module)]
     if len(modules) == len(members) and _of_one_architecture(modules):
         return Stacked(modules), len(members)
-    calls = tuple(members)
+    calls = tuple(snapshot(member) for member in members)
     return lambda z: torch.stack([call(z) for call in calls]), len(calls)
 
 
@@ -256,7 +305,7 @@ def _perceptron(call: Immersion) -> list[Layer] | None:
     layers: list[Layer] = []
     for part in _flattened(call.template):
         if type(part) is nn.Linear:
-            weight = part.weight.detach().mT.contiguous()
+            weight = part.weight.detach().mT.clone(memory_format=torch.contiguous_format)
             bias = (
                 weight.new_zeros(weight.shape[0], weight.shape[2]) if part.bias is None else part.bias.detach().clone()
             )

@@ -1,10 +1,11 @@
 """Newton systems of path energies: quadratic models around paths, and their damped steps.
 
-Two kinds, told apart by the number of latent dimensions alone: block-tridiagonal matrices, and, where a Jacobian's
-columns are too many, products with Jacobians in conjugate gradients.
+Two kinds: block-tridiagonal matrices, and, where a Jacobian's columns are too many, products with Jacobians in
+conjugate gradients.
 """
 
-from typing import Any, NamedTuple, TypeVar, final
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeVar, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +14,7 @@ from torch.func import jvp, vjp
 
 from probgeo.linalg import block_tridiagonal_product, block_tridiagonal_solution
 from probgeo.metrics import Energy, Linearization, Metric
-from probgeo.metrics.chunks import FROZEN_SHARE
+from probgeo.metrics.energy import FROZEN_SHARE
 
 MATRIX_FREE_DIMENSIONS = 20
 NUM_TENSORS = 9
@@ -22,14 +23,17 @@ ACCURACY = 0.1
 
 
 @final
+@dataclass(frozen=True)
 class BlockTridiagonal:
-    """(H + λ diag H) δ = −g with the Gauss–Newton blocks of `Energy.linearize`."""
+    """(H + λ diag H) δ = −g with the Gauss–Newton blocks of `Energy.linearize`.
 
+    Args:
+        energy: a metric or another energy.
+    """
+
+    energy: Energy
     # Up to which damping a small promise means convergence: diag H is far larger than H in the slow modes.
-    trusted_damping = 1e-2
-
-    def __init__(self, energy: Energy) -> None:
-        self.energy = energy
+    trusted_damping: ClassVar[float] = 1e-2
 
     def linearized(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """E, g and the blocks of H."""
@@ -62,18 +66,30 @@ class Products(NamedTuple):
 
 
 @final
+@dataclass(frozen=True)
 class MatrixFree:
     """(H + λP) δ = −g by conjugate gradients with the preconditioner P = N T ⊗ Ḡ, T = tridiag(−1, 2, −1).
 
     Ḡ is the mean of the metric's tensor at a few nodes of the path. H is, as in `metrics`, of two parts: products with
     the residuals' Jacobians, and the latent path's own second differences in the metric, interpolated from these nodes.
+
+    Args:
+        metric: a metric.
+
+    Raises:
+        TypeError: an energy that is no metric.
     """
 
+    metric: Any  # a Metric, which is checked here: systems are chosen by their class
     # P is as H is in all modes, so that a step is about 1/(1 + λ) of the whole one, and promises no less than that.
-    trusted_damping = 10.0
+    trusted_damping: ClassVar[float] = 10.0
 
-    def __init__(self, metric: Metric) -> None:
-        self.metric = metric
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, Metric):
+            raise TypeError(
+                f"system: MatrixFree needs a metric's residuals; {type(self.metric).__name__} has none. "
+                "Use BlockTridiagonal, or None."
+            )
 
     def linearized(self, path: Float[Tensor, "batch node latent"]) -> Products:
         """E and g, by one forward and one backward pass at every node, and G at a few nodes."""
@@ -158,20 +174,18 @@ class MatrixFree:
 
 
 Model = Linearization | Products
-System = BlockTridiagonal | MatrixFree
+System = type[BlockTridiagonal] | type[MatrixFree]
 AnyModel = TypeVar("AnyModel", Linearization, Products)
 
 
-def system(energy: Energy, latent: int) -> Any:
-    """The `System` for an energy on a latent space of so many dimensions.
+def default_system(energy: Energy, latent: int) -> System:
+    """The system that suits an energy on a latent space of so many dimensions.
 
     Args:
         energy: a metric or another energy; only metrics have matrix-free systems.
         latent: number of latent dimensions.
     """
-    if latent >= MATRIX_FREE_DIMENSIONS and isinstance(energy, Metric):
-        return MatrixFree(energy)
-    return BlockTridiagonal(energy)
+    return MatrixFree if latent >= MATRIX_FREE_DIMENSIONS and isinstance(energy, Metric) else BlockTridiagonal
 
 
 def finite(model: Model) -> Bool[Tensor, "batch"]:

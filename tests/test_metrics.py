@@ -18,7 +18,7 @@ from probgeo.metrics import (
     SumMetric,
     TensorMetric,
 )
-from probgeo.metrics.chunks import FROZEN_SHARE
+from probgeo.metrics.energy import FROZEN_SHARE
 from probgeo.nn import Stacked, mlp
 
 

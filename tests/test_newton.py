@@ -1,14 +1,16 @@
 """Newton systems: products with Jacobians say what matrices say."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from probgeo import newton
 from probgeo.geodesics import GaussNewton, Status, geodesic
 from probgeo.metrics import ConformalMetric, Energy, ExpectedMetric, Metric, PullbackMetric, TensorMetric
-from probgeo.newton import BlockTridiagonal, MatrixFree, chosen, finite, rows, system
+from probgeo.newton import BlockTridiagonal, MatrixFree, chosen, default_system, finite, rows
 from probgeo.nn import mlp
+from probgeo.specs import from_config, to_config
 
 
 def decoders(latent: int, count: int = 3) -> list[nn.Module]:
@@ -79,13 +81,13 @@ def test_step_promises_what_the_blocks_promise_where_the_metric_varies_little(da
 
 
 @pytest.mark.parametrize("latent", [20, 50])
-def test_solutions_are_those_of_the_blocks(latent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_solutions_are_those_of_the_blocks(latent: int) -> None:
     metric, path = ExpectedMetric(decoders(latent)), curves(latent)
     solver = GaussNewton(num_segments=32, tolerance=1e-6, coarse_tolerance=1e-4)
-    assert isinstance(system(metric, latent), MatrixFree)
+    assert default_system(metric, latent) is MatrixFree
     free = geodesic(metric, path[:, 0], path[:, -1], solver=solver, throw=True)
-    monkeypatch.setattr(newton, "MATRIX_FREE_DIMENSIONS", 1000)
-    dense = geodesic(metric, path[:, 0], path[:, -1], solver=solver, throw=True)
+    blocks = replace(solver, system=BlockTridiagonal)
+    dense = geodesic(metric, path[:, 0], path[:, -1], solver=blocks, throw=True)
     assert torch.allclose(free.energy, dense.energy, rtol=1e-4)
     assert torch.allclose(free.path, dense.path, atol=0.05 * float(path.std()))
 
@@ -127,8 +129,18 @@ def test_few_dimensions_and_energies_without_a_length_have_matrices() -> None:
 
         linearize = edge_weights = measure
 
-    assert isinstance(system(PullbackMetric(nn.Identity()), 2), BlockTridiagonal)
-    assert isinstance(system(Other(), 128), BlockTridiagonal)
+    assert default_system(PullbackMetric(nn.Identity()), 2) is BlockTridiagonal
+    assert default_system(Other(), 128) is BlockTridiagonal
+    with pytest.raises(TypeError, match="system: MatrixFree needs a metric's residuals; Other has none"):
+        geodesic(Other(), torch.zeros(1, 3), torch.ones(1, 3), solver=GaussNewton(system=MatrixFree))
+
+
+def test_a_solver_with_the_default_system_is_known_by_the_same_key_and_others_by_others() -> None:
+    default, free = GaussNewton(64), GaussNewton(64, system=MatrixFree)
+    assert "system" not in to_config(default)
+    assert from_config(to_config(free)) == free != from_config(to_config(default)) == default
+    with pytest.raises(TypeError, match="system"):
+        GaussNewton(system="dense")
 
 
 def test_matrix_free_models_hold_little() -> None:
@@ -147,7 +159,7 @@ def test_models_are_taken_apart_and_joined_pair_by_pair() -> None:
     assert torch.equal(rows(joined, which).energy, model.energy[which])
 
 
-def test_pairs_that_need_damping_converge_without_matrices_as_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_that_need_damping_converge_without_matrices_as_with_them() -> None:
     """A hill and a wall in 24 dimensions."""
 
     def rough(z: Tensor) -> Tensor:
@@ -159,7 +171,6 @@ def test_pairs_that_need_damping_converge_without_matrices_as_with_them(monkeypa
     start[:, 0] -= 1
     stop[:, 0] += 2
     free = geodesic(PullbackMetric(rough), start, stop, solver=GaussNewton(64))
-    monkeypatch.setattr(newton, "MATRIX_FREE_DIMENSIONS", 100)
-    dense = geodesic(PullbackMetric(rough), start, stop, solver=GaussNewton(64))
+    dense = geodesic(PullbackMetric(rough), start, stop, solver=GaussNewton(64, system=BlockTridiagonal))
     assert (free.status == Status.CONVERGED).all() and (dense.status == Status.CONVERGED).all()
     assert (free.energy <= 1.02 * dense.energy).all()

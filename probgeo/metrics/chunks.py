@@ -7,22 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probgeo.jacobians import Maps
-from probgeo.metrics.energy import Linearization
-
-
-def default_memory(maps: Maps, points: Tensor) -> int:
-    """Bytes of one chunk. On a CPU: within the caches, which is faster by far, for perceptrons, whose evaluation is a
-    few kernels; more for general maps, each evaluation of which takes the interpreter milliseconds. On a GPU: many.
-    """
-    if points.device.type != "cpu":
-        return 2**30
-    return (3 * 2**19 if maps.fused else 2**24) * torch.get_num_threads()
+from probgeo.metrics.energy import FROZEN_SHARE, Linearization, chunk_points
 
 
 def chunk_size(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None, order: int) -> int:
     """How many points' values (order 1) or jets (order 1 + latent) fit the memory budget."""
-    memory = default_memory(maps, points) if memory is None else memory
-    return max(2, memory // (points.element_size() * order * maps.num_floats(points)))
+    return chunk_points(points, memory, order * maps.num_floats(points), fused=maps.fused)
 
 
 def point_chunks(
@@ -69,13 +59,6 @@ def grams(jets: Float[Tensor, "point order observation"]) -> tuple[Tensor, Tenso
     return rows @ rows.mT, rows[:-1] @ rows[1:].mT
 
 
-# Gauss–Newton takes the turning of the image along the path, ‖(J_{i+1} − J_i)δ‖², for stiffness, which the exact second
-# variation hardly has (by Gauss's equation the sectional curvature cancels it), so that its steps are too short in the
-# slow modes. Blocks of the latent path in the frozen metric, ½N Σ ‖δ_{i+1} − δ_i‖² in the mean of G_i and G_{i+1}, are
-# without it but overshoot on rough maps. This share of them halves the number of steps, on smooth and on rough maps.
-FROZEN_SHARE = 0.75
-
-
 def from_grams(
     own: Float[Tensor, "batch node order order"], link: Float[Tensor, "batch node order order"]
 ) -> Linearization:
@@ -90,25 +73,6 @@ def from_grams(
         segments * (link[:, : segments - 1, 0, 1:] - own[:, 1:-1, 0, 1:]),
         segments * torch.lerp(2 * tensors[:, 1:-1], frozen, FROZEN_SHARE),
         -segments * torch.lerp(link[:, 1 : segments - 1, 1:, 1:], between[:, 1:-1], FROZEN_SHARE),
-    )
-
-
-def from_residuals(
-    residual: Float[Tensor, "batch segment residual"],
-    by_start: Float[Tensor, "batch segment residual latent"],
-    by_stop: Float[Tensor, "batch segment residual latent"],
-) -> Linearization:
-    """Linearisation of E = ½ N Σ ‖r_i‖² from r_i and its derivatives by the segment's two nodes."""
-    segments = residual.shape[1]
-    pulled_stop = torch.einsum("birk,bir->bik", by_stop, residual)
-    pulled_start = torch.einsum("birk,bir->bik", by_start, residual)
-    own = by_stop[:, :-1].mT @ by_stop[:, :-1] + by_start[:, 1:].mT @ by_start[:, 1:]
-    return Linearization(
-        segments / 2 * residual.square().sum((1, 2)),
-        residual.norm(dim=2),
-        segments * (pulled_stop[:, :-1] + pulled_start[:, 1:]),
-        segments * own,
-        segments * by_start[:, 1:-1].mT @ by_stop[:, 1:-1],
     )
 
 
@@ -158,8 +122,7 @@ def chord_lengths(
 ) -> Float[Tensor, "edge"]:
     """(mean_s ‖f_s(y) − f_s(z)‖²)^½ of every edge."""
     values = torch.cat([maps.values(chunk).flatten(1) for chunk in point_chunks(maps, nodes, memory, 1)])
-    memory = default_memory(maps, nodes) if memory is None else memory
-    size = max(1, memory // (values.element_size() * values.shape[1]))
+    size = chunk_points(nodes, memory, values.shape[1], fused=maps.fused)
     lengths = [
         (values[first] - values[second]).norm(dim=1) for first, second in (e.unbind(1) for e in edges.split(size))
     ]

@@ -1,4 +1,4 @@
-"""What an energy of paths is, what a metric is, and the sum of two."""
+"""What an energy of paths is, what a metric is, the sum of two, and a metric of a subspace."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple, final
@@ -6,6 +6,13 @@ from typing import ClassVar, NamedTuple, final
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import jvp
+
+# Gauss–Newton takes the turning of the image along the path, ‖(J_{i+1} − J_i)δ‖², for stiffness, which the exact second
+# variation hardly has (by Gauss's equation the sectional curvature cancels it), so that its steps are too short in the
+# slow modes. Blocks of the latent path in the frozen metric, ½N Σ ‖δ_{i+1} − δ_i‖² in the mean of G_i and G_{i+1}, are
+# without it but overshoot on rough maps. This share of them halves the number of steps, on smooth and on rough maps.
+FROZEN_SHARE = 0.75
 
 
 class Linearization(NamedTuple):
@@ -51,31 +58,89 @@ class Energy(ABC):
 
 
 class Metric(Energy):
-    """A Riemannian metric, through the squared lengths ‖r_i‖² of a path's segments: E = ½ N Σ ‖r_i‖², L = Σ ‖r_i‖."""
+    """A Riemannian metric, through the residuals r_i of a path's segments: E = ½ N Σ ‖r_i‖², L = Σ ‖r_i‖.
 
-    @abstractmethod
-    def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
-        """‖r_i‖² of each segment."""
+    A metric of one's own states `residuals` and `tensor`; the rest follows from them. The metrics of this package state
+    the rest as well where they know a faster way to the same.
+
+    Example:
+        >>> class Paraboloid(Metric):
+        ...     def residuals(self, points):
+        ...         x, y = points.unbind(-1)
+        ...         return torch.stack([x, y, x**2 + y**2], dim=-1).diff(dim=0)
+        ...
+        ...     def tensor(self, z):
+        ...         return torch.eye(2, dtype=z.dtype) + 4 * z[..., :, None] * z[..., None, :]
+        >>> Paraboloid().edge_weights(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[0, 1]]))
+        tensor([4.4721])
+    """
 
     @abstractmethod
     def residuals(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
-        """r_i of the path through some points, differentiable."""
-
-    @abstractmethod
-    def num_points(self, points: Float[Tensor, "point latent"]) -> int:
-        """Of how many such points residuals and their derivative in one direction fit the memory budget."""
+        """r_i of the path through any number of points, at least two, differentiable; of z_i and z_{i+1} alone."""
 
     @abstractmethod
     def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
-        """G(z)."""
+        """G(z): ‖r‖² = δᵀG(z)δ + O(|δ|³) for the segment from z to z + δ."""
 
-    @abstractmethod
+    def num_points(self, points: Float[Tensor, "point latent"]) -> int:
+        """Of how many such points residuals and their derivative in one direction fit the memory budget."""
+        with torch.no_grad():
+            width = self.residuals(points[:1].repeat(2, 1)).numel()
+        return chunk_points(points, None, 4 * 8 * width, fused=False)
+
+    def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
+        """‖r_i‖² of each segment."""
+        points = path.flatten(0, 1)
+        size = self.num_points(points)
+        squares = [
+            self.residuals(points[start : start + size]).square().sum(1)
+            for start in range(0, len(points) - 1, size - 1)
+        ]
+        # The last segment of every path but one leads to the next path.
+        return torch.nn.functional.pad(torch.cat(squares), (0, 1)).view(path.shape[:2])[:, :-1]
+
+    def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
+        """E, its gradient, and Gauss–Newton blocks of the residuals with a share of those of the frozen metric."""
+        (batch, nodes, latent), points = path.shape, path.flatten(0, 1)
+        size = max(2, self.num_points(points) // (2 * latent))
+        parts = [self._slopes(points[start : start + size]) for start in range(0, len(points) - 1, size - 1)]
+        residual, by_start, by_stop = (
+            torch.cat([torch.cat(part), part[0][:1]]).unflatten(0, (batch, nodes))[:, :-1]
+            for part in zip(*parts, strict=True)
+        )
+        return from_residuals(residual, by_start, by_stop, self.tensor(path))
+
     def pulled_back(self, embedding: nn.Linear) -> "Metric":
         """The metric Wᵀ G(W u + b) W of the affine subspace z = W u + b, in its coordinates u.
 
         Args:
             embedding: linear layer with W and b.
         """
+        return SubspaceMetric(self, embedding)
+
+    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
+        """Lengths ‖r‖ of single segments."""
+        return self.squared_residuals(nodes[edges])[:, 0].sqrt()
+
+    @final
+    def _slopes(self, points: Float[Tensor, "point latent"]) -> tuple[Tensor, Tensor, Tensor]:
+        """r_i and its derivatives by z_i and by z_{i+1}, (segment, residual, latent), of the path through points."""
+        count, latent = points.shape
+        # Even nodes move in one half of the copies, odd ones in the other: of each segment one end moves.
+        moves = torch.arange(count, device=points.device) % 2 == torch.arange(2, device=points.device)[:, None]
+        directions = moves[:, None, :, None] * torch.eye(latent, dtype=points.dtype, device=points.device)[:, None]
+        copies = points.expand(2, latent, count, latent).reshape(-1, latent)
+        residuals, slopes, *_ = jvp(self.residuals, (copies,), (directions.reshape(-1, latent),))
+        # The segments between one copy and the next mean nothing.
+        residuals, slopes = (
+            torch.cat([x, x[:1]]).unflatten(0, (2, latent, count))[:, :, :-1] for x in (residuals, slopes)
+        )
+        first_moves = moves[:, :-1, None, None]
+        slopes = slopes.permute(0, 2, 3, 1)
+        by_start = torch.where(first_moves[0], slopes[0], slopes[1])
+        by_stop = torch.where(first_moves[0], slopes[1], slopes[0])
+        return residuals[0, 0], by_start, by_stop
 
     @final
     def measure(self, path: Float[Tensor, "batch node latent"]) -> Measure:
@@ -137,3 +202,78 @@ class SumMetric(Metric):
     def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
         """√(w_1² + w_2²)."""
         return torch.hypot(self.first.edge_weights(nodes, edges), self.second.edge_weights(nodes, edges))
+
+
+@final
+class SubspaceMetric(Metric):
+    """Wᵀ G(W u + b) W, in coordinates u of the affine subspace z = W u + b: what `metric.pulled_back` gives.
+
+    Args:
+        metric: G.
+        embedding: linear layer with W and b, which are read here, once.
+    """
+
+    def __init__(self, metric: Metric, embedding: nn.Linear) -> None:
+        self._metric = metric
+        self._weight, self._bias = embedding.weight.detach().clone(), embedding.bias.detach().clone()
+
+    def residuals(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
+        """r_i of the path in the whole space."""
+        return self._metric.residuals(self._embedded(points))
+
+    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
+        """Wᵀ G(W u + b) W."""
+        weight = self._weight.to(z)
+        return weight.mT @ self._metric.tensor(self._embedded(z)) @ weight
+
+    def _embedded(self, u: Tensor) -> Tensor:
+        return u @ self._weight.mT.to(u) + self._bias.to(u)
+
+
+def chunk_points(points: Float[Tensor, "point latent"], memory: int | None, num_floats: int, *, fused: bool) -> int:
+    """How many points fit the memory budget, two or more.
+
+    Args:
+        points: any of them.
+        memory: bytes; None for what suits the device. On a CPU: within the caches, which is faster by far, for fused
+            kernels, which are few; more for general maps, each evaluation of which takes the interpreter milliseconds.
+            On a GPU: many.
+        num_floats: what is held for one point.
+        fused: whether they are evaluated by a fused kernel.
+    """
+    if memory is None:
+        on_cpu = (3 * 2**19 if fused else 2**24) * torch.get_num_threads()
+        memory = on_cpu if points.device.type == "cpu" else 2**30
+    return max(2, memory // (points.element_size() * num_floats))
+
+
+def from_residuals(
+    residual: Float[Tensor, "batch segment residual"],
+    by_start: Float[Tensor, "batch segment residual latent"],
+    by_stop: Float[Tensor, "batch segment residual latent"],
+    tensors: Float[Tensor, "batch node latent latent"] | None = None,
+) -> Linearization:
+    """Linearisation of E = ½ N Σ ‖r_i‖² from r_i and its derivatives by the segment's two nodes.
+
+    Args:
+        residual: r_i.
+        by_start: ∂r_i / ∂z_i.
+        by_stop: ∂r_i / ∂z_{i+1}.
+        tensors: G(z_i), for a share of the frozen metric's blocks; None for Gauss–Newton's alone.
+    """
+    segments = residual.shape[1]
+    pulled_stop = torch.einsum("birk,bir->bik", by_stop, residual)
+    pulled_start = torch.einsum("birk,bir->bik", by_start, residual)
+    own = by_stop[:, :-1].mT @ by_stop[:, :-1] + by_start[:, 1:].mT @ by_start[:, 1:]
+    link = by_start[:, 1:-1].mT @ by_stop[:, 1:-1]
+    if tensors is not None:
+        between = (tensors[:, 1:] + tensors[:, :-1]) / 2
+        own = torch.lerp(own, between[:, 1:] + between[:, :-1], FROZEN_SHARE)
+        link = torch.lerp(link, -between[:, 1:-1], FROZEN_SHARE)
+    return Linearization(
+        segments / 2 * residual.square().sum((1, 2)),
+        residual.norm(dim=2),
+        segments * (pulled_stop[:, :-1] + pulled_start[:, 1:]),
+        segments * own,
+        segments * link,
+    )

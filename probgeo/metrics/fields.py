@@ -1,62 +1,57 @@
 """Metrics given as a field over the latent space: any tensor, or an inverse density."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from probgeo.jacobians import Maps
-from probgeo.metrics.chunks import (
-    chunk_size,
-    from_residuals,
-    point_chunks,
-)
-from probgeo.metrics.energy import Linearization, Metric
+from probgeo.jacobians import Maps, snapshot
+from probgeo.metrics.chunks import chunk_size, point_chunks
+from probgeo.metrics.energy import Linearization, Metric, from_residuals
 
 
-@final
-class TensorMetric(Metric):
+class FieldMetric(Metric):
     """Any metric tensor field G, with residuals r_i = Lᵀ(z_{i+1} − z_i), LLᵀ = G((z_i + z_{i+1})/2).
 
     Args:
         tensor: differentiable callable (*batch, latent) -> (*batch, latent, latent), symmetric positive definite.
-        memory: bytes that one chunk of tensors and derivatives may take; by default what suits the device's caches.
-
-    Raises:
-        TypeError: `tensor` is not callable.
+        memory: bytes that one chunk of tensors and derivatives may take; None for what suits the device's caches.
     """
 
-    def __init__(self, tensor: Callable[[Tensor], Tensor], *, memory: int | None = None) -> None:
-        if not callable(tensor):
-            raise TypeError(
-                f"tensor: expected a callable (*batch, latent) -> (*batch, latent, latent); got {tensor!r}."
-            )
+    @abstractmethod
+    def __init__(self, tensor: Callable[[Tensor], Tensor], memory: int | None) -> None:
         self._tensor = tensor
         self._maps = Maps([lambda z: tensor(z).flatten(-2)])
         self._memory = memory
 
+    @final
     def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
         """Δᵀ G(midpoint) Δ."""
         step, middle = path.diff(dim=1), (path[:, 1:] + path[:, :-1]) / 2
         return torch.einsum("bik,bikl,bil->bi", step, self.tensor(middle), step)
 
+    @final
     def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
         """G(z)."""
         points = z.flatten(0, -2) if z.ndim > 1 else z[None]
         tensors = torch.cat([self._tensor(chunk) for chunk in point_chunks(self._maps, points, self._memory, 1)])
         return tensors.reshape(*z.shape, z.shape[-1])
 
+    @final
     def residuals(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
         """Lᵀ(z_{i+1} − z_i)."""
         root = self._root(self._tensor((points[1:] + points[:-1]) / 2))
         return torch.einsum("ikr,ik->ir", root, points.diff(dim=0))
 
+    @final
     def num_points(self, points: Float[Tensor, "point latent"]) -> int:
         """A chunk's size."""
         return chunk_size(self._maps, points, self._memory, 4)
 
+    @final
     def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """E, gradient, and Gauss–Newton blocks with the derivative of L."""
         latent = path.shape[2]
@@ -72,9 +67,10 @@ class TensorMetric(Metric):
         residual = (root.mT @ step[..., None])[..., 0]
         return from_residuals(residual, turned / 2 - root.mT, turned / 2 + root.mT)
 
+    @final
     def pulled_back(self, embedding: nn.Linear) -> "TensorMetric":
         """Wᵀ G(W u + b) W."""
-        weight, bias, tensor = embedding.weight.detach(), embedding.bias.detach(), self._tensor
+        weight, bias, tensor = embedding.weight.detach().clone(), embedding.bias.detach().clone(), self._tensor
 
         def pulled(u: Tensor) -> Tensor:
             return weight.mT.to(u) @ tensor(u @ weight.mT.to(u) + bias.to(u)) @ weight.to(u)
@@ -87,17 +83,34 @@ class TensorMetric(Metric):
         root, failed = torch.linalg.cholesky_ex(tensors)
         return torch.where((failed != 0)[..., None, None], torch.nan, root)
 
-    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
-        """Lengths √(ΔᵀG(midpoint)Δ)."""
-        return self.squared_residuals(nodes[edges])[:, 0].sqrt()
+
+@final
+class TensorMetric(FieldMetric):
+    """Any metric tensor field G, with residuals r_i = Lᵀ(z_{i+1} − z_i), LLᵀ = G((z_i + z_{i+1})/2).
+
+    Args:
+        tensor: differentiable callable (*batch, latent) -> (*batch, latent, latent), symmetric positive definite. The
+            weights of a module are read here, once; a function is called as it is.
+        memory: bytes that one chunk of tensors and derivatives may take; by default what suits the device's caches.
+
+    Raises:
+        TypeError: `tensor` is not callable, or a module that cannot be copied.
+    """
+
+    def __init__(self, tensor: Callable[[Tensor], Tensor], *, memory: int | None = None) -> None:
+        if not callable(tensor):
+            raise TypeError(
+                f"tensor: expected a callable (*batch, latent) -> (*batch, latent, latent); got {tensor!r}."
+            )
+        super().__init__(snapshot(tensor), memory)
 
 
 @final
-class ConformalMetric(Metric):
+class ConformalMetric(FieldMetric):
     """G = I / (density(z) + floor): short where the data are dense.
 
     Args:
-        density: differentiable callable (*batch, latent) -> (*batch), not negative.
+        density: differentiable callable (*batch, latent) -> (*batch), not negative. Read as by `TensorMetric`.
         floor: added to the density, positive: 1/√floor is the speed factor far from the data.
         memory: bytes that one chunk of tensors and derivatives may take; by default what suits the device's caches.
 
@@ -115,36 +128,10 @@ class ConformalMetric(Metric):
         if not floor > 0:
             raise ValueError(f"floor: expected a positive number; got {floor}.")
 
+        density = snapshot(density)
+
         def tensor(z: Tensor) -> Tensor:
             identity = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
             return identity / (density(z) + floor)[..., None, None]
 
-        self._field = TensorMetric(tensor, memory=memory)
-
-    def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
-        """‖Δ‖² / (density(midpoint) + floor)."""
-        return self._field.squared_residuals(path)
-
-    def residuals(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
-        """Δ / √(density(midpoint) + floor)."""
-        return self._field.residuals(points)
-
-    def num_points(self, points: Float[Tensor, "point latent"]) -> int:
-        """A chunk's size."""
-        return self._field.num_points(points)
-
-    def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
-        """E, gradient, and Gauss–Newton blocks."""
-        return self._field.linearize(path)
-
-    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
-        """I / (density(z) + floor)."""
-        return self._field.tensor(z)
-
-    def pulled_back(self, embedding: nn.Linear) -> TensorMetric:
-        """WᵀW / (density(W u + b) + floor)."""
-        return self._field.pulled_back(embedding)
-
-    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
-        """Lengths ‖Δ‖ / √(density(midpoint) + floor)."""
-        return self._field.edge_weights(nodes, edges)
+        super().__init__(tensor, memory)

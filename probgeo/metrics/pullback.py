@@ -1,5 +1,7 @@
 """Metrics and energies of decoders: pull-back, expected metric over draws, the published energy of ensembles."""
 
+import copy
+from abc import abstractmethod
 from typing import final
 
 import torch
@@ -22,19 +24,68 @@ from probgeo.metrics.chunks import (
 from probgeo.metrics.energy import Energy, Linearization, Measure, Metric
 
 
-@final
-class PullbackMetric(Metric):
-    """G = JᵀJ of an immersion f, with residuals r_i = f(z_{i+1}) − f(z_i).
-
-    The weights of a perceptron are read here, once (see `jacobians.Maps`); a final linear layer with more outputs than
-    inputs is compressed exactly.
+class ChordMetric(Metric):
+    """G = mean_s J_sᵀJ_s of maps f_s, with residuals r_i = (f_s(z_{i+1}) − f_s(z_i))_s / √S: the maps' chords.
 
     Args:
-        immersion: any differentiable callable (*batch, latent) -> (*batch, observation).
+        maps: f_1, …, f_S; a final linear layer with more outputs than inputs is compressed exactly.
+        memory: bytes that one chunk of values and Jacobians may take; None for what suits the device's caches.
+    """
+
+    @abstractmethod
+    def __init__(self, maps: Maps, memory: int | None) -> None:
+        self._maps = maps.compressed()
+        self._memory = memory
+
+    @final
+    def residuals(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
+        """The maps' f_s(z_{i+1}) − f_s(z_i), over √S."""
+        return chord_residuals(self._maps, points)
+
+    @final
+    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
+        """The maps' mean of JᵀJ."""
+        return pullback_tensor(self._maps, z, self._memory)
+
+    @final
+    def num_points(self, points: Float[Tensor, "point latent"]) -> int:
+        """A chunk's size."""
+        return chunk_size(self._maps, points, self._memory, 4)
+
+    @final
+    def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
+        """The maps' mean of ‖f_s(z_{i+1}) − f_s(z_i)‖²."""
+        return squared_chords(self._maps, path, self._memory)
+
+    @final
+    def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
+        """E, gradient, and the maps' mean of blocks 2N J_iᵀJ_i and −N J_iᵀJ_{i+1}."""
+        return pullback_linearization(self._maps, path, self._memory)
+
+    @final
+    def pulled_back(self, embedding: nn.Linear) -> "Metric":
+        """The same metric of the maps f_s(W u + b)."""
+        metric = copy.copy(self)
+        metric._maps = self._maps.after(embedding)
+        return metric
+
+    @final
+    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
+        """Chord lengths of the stacked map."""
+        return chord_lengths(self._maps, nodes, edges, self._memory)
+
+
+@final
+class PullbackMetric(ChordMetric):
+    """G = JᵀJ of an immersion f, with residuals r_i = f(z_{i+1}) − f(z_i).
+
+    Args:
+        immersion: any differentiable callable (*batch, latent) -> (*batch, observation). The weights of a module are
+            read here, once: training it afterwards leaves the metric as it is. A function is called as it is.
         memory: bytes that one chunk of values and Jacobians may take; by default what suits the device's caches.
 
     Raises:
-        TypeError: `immersion` is not callable.
+        TypeError: `immersion` is not callable, or a module that cannot be copied.
     """
 
     def __init__(self, immersion: Immersion, *, memory: int | None = None) -> None:
@@ -42,42 +93,11 @@ class PullbackMetric(Metric):
             raise TypeError(
                 f"immersion: expected a callable (*batch, latent) -> (*batch, observation); got {immersion!r}."
             )
-        self._maps = Maps([immersion]).compressed()
-        self._memory = memory
-
-    def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
-        """‖f(z_{i+1}) − f(z_i)‖²."""
-        return squared_chords(self._maps, path, self._memory)
-
-    def residuals(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
-        """f(z_{i+1}) − f(z_i)."""
-        return chord_residuals(self._maps, points)
-
-    def num_points(self, points: Float[Tensor, "point latent"]) -> int:
-        """A chunk's size."""
-        return chunk_size(self._maps, points, self._memory, 4)
-
-    def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
-        """E, gradient, and blocks 2N J_iᵀJ_i and −N J_iᵀJ_{i+1}."""
-        return pullback_linearization(self._maps, path, self._memory)
-
-    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
-        """JᵀJ."""
-        return pullback_tensor(self._maps, z, self._memory)
-
-    def pulled_back(self, embedding: nn.Linear) -> "PullbackMetric":
-        """JᵀJ of f(W u + b)."""
-        metric = object.__new__(PullbackMetric)
-        metric._maps, metric._memory = self._maps.after(embedding), self._memory
-        return metric
-
-    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
-        """Chord lengths ‖f(y) − f(z)‖."""
-        return chord_lengths(self._maps, nodes, edges, self._memory)
+        super().__init__(Maps([immersion]), memory)
 
 
 @final
-class ExpectedMetric(Metric):
+class ExpectedMetric(ChordMetric):
     """G = E[JᵀJ] over draws of a decoder, exactly: the pull-back of the stacked map (f_1, …, f_S)/√S.
 
     Args:
@@ -87,45 +107,14 @@ class ExpectedMetric(Metric):
 
     Raises:
         ValueError: no members.
-        TypeError: members that are not callable.
+        TypeError: members that are not callable, or modules that cannot be copied.
 
     References:
         Tosi, Hauberg, Vellido and Lawrence, Metrics for probabilistic geometries (2014), equation 12.
     """
 
     def __init__(self, members: Members, *, memory: int | None = None) -> None:
-        self._maps = Maps(members).compressed()
-        self._memory = memory
-
-    def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
-        """The members' mean of ‖f_s(z_{i+1}) − f_s(z_i)‖²."""
-        return squared_chords(self._maps, path, self._memory)
-
-    def residuals(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
-        """The members' f_s(z_{i+1}) − f_s(z_i), over √S."""
-        return chord_residuals(self._maps, points)
-
-    def num_points(self, points: Float[Tensor, "point latent"]) -> int:
-        """A chunk's size."""
-        return chunk_size(self._maps, points, self._memory, 4)
-
-    def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
-        """E, gradient, and blocks 2N E[J_iᵀJ_i] and −N E[J_iᵀJ_{i+1}]."""
-        return pullback_linearization(self._maps, path, self._memory)
-
-    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
-        """E[JᵀJ]."""
-        return pullback_tensor(self._maps, z, self._memory)
-
-    def pulled_back(self, embedding: nn.Linear) -> "ExpectedMetric":
-        """E[JᵀJ] of f_s(W u + b)."""
-        metric = object.__new__(ExpectedMetric)
-        metric._maps, metric._memory = self._maps.after(embedding), self._memory
-        return metric
-
-    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
-        """Chord lengths of the stacked map."""
-        return chord_lengths(self._maps, nodes, edges, self._memory)
+        super().__init__(Maps(members), memory)
 
 
 @final
