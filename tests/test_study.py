@@ -11,7 +11,7 @@ import pytest
 import torch
 import xarray as xr
 
-from probgeo import svi
+from probgeo import stacks
 from probgeo.geodesics import GaussNewton, Status, length
 from probgeo.likelihoods import Bernoulli
 from probgeo.metrics import PullbackMetric
@@ -58,7 +58,7 @@ def timeless(dataset: xr.Dataset) -> xr.Dataset:
 def work_done(monkeypatch) -> list[tuple]:
     """What is trained and measured from now on."""
     done = []
-    start, measure = svi.Retrainings.__init__, Study._measure
+    start, measure = stacks.Stack.__init__, Study._measure
 
     def training(self, spec, train, held_out, seeds, *rest):
         done.append(("train", *seeds))
@@ -68,7 +68,7 @@ def work_done(monkeypatch) -> list[tuple]:
         done.append(("measure", name, seed))
         measure(self, name, seed)
 
-    monkeypatch.setattr(svi.Retrainings, "__init__", training)
+    monkeypatch.setattr(stacks.Stack, "__init__", training)
     monkeypatch.setattr(Study, "_measure", measuring)
     return done
 
@@ -337,7 +337,7 @@ def test_progress_is_shown_only_when_asked(copied, tmp_path, capsys):
 
 @pytest.mark.parametrize("pool", [None, Elsewhere], ids=["here", "elsewhere"])
 def test_a_lost_retraining_is_reported_after_all_others_are_done(tmp_path, monkeypatch, pool):
-    usual = svi.random_noise
+    usual = stacks.random_noise
 
     def noise(seeds, steps, shapes, *purpose):
         found = usual(seeds, steps, shapes, *purpose)
@@ -345,7 +345,7 @@ def test_a_lost_retraining_is_reported_after_all_others_are_done(tmp_path, monke
             found["z"][list(seeds).index(1)] = torch.nan
         return found
 
-    monkeypatch.setattr(svi, "random_noise", noise)
+    monkeypatch.setattr(stacks, "random_noise", noise)
     measures = {"straight": MEASURES["straight"]}
     whole = study(tmp_path, measures=measures)
     for _ in range(2):  # asked again, the answer is the same

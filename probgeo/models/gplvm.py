@@ -10,8 +10,8 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from probgeo.metrics import Metric
-from probgeo.models.decoders import Phase
 from probgeo.models.gp import SparseGP
+from probgeo.models.phase import Epochs, Phase
 from probgeo.models.vae import Encoding, check_rows
 from probgeo.specs import stream
 
@@ -118,7 +118,7 @@ class FittedGPLVM(nn.Module):
         def trains(name: str) -> bool:
             return self.spec.lengthscale is None or not name.endswith("raw_lengthscale")
 
-        return (Phase("fit", trains=trains, rate=self.spec.rate, start=_start),)
+        return (Phase("fit", Epochs(trains, rate=self.spec.rate), start=_start),)
 
     @torch.no_grad()
     def start(self, x: Float[Tensor, "row observation"], seed: int) -> None:

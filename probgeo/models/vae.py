@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from probgeo.likelihoods import Gaussian, Likelihood, Parameters, TwoParameterLikelihood
 from probgeo.metrics import Metric
-from probgeo.models.decoders import Decoder, DecoderModule, DecoderSpec, Phase
+from probgeo.models.decoders import Decoder, DecoderModule, DecoderSpec
+from probgeo.models.phase import Phase, inside, target, with_decoder
 from probgeo.nn import MLP, Network
 
 
@@ -218,7 +219,10 @@ class FittedVAE(EncoderDecoder):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        return self.decoder.phases
+        """Everything together; then what else the decoder needs, given the codes of x."""
+        first, *later = self.decoder.phases
+        closing = (inside(phase, "decoder", lambda model, x: target(model, model.encode(x).mean, x)) for phase in later)
+        return (with_decoder(first), *closing)
 
     def _check(self, x: Tensor) -> None:
         if x.shape[-1] != self.num_features:
