@@ -55,9 +55,13 @@ def _plate_scale(site: dict[str, Any]) -> float:
 
 
 def noise_shapes(model: Any, x: Float[Tensor, "row observation"]) -> dict[str, torch.Size]:
-    """Shape of the standard normal noise that each latent variable of the guide needs for a minibatch like x."""
+    """Shape of the standard normal noise that each latent variable of the guide needs for a minibatch like x.
+
+    The model is run too: what is made at its first use is made here, and not under vmap.
+    """
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
         trace = poutine.trace(model.guide).get_trace(x)
+        poutine.replay(model.model, trace)(x)
     sites: Any = prune_subsample_sites(trace).nodes.items()
     return {name: noise_shape(site["fn"]) for name, site in sites if site["type"] == "sample"}
 

@@ -8,13 +8,17 @@ import pyro
 import pytest
 import torch
 
-from probgeo import storage, svi
+from probgeo import stacks, storage
 from probgeo.likelihoods import Bernoulli
 from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder
+from probgeo.models.shared import SharedLatentVAE
 from probgeo.models.vae import VAE, Warmup
+from probgeo.models.views import View
 from probgeo.nn import MLP
+from probgeo.retrainings import Optimisation
 from probgeo.specs import stream
 from probgeo.training import Training, TrainingDiverged, fit
+from probgeo.training_state import State
 
 NET = MLP((8,))
 SPECS = {
@@ -62,13 +66,13 @@ def interrupted_after(monkeypatch, num_checkpoints: int, run) -> None:
 
 def counted_epochs(monkeypatch) -> list[int]:
     """The epochs that are trained from now on."""
-    epochs, one = [], svi.Retrainings._epoch
+    epochs, one = [], Optimisation.epoch
 
-    def counted(self, phase_index: int, epoch: int) -> None:
-        epochs.append(epoch)
-        one(self, phase_index, epoch)
+    def counted(self, state: State) -> State:
+        epochs.append(state.epoch)
+        return one(self, state)
 
-    monkeypatch.setattr(svi.Retrainings, "_epoch", counted)
+    monkeypatch.setattr(Optimisation, "epoch", counted)
     return epochs
 
 
@@ -298,13 +302,27 @@ def test_a_run_resumed_again_and_again_stops_as_early_as_an_uninterrupted_one(tm
         same(first, second)
 
 
+def test_a_resumed_run_remembers_which_epochs_each_phase_had(tmp_path, monkeypatch):
+    # The second of three phases stops early.
+    views = {"a": View(4, NET, RBFDecoder(NET, num_centers=4)), "b": View(4, NET, RBFDecoder(NET, num_centers=4))}
+    training = Training(epochs=16, batch_size=16, learning_rate=0.2, patience=1)
+
+    def run(folder):
+        spec = SharedLatentVAE(views)
+        return trained(spec, training=training, folder=tmp_path / folder, checkpoint_seconds=0.0)
+
+    (expected,) = run("whole")
+    lengths = {name: int((expected.history.phase == name).sum()) for name in expected.history.phase.values}
+    assert len(lengths) == 3 and lengths["a: precision"] < 8
+    interrupted_after(monkeypatch, expected.history.sizes["epoch"] - 1, lambda: run("resumed"))
+    same(expected, run("resumed")[0])
+
+
 def test_finished_retrainings_are_loaded_and_more_seeds_train_alone(tmp_path, monkeypatch):
     first = trained(seeds=(0, 1), folder=tmp_path)
     started = []
-    start = svi.Retrainings.__init__
-    monkeypatch.setattr(
-        svi.Retrainings, "__init__", lambda self, *args: (started.append(args[3]), start(self, *args))[1]
-    )
+    start = stacks.Stack.__init__
+    monkeypatch.setattr(stacks.Stack, "__init__", lambda self, *args: (started.append(args[3]), start(self, *args))[1])
     again = trained(seeds=(0, 1), folder=tmp_path)
     assert not started
     more = trained(seeds=(2, 0), folder=tmp_path)
@@ -401,7 +419,7 @@ def test_progress_is_shown_only_when_asked(capsys):
 
 def diverging(monkeypatch, seed: int, epoch: int, phase_index: int = 0) -> None:
     """The noise of one seed is NaN in one epoch."""
-    usual = svi.random_noise
+    usual = stacks.random_noise
 
     def noise(seeds, steps, shapes, *purpose):
         found = usual(seeds, steps, shapes, *purpose)
@@ -409,7 +427,7 @@ def diverging(monkeypatch, seed: int, epoch: int, phase_index: int = 0) -> None:
             found["z"][list(seeds).index(seed)] = torch.nan
         return found
 
-    monkeypatch.setattr(svi, "random_noise", noise)
+    monkeypatch.setattr(stacks, "random_noise", noise)
 
 
 @pytest.mark.parametrize("name", ["single", "rbf"])

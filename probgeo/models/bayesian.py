@@ -13,8 +13,9 @@ from torch.distributions import Distribution
 from torch.func import functional_call
 
 from probgeo.likelihoods import Likelihood, Parameters
-from probgeo.models.decoders import DecoderModule, DrawnModule, Phase
+from probgeo.models.decoders import DecoderModule, DrawnModule
 from probgeo.models.lastlayer import Conjugate, LaplaceApproximation, draw_noise, linear_layer, prior_std, varied
+from probgeo.models.phase import Epochs, Phase
 from probgeo.models.sampled import NUTS, Autoguide
 from probgeo.nn import MLP, Network, Stacked
 from probgeo.objectives import noise_shape, transformed
@@ -74,8 +75,8 @@ class VariationalModule(DrawnModule):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """Everything together; then the widths σ alone, which move slowly, to where they belong given the rest."""
-        widths = [f"decoder.posteriors.{name}.log_std" for name in self.posteriors]
-        return (*super().phases, Phase("posterior", trains=lambda name: name in widths, share=0.5, rate=10.0))
+        widths = [f"posteriors.{name}.log_std" for name in self.posteriors]
+        return (*super().phases, Phase("posterior", Epochs(lambda name: name in widths, share=0.5, rate=10.0)))
 
     def posterior(self) -> dict[str, Any]:
         """q([W, b]) by the layer's place in the network."""

@@ -15,27 +15,8 @@ from torch.func import jvp, vmap
 from probgeo.likelihoods import Gaussian, Likelihood, Parameters
 from probgeo.metrics import ExpectedMetric, Metric, PullbackMetric, TensorMetric
 from probgeo.models.gp import RBFPrecision
+from probgeo.models.phase import Epochs, Phase, Target
 from probgeo.nn import MLP, Network, Stacked
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of training: which parameters move, for how long, and what happens before.
-
-    Args:
-        name: what the progress bar and the history call it.
-        trains: whether the parameter of this (dotted) name moves.
-        share: epochs of this phase, as a fraction of `Training.epochs`; 0 for a phase that is its `start` alone, such
-            as a posterior in closed form given the trained codes. The first phase has epochs.
-        rate: learning rate of this phase, as a multiple of `Training.learning_rate`.
-        start: called once with (model, x, seed) before the first epoch; may set buffers and initial values in place.
-    """
-
-    name: str
-    trains: Callable[[str], bool]
-    share: float = 1.0
-    rate: float = 1.0
-    start: Callable[[Any, Tensor, int], None] | None = None
 
 
 class DecoderModule(nn.Module, abc.ABC):
@@ -43,8 +24,11 @@ class DecoderModule(nn.Module, abc.ABC):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """The parts of training, in order."""
-        return (Phase("fit", trains=lambda name: True, start=_start_from_data),)
+        """The parts of training, in order, their parameters named as in this module; the first has epochs.
+
+        Whatever has the decoder is trained with it in the first; in what follows the codes are fixed.
+        """
+        return (Phase("fit"),)
 
     def guide(self, z: Float[Tensor, "row latent"]) -> None:
         """Pyro sample statements of the variational posterior over the decoder's own latent variables, for rows z."""
@@ -196,11 +180,9 @@ class RBFModule(DecoderModule):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        weights = "decoder.precision.log_weights"
-        return (
-            Phase("mean", trains=lambda name: not name.startswith("decoder.precision."), start=_start_from_data),
-            Phase("precision", trains=lambda name: name == weights, share=0.5, rate=10.0, start=_place_centers),
-        )
+        mean = Epochs(lambda name: not name.startswith("precision."))
+        weights = Epochs(lambda name: name == "precision.log_weights", share=0.5, rate=10.0)
+        return Phase("mean", mean), Phase("precision", weights, start=_place_centers)
 
     def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
         # In the first phase the likelihood's own standard deviation holds: the centres are not placed yet. In the
@@ -242,16 +224,9 @@ class _MeanAndStd(nn.Module):
 
 
 @torch.no_grad()
-def _start_from_data(model: Any, x: Tensor, seed: int) -> None:
-    """The likelihood's own parameters at values that suit x: a noise level that starts far off is slow to learn."""
-    for name, value in model.spec.likelihood.initial_parameters(x.shape[1], x).items():
-        model.shared[name].copy_(value)
-
-
-@torch.no_grad()
-def _place_centers(model: Any, x: Tensor, seed: int) -> None:
-    """Centres at the codes of x; every precision at the data equal to the likelihood's own, 1 / std²."""
-    model.decoder.precision.place(model.encode(x).mean, (-2 * model.parameters_of_likelihood()["log_std"]).exp(), seed)
+def _place_centers(module: RBFModule, target: Target, seed: int) -> None:
+    """Centres at the codes; every precision at the data equal to the likelihood's own, 1 / std²."""
+    module.precision.place(target.z, (-2 * target.parameters["log_std"]).exp(), seed)
 
 
 # --- specs -----------------------------------------------------------------------------------------------------------
