@@ -347,7 +347,7 @@ def test_trainings_that_are_shared_in_part_and_two_retrainings_have_no_test_and_
     assert np.isnan(table.loc[("single", "geodesic"), "p_rbf"])
     few = summary(study(num_retrainings=2), num_resamples=50)
     assert few[["p_rbf", "p_euclidean"]].isna().all(axis=None)
-    assert "–: a test takes three retrainings" in " ".join(str(few).split())
+    assert "–: no test, which takes three retrainings" in " ".join(str(few).split())
 
 
 def test_summary_says_that_three_retrainings_cannot_tell():

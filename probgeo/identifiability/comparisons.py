@@ -17,8 +17,8 @@ def paired_test(distance_a: xr.DataArray, distance_b: xr.DataArray, alternative:
     Kept to compare with published numbers, not valid for the claim that a varies less. It takes the pairs for
     independent, which share points and trainings, and the retrainings for given: it speaks of these retrainings, not of
     the next. Where nothing differs, two groups of retrainings of one model, it rejects at a nominal two-sided 5 % in 18
-    to 78 % of cases (`experiments.null_tests`); `permutation_test` and `swap_test`, which permute retrainings, in 5 to
-    7 %. Retrainings are not paired: the two may have different numbers of them.
+    to 78 % of cases (`experiments.null_tests`); `permutation_test`, which permutes retrainings, in 5 to 7 %, and
+    `swap_test` in 3 to 4 %. Retrainings are not paired: the two may have different numbers of them.
 
     Args:
         distance_a: distances, dims (retraining, pair, ...).

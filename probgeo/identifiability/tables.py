@@ -56,7 +56,7 @@ def _comparison_notes(table: pd.DataFrame) -> str:
     if smallest > 1 - level:
         notes += f"; ?: so few retrainings allow no p below {_short(smallest, 2)}, nothing can be told"
     if missing:
-        notes += "; –: a test takes three retrainings of each side"
+        notes += "; –: no test, which takes three retrainings of each side, shared whole or not at all"
     if table.attrs["family"]:
         notes += "; in brackets: Holm's p within the family of tests that was named"
     return notes + (
