@@ -338,6 +338,8 @@ def test_models_with_equal_distances_of_codes_share_trainings_and_go_through_the
     given = d.assign_coords(training=(("model", "retraining"), np.arange(12).reshape(2, 6)))
     assert summary(given, num_resamples=50).loc[("single", "geodesic"), "swapped_rbf"] == 0
     assert with_trainings(given) is given
+    all_the_same = d.assign_coords(training=("retraining", np.arange(6)))
+    assert (summary(all_the_same, num_resamples=50)["swapped_rbf"].dropna() == 1).all()
 
 
 def test_trainings_that_are_shared_in_part_and_two_retrainings_have_no_test_and_it_is_said():

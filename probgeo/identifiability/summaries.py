@@ -261,7 +261,8 @@ def _test(
 
 def _trainings(distance: xr.DataArray, label: Label) -> np.ndarray:
     """The identities of a row's trainings (retraining,)."""
-    return distance["training"].sel(row=label).values
+    training = distance["training"]  # without the dim of rows where all come from the same trainings
+    return (training.sel(row=label) if "row" in training.dims else training).values
 
 
 def _of_reference(reference: xr.DataArray, distance: xr.DataArray) -> np.ndarray:
