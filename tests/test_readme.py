@@ -24,7 +24,7 @@ def printed_blocks():
         yield pytest.param(module, result, blocks, id=Path(result).stem, marks=marks)
 
 
-@pytest.mark.parametrize(("module", "result", "blocks"), printed_blocks())
+@pytest.mark.parametrize(("module", "result", "blocks"), list(printed_blocks()))
 def test_printed_tables_are_what_the_command_prints_whole_but_where_dots_say_so(
     module, result, blocks, tmp_path, capsys
 ):
