@@ -145,8 +145,10 @@ def coverage(config: Config) -> xr.Dataset:
                 for name, test in tests.items():
                     chosen = partial(test, num_permutations=config.permutations, seed=config.seed)
                     simulate = partial(simulated, rng, num, tails=df, share=share, same=name == "swap test")
-                    null = chosen(*simulate([0.1, 0.1], times=config.simulations))
-                    other = chosen(*simulate([0.15, 0.1], times=config.simulations)).interval
+                    null_a, null_b = simulate([0.1, 0.1], times=config.simulations)
+                    a, b = simulate([0.15, 0.1], times=config.simulations)
+                    null = chosen(null_a, null_b)
+                    other = chosen(a, b).interval
                     covered = (other.sel(bound="lower") <= 1.5) & (other.sel(bound="upper") >= 1.5)
                     rejected = float((null.p_value <= LEVEL).mean())
                     found[name, num, f"{tails}, {share:.0%}"] = rejected, float(covered.mean())

@@ -251,9 +251,9 @@ def _test(
         present = [d.notnull().any("pair").values for d in (row, reference)]
         least = (present[0] & present[1]).sum() if same else min(each.sum() for each in present)
         if least >= 3 and (same or not shared):
-            sides = (d.reset_coords(drop=True).drop_vars("retraining", errors="ignore") for d in (row, reference))
+            a, b = (d.reset_coords(drop=True).drop_vars("retraining", errors="ignore") for d in (row, reference))
             found = (swap_test if same else permutation_test)(
-                *sides, num_permutations=num_permutations, level=level, seed=seed
+                a, b, num_permutations=num_permutations, level=level, seed=seed
             )
             values = [found.estimate, *found.interval.values, found.p_value, found.smallest_p, float(same)]
     return dict(zip([key.format(name) for key in keys], map(float, values), strict=True))
