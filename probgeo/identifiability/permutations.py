@@ -294,7 +294,8 @@ def _studentised(
             standard_error, variance, df = error(of_a[1], of_b[1])
             t[chunk] = np.where(difference == 0, 0.0, difference / standard_error)
         given = given or [float(values[0]) for values in (difference, standard_error, variance, df)]
-    return t, *given
+    log_ratio, standard_error, variance, df = given
+    return t, log_ratio, standard_error, variance, df
 
 
 def _log_cv(residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
