@@ -17,6 +17,8 @@ ORDER = (
     "sample_quality",
     "identifiability",
     "likelihoods",
+    "immersions",
+    "trials",
     "jacobians",
     "metrics",
     "newton",
