@@ -102,7 +102,7 @@ def study_of(config: Config, folder: Path) -> pg.Study:
         pairs=pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0),
         models=specs,
         seeds=range(config.retrainings),
-        measures={"geodesic": pg.DrawnGeodesic(pg.GaussNewton(num_segments=config.segments), config.draws)},
+        measures={"geodesic": pg.study.DrawnGeodesic(pg.GaussNewton(num_segments=config.segments), config.draws)},
         training=pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate),
     )
 

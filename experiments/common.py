@@ -102,11 +102,11 @@ def decoders(network: pg.nn.MLP, members: int, samples: int = 100) -> dict[str, 
         samples: of NUTS, and its warm-up; at least as many as members.
     """
     guides: dict[str, Any] = {
-        "mean-field": pg.MeanField(),
-        "low-rank": pg.LowRank(),
-        "laplace": pg.LaplaceApproximation(),
-        "exact": pg.Conjugate(),
-        "nuts": pg.NUTS(num_draws=samples, warmup=samples),
+        "mean-field": pg.posteriors.MeanField(),
+        "low-rank": pg.posteriors.LowRank(),
+        "laplace": pg.posteriors.LaplaceApproximation(),
+        "exact": pg.posteriors.Conjugate(),
+        "nuts": pg.posteriors.NUTS(num_draws=samples, warmup=samples),
     }
     return {
         "single": pg.Decoder(network),

@@ -159,7 +159,7 @@ PRESETS = {
     "mnist-labels": replace(_MNIST, preset="mnist-labels", labels=True, mask="none", latent=2),
     "coloured-mnist": replace(_MNIST, preset="coloured-mnist", scenario="coloured-mnist", mask="none", points=10_000),
 }
-MASKS: dict[str, Any] = {"share": pg.RandomShare(), "half": pg.RandomMask(), "none": pg.NoMask()}
+MASKS: dict[str, Any] = {"share": pg.masks.RandomShare(), "half": pg.masks.RandomMask(), "none": pg.masks.NoMask()}
 
 
 def specs_of(config: Config, scenario: Scenario) -> dict[str, pg.ConditionalVAE]:
@@ -184,7 +184,7 @@ def specs_of(config: Config, scenario: Scenario) -> dict[str, pg.ConditionalVAE]
                 beta,
                 mask=MASKS[config.mask],
                 covariates=tuple(range(-scenario.num_covariates, 0)),
-                target=pg.Unobserved() if config.target == "unobserved" else pg.Everything(),
+                target=pg.masks.Unobserved() if config.target == "unobserved" else pg.masks.Everything(),
             )
     return found
 
@@ -194,7 +194,7 @@ def study_of(config: Config, scenario: Scenario, folder: Path) -> pg.Study:
     solver = pg.GaussNewton(num_segments=config.segments)
     measures: dict[str, Any] = {"geodesic": pg.Geodesic(solver=solver), "straight": pg.StraightLine()}
     for name, values in given_conditions(scenario, config.mask != "none").items():
-        measures[name] = pg.Given(values, pg.Geodesic(solver=solver))
+        measures[name] = pg.study.Given(values, pg.Geodesic(solver=solver))
     return pg.Study(
         folder,
         data=scenario.train.x.to(config.device),
@@ -213,7 +213,7 @@ def curves(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
     labels, features = scenario.test.labels[: config.rows], None
     if scenario.image:
         pixels = scenario.train.x[:, : scenario.num_modelled]
-        features = pg.classifier_features(pixels[:10_000], scenario.train.labels[:10_000]).to(x)
+        features = pg.sample_quality.classifier_features(pixels[:10_000], scenario.train.labels[:10_000]).to(x)
     numbers = numbers_of_conditions(scenario.num_modelled, config.mask != "none")
     models = []
     for name in study.models:
@@ -262,7 +262,7 @@ def greedy(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
     x = scenario.test.x[: min(config.rows, 200)].to(config.device)
     x = x[~x.isnan().any(1)]
     found = [
-        pg.greedy_conditions(first_of(study, name), x, scenario.num_modelled - 1, config.samples // 10 or 1)
+        pg.masks.greedy_conditions(first_of(study, name), x, scenario.num_modelled - 1, config.samples // 10 or 1)
         for name in study.models
     ]
     order = [[scenario.names[column] for column in each.columns] for each in found]

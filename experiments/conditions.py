@@ -118,7 +118,7 @@ def _images(config: Any) -> Scenario:
     return Scenario(
         train=wholes[0],
         test=wholes[1],
-        likelihood=pg.Bernoulli(),
+        likelihood=pg.likelihoods.Bernoulli(),
         num_covariates=len(names),
         names=(*(f"pixel {number}" for number in range(num_pixels)), *names),
         image=shape,
@@ -130,7 +130,7 @@ def _table(config: Any) -> Scenario:
         raise ValueError("path: expected a .csv or .tsv file for the scenario 'table'; got none.")
     found = sets.table(config.path, labels=config.label_column)
     names = [column.name for column in found.columns]
-    return _split(config, found.data, pg.table_likelihood(found.columns), names, normalised=False)
+    return _split(config, found.data, pg.likelihoods.table_likelihood(found.columns), names, normalised=False)
 
 
 def _split(config: Any, data: Dataset, likelihood: Likelihood, names: Sequence[str], normalised: bool) -> Scenario:
@@ -155,7 +155,7 @@ def numbers_of_conditions(num_modelled: int, masked: bool) -> list[int]:
 def masks(scenario: Scenario, x: Float[Tensor, "row column"], num: int) -> Bool[Tensor, "row column"]:
     """Masks of so many random conditions per row, fewer where values are missing; covariates are no part of it."""
     mask = torch.zeros(x.shape, dtype=torch.bool)
-    mask[:, : scenario.num_modelled] = pg.random_conditions(len(x), scenario.num_modelled, num, seed=0)
+    mask[:, : scenario.num_modelled] = pg.masks.random_conditions(len(x), scenario.num_modelled, num, seed=0)
     return mask & ~x.isnan()
 
 
@@ -226,7 +226,7 @@ def scores(
         "distortion": distortion.nansum(1).mean(),
         "distortion_per_feature": distortion[:, modelled].nanmean(0),
         "log_likelihood": model.log_likelihood(x, mask, samples).mean(),
-        "frechet": pg.frechet_distance(drawn[complete], x[complete, modelled], features),
+        "frechet": pg.sample_quality.frechet_distance(drawn[complete], x[complete, modelled], features),
     }
     found["elbo"] = -found["distortion"] - found["rate"].sum()
     guesses = {
@@ -238,13 +238,13 @@ def scores(
         if guess is not None and hidden.any():
             found[f"error_{name}"] = (guess - x)[:, modelled][hidden].square().mean()
     if scenario.image:
-        sharpness = pg.blur(drawn, scenario.image)
+        sharpness = pg.sample_quality.blur(drawn, scenario.image)
         found["blur"] = sharpness.mean()
         classes = labels.unique()
         found["blur_by_class"] = torch.stack([sharpness[labels == label].mean() for label in classes])
         found["frechet_by_class"] = torch.tensor(
             [
-                pg.frechet_distance(drawn[labels == label], x[labels == label][:, modelled], features)
+                pg.sample_quality.frechet_distance(drawn[labels == label], x[labels == label][:, modelled], features)
                 for label in classes
             ]
         )

@@ -117,7 +117,7 @@ def study_of(config: Config, folder: Path, table: CountTable) -> pg.Study:
     network = pg.nn.MLP(hidden=(config.width, config.width))
     solver = pg.GaussNewton(num_segments=config.segments)
     library = table.data.x.sum(1).median().item()
-    likelihood = pg.NegativeBinomial(pg.RowTotal(library))
+    likelihood = pg.likelihoods.NegativeBinomial(pg.likelihoods.RowTotal(library))
     return pg.Study(
         folder,
         data=table.data.x.to(config.device),

@@ -25,7 +25,6 @@ from probgeo.identifiability import coefficient_of_variation, icc, rank_agreemen
 from probgeo.metrics import Energy
 from probgeo.plots.style import distinct_colors, finish, new_figure
 from probgeo.specs import digest
-from probgeo.storage import Fitted
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def refined(
 
 
 @torch.no_grad()
-def curves_of(model: Fitted, start: Tensor, stop: Tensor, codes: Tensor, grid: Sequence[int]) -> xr.Dataset:
+def curves_of(model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor, grid: Sequence[int]) -> xr.Dataset:
     """Each path by each measure at each N: lengths, √(2E), share of nodes inside the data, status."""
     draws, metric = model.draws(), model.metric()
 

@@ -112,7 +112,7 @@ def spec_of(name: str, config: Config, shape: tuple[int, ...]) -> pg.VAE:
         image = pg.nn.Convolutional(shape)
         return pg.VAE(config.latent, pg.EnsembleDecoder(config.members, image), pg.Gaussian(), encoder=image)
     network = pg.nn.MLP(hidden=(config.width, config.width))
-    decoder = pg.InjectiveDecoder() if name == "injective" else decoders(network, config.members)[name]
+    decoder = pg.Decoder(pg.nn.Injective()) if name == "injective" else decoders(network, config.members)[name]
     return pg.VAE(config.latent, decoder, pg.Gaussian(), encoder=network)
 
 

@@ -9,8 +9,6 @@ from scipy.interpolate import RegularGridInterpolator
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from probgeo.storage import Fitted
-
 
 def some_rows(num_rows: int, num_shown: int) -> Tensor:
     """Indices of at most num_shown rows, the same at every call, ascending."""
@@ -26,7 +24,7 @@ def grid_over(codes: Tensor, num: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def latent_map(model: Fitted, codes: Tensor, rows: Tensor, path: np.ndarray, num: int = 60) -> xr.Dataset:
+def latent_map(model: LatentModel, codes: Tensor, rows: Tensor, path: np.ndarray, num: int = 60) -> xr.Dataset:
     """Codes of some rows, paths (pair, node, latent), and the decoder's uncertainty on a grid over all codes."""
     grid, corner = grid_over(codes, num)
     return xr.Dataset(

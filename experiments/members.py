@@ -8,15 +8,15 @@ from torch import Tensor
 
 import probgeo as pg
 from probgeo.metrics import Energy
-from probgeo.storage import Fitted, Spec
+from probgeo.models.base import FittedModel, LatentModel, ModelSpec
 
 
-def energy_of_1999_segments(model: Fitted) -> Energy:
+def energy_of_1999_segments(model: LatentModel) -> Energy:
     """The decorrelated energy of as many segments as published distances of cells have.
 
     With one decoder it is that of the decoder's metric, and taken as such: nothing is left of its graph's weights then.
     """
-    if model.spec.num_members == 1:
+    if model.num_members == 1:
         return model.metric()
     return pg.DecorrelatedEnergy(model.draws(), segments=1999)
 
@@ -33,7 +33,7 @@ class StraightEnergy(pg.study.Measure):
 
     num_segments: int = 256
 
-    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
+    def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
         line = pg.paths.Straight(self.num_segments)(start, stop)
         energies = pg.energy(energy_of_1999_segments(model), line)
         finite = energies.isfinite()
@@ -41,7 +41,7 @@ class StraightEnergy(pg.study.Measure):
         return pg.Geodesics(line, energies, (2 * energies).sqrt(), torch.zeros_like(status), status)
 
 
-def first_members(model: Any, members: int) -> Fitted:
+def first_members(model: Any, members: int) -> FittedModel:
     """The fitted ensemble without all but its first members: the same encoder, the same weights."""
     spec = replace(model.spec, decoder=replace(model.spec.decoder, members=members))
     part = spec.build(model.num_features, seed=0)
@@ -61,8 +61,8 @@ class OfFirst(pg.study.Measure):
     members: int
     measure: pg.study.Measure
 
-    def applies_to(self, spec: Spec) -> bool:
-        return spec.num_members >= self.members
+    def applies_to(self, model: LatentModel | ModelSpec) -> bool:
+        return model.num_members >= self.members
 
-    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
+    def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
         return self.measure.paths(first_members(model, self.members), start, stop, codes)

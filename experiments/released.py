@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import probgeo as pg
-from probgeo.storage import Fitted, Spec
+from probgeo.models.base import LatentModel, ModelSpec
 
 
 class MeanAndRootPrecision(nn.Module):
@@ -30,13 +30,19 @@ class MeanAndRootPrecision(nn.Module):
         return torch.cat([self.network(z), self.precision(z).sqrt()], dim=-1)
 
 
-def released_metric(model: Fitted) -> pg.PullbackMetric:
+def mean_and_root_precision(model: Any) -> MeanAndRootPrecision:
+    """[μ; √β] of a fitted RBF model."""
+    return MeanAndRootPrecision(model.decoder)
+
+
+def released_metric(model: LatentModel) -> pg.PullbackMetric:
     """G = J_μᵀJ_μ + JᵀJ of √β: the metric of an RBF model with its precision taken for a variance."""
-    return pg.PullbackMetric(MeanAndRootPrecision(model.decoder))
+    return pg.PullbackMetric(mean_and_root_precision(model))
 
 
-def is_rbf(spec: Spec) -> bool:
-    """Whether models of this spec have an RBF precision."""
+def is_rbf(model: LatentModel | ModelSpec) -> bool:
+    """Whether the model, or models of the spec, have an RBF precision."""
+    spec = getattr(model, "spec", model)
     return isinstance(spec, pg.VAE) and isinstance(spec.decoder, pg.RBFDecoder)
 
 
@@ -50,10 +56,10 @@ class AsReleased(pg.study.Measure):
 
     solver: pg.GaussNewton = pg.GaussNewton()
 
-    def applies_to(self, spec: Spec) -> bool:
-        return is_rbf(spec)
+    def applies_to(self, model: LatentModel | ModelSpec) -> bool:
+        return is_rbf(model)
 
-    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
+    def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
         return pg.Geodesic(released_metric, self.solver).paths(model, start, stop, codes)
 
 
@@ -67,12 +73,12 @@ class SummedAsReleased(pg.study.Measure):
 
     solver: pg.GaussNewton = pg.GaussNewton()
 
-    def applies_to(self, spec: Spec) -> bool:
-        return is_rbf(spec)
+    def applies_to(self, model: LatentModel | ModelSpec) -> bool:
+        return is_rbf(model)
 
-    def paths(self, model: Fitted, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
+    def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
         found = AsReleased(self.solver).paths(model, start, stop, codes)
-        stacked = MeanAndRootPrecision(model.decoder)
+        stacked = mean_and_root_precision(model)
         # One path at a time: images of all nodes are large.
         halves = [stacked(nodes).diff(dim=0).unflatten(1, (2, -1)) for nodes in found.path]
         lengths = torch.stack([half.norm(dim=2).sum() for half in halves])

@@ -143,9 +143,9 @@ def spec_of(config: Config, data: MultiView) -> pg.SharedLatentVAE:
     network = pg.nn.MLP(hidden=(config.width, config.width))
     decoder: Any = pg.EnsembleDecoder(config.members, network) if config.members > 1 else pg.Decoder(network)
     fusions = {
-        "product": pg.ProductOfExperts(config.alone),
-        "mixture": pg.Mixture(),
-        "average": pg.Average(alone=config.alone),
+        "product": pg.views.ProductOfExperts(config.alone),
+        "mixture": pg.views.Mixture(),
+        "average": pg.views.Average(alone=config.alone),
     }
     return pg.SharedLatentVAE(
         {
@@ -154,7 +154,7 @@ def spec_of(config: Config, data: MultiView) -> pg.SharedLatentVAE:
         },
         latent=config.latent,
         fusion=fusions[config.fusion],
-        alternation=pg.Alternation(config.rounds) if config.rounds else None,
+        alternation=pg.views.Alternation(config.rounds) if config.rounds else None,
     )
 
 
@@ -163,7 +163,7 @@ def study_of(config: Config, folder: Path, train: MultiView, test: MultiView) ->
     solver = pg.GaussNewton(num_segments=config.segments)
     measures: dict[str, pg.study.Measure] = {
         "all views": pg.Geodesic(solver=solver),
-        **{name: pg.Geodesic(pg.ViewMetric(name), solver=solver) for name in train.shapes},
+        **{name: pg.Geodesic(pg.study.ViewMetric(name), solver=solver) for name in train.shapes},
         "straight": pg.StraightLine(num_segments=config.segments),
     }
     return pg.Study(

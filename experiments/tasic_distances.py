@@ -148,7 +148,7 @@ def agreement(distance: xr.DataArray) -> xr.Dataset:
 @torch.no_grad()
 def latent_view(study: pg.Study, data: pg.datasets.Dataset, num: int = 32) -> xr.Dataset:
     """Of the first retraining of the last model of two latent dimensions: codes, geodesics, members' volume density."""
-    name = [name for name, spec in study.models.items() if spec.latent == 2][-1]
+    name = [name for name, spec in study.models.items() if isinstance(spec, pg.ModelSpec) and spec.latent == 2][-1]
     model: Any = study.fitted(name, study.seeds[0])
     codes = model.encode(study.data).mean
     rows = some_rows(len(data), 1500)

@@ -33,9 +33,9 @@ from probgeo.svi import Report
 LIKELIHOODS = {
     "gaussian": pg.Gaussian,
     "heteroscedastic-gaussian": pg.HeteroscedasticGaussian,
-    "laplace": pg.Laplace,
-    "bernoulli": pg.Bernoulli,
-    "continuous-bernoulli": pg.ContinuousBernoulli,
+    "laplace": pg.likelihoods.Laplace,
+    "bernoulli": pg.likelihoods.Bernoulli,
+    "continuous-bernoulli": pg.likelihoods.ContinuousBernoulli,
 }
 OPTIMIZERS = {
     "adam": torch.optim.Adam,

@@ -1,6 +1,23 @@
 """Probabilistic latent geometry: which distances, angles and volumes of a latent space survive retraining."""
 
-from probgeo import calculus, datasets, identifiability, nn, paths, plots, schedules
+from importlib.metadata import version
+
+from probgeo import (
+    calculus,
+    datasets,
+    identifiability,
+    likelihoods,
+    masks,
+    nn,
+    paths,
+    plots,
+    posteriors,
+    sample_quality,
+    schedules,
+    specs,
+    study,
+    views,
+)
 from probgeo.datasets import (
     all_pairs,
     class_regions,
@@ -11,94 +28,59 @@ from probgeo.datasets import (
 )
 from probgeo.distances import distance_matrix, graph_distances
 from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
-from probgeo.jacobians import smallest_singular_value
-from probgeo.likelihoods import (
-    Bernoulli,
-    Categorical,
-    ContinuousBernoulli,
-    Gaussian,
-    HeteroscedasticGaussian,
-    Laplace,
-    LibraryColumn,
-    Mixed,
-    NegativeBinomial,
-    OneHotCategorical,
-    Perceptual,
-    Poisson,
-    RowTotal,
-    ZeroInflatedNegativeBinomial,
-    table_likelihood,
+from probgeo.likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood
+from probgeo.metrics import (
+    ConformalMetric,
+    DecorrelatedEnergy,
+    Energy,
+    ExpectedMetric,
+    Metric,
+    PullbackMetric,
+    TensorMetric,
 )
-from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
-from probgeo.models import flows
-from probgeo.models.bayesian import BayesianDecoder, DropoutDecoder, LowRank, MeanField
+from probgeo.models.base import Encoding, LatentModel, ModelSpec
+from probgeo.models.bayesian import BayesianDecoder, DropoutDecoder
 from probgeo.models.conditional import ConditionalVAE
 from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
-from probgeo.models.fusion import Average, Mixture, ProductOfExperts
 from probgeo.models.gp_decoder import GPDecoder
 from probgeo.models.gplvm import GPLVM
-from probgeo.models.greedy import greedy_conditions
-from probgeo.models.injective import Injective, InjectiveDecoder, projection
-from probgeo.models.lastlayer import Conjugate, LaplaceApproximation
-from probgeo.models.masks import Everything, NoMask, RandomMask, RandomShare, Unobserved, random_conditions
-from probgeo.models.sampled import NUTS, Autoguide
 from probgeo.models.shared import SharedLatentVAE
 from probgeo.models.vae import VAE, Warmup
-from probgeo.models.views import Alternation, View
-from probgeo.sample_quality import blur, classifier_features, frechet_distance
+from probgeo.models.views import View
 from probgeo.storage import load, save
-from probgeo.study import DrawnGeodesic, Geodesic, Given, StraightLine, Study, ViewMetric
+from probgeo.study import Euclidean, Geodesic, Measure, StraightLine, Study, measure
 from probgeo.training import Training, TrainingDiverged, fit
+
+__version__ = version("probgeo")
 
 __all__ = [
     "GPLVM",
-    "NUTS",
     "VAE",
-    "Alternation",
-    "Autoguide",
-    "Average",
     "BayesianDecoder",
-    "Bernoulli",
-    "Categorical",
     "ConditionalVAE",
     "ConformalMetric",
-    "Conjugate",
-    "ContinuousBernoulli",
     "Decoder",
     "DecorrelatedEnergy",
-    "DrawnGeodesic",
     "DropoutDecoder",
+    "Encoding",
+    "Energy",
     "EnsembleDecoder",
-    "Everything",
+    "Euclidean",
     "ExpectedMetric",
     "GPDecoder",
     "GaussNewton",
     "Gaussian",
     "Geodesic",
     "Geodesics",
-    "Given",
     "HeteroscedasticGaussian",
-    "Injective",
-    "InjectiveDecoder",
-    "Laplace",
-    "LaplaceApproximation",
-    "LibraryColumn",
-    "LowRank",
-    "MeanField",
-    "Mixed",
-    "Mixture",
-    "NegativeBinomial",
-    "NoMask",
-    "OneHotCategorical",
-    "Perceptual",
-    "Poisson",
-    "ProductOfExperts",
+    "LatentModel",
+    "Likelihood",
+    "Measure",
+    "Metric",
+    "ModelSpec",
     "PullbackMetric",
     "RBFDecoder",
-    "RandomMask",
     "RandomMember",
-    "RandomShare",
-    "RowTotal",
     "SharedLatentVAE",
     "SplitBatch",
     "Status",
@@ -107,39 +89,35 @@ __all__ = [
     "TensorMetric",
     "Training",
     "TrainingDiverged",
-    "Unobserved",
     "View",
-    "ViewMetric",
     "Warmup",
-    "ZeroInflatedNegativeBinomial",
     "all_pairs",
-    "blur",
     "calculus",
     "class_regions",
     "class_representatives",
-    "classifier_features",
     "datasets",
     "distance_matrix",
     "energy",
     "fit",
-    "flows",
-    "frechet_distance",
     "geodesic",
     "graph_distances",
-    "greedy_conditions",
     "identifiability",
     "length",
+    "likelihoods",
     "load",
+    "masks",
+    "measure",
     "neighbour_pairs",
     "nn",
     "paths",
     "plots",
-    "projection",
-    "random_conditions",
+    "posteriors",
     "sample_pairs",
+    "sample_quality",
     "sample_triples",
     "save",
     "schedules",
-    "smallest_singular_value",
-    "table_likelihood",
+    "specs",
+    "study",
+    "views",
 ]

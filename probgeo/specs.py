@@ -1,4 +1,4 @@
-"""Specs: frozen dataclasses that describe a computation without running it, to and from JSON, and their hashes."""
+"""Specs: frozen dataclasses that describe a computation without running it; their public names, and their hashes."""
 
 import dataclasses
 import hashlib
@@ -13,9 +13,90 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_PACKAGES = ("probgeo.", "torch.nn.", "torch.optim.")
+from probgeo.sources import is_users, source_digest
+
+# Where users import from, in the order in which a name is looked for: what stands in two places has the first's name.
+PUBLIC = (
+    "probgeo",
+    "probgeo.likelihoods",
+    "probgeo.nn",
+    "probgeo.nn.flows",
+    "probgeo.posteriors",
+    "probgeo.views",
+    "probgeo.masks",
+    "probgeo.schedules",
+    "probgeo.study",
+    "probgeo.paths",
+    "probgeo.datasets",
+    "torch.nn",
+    "torch.optim",
+)
+# Names that have been, in files of older versions: modules, and classes that have become another.
+FORMER = MappingProxyType(
+    {
+        "probgeo.models.injective.InjectiveDecoder": "probgeo.Decoder",
+        "probgeo.models.vae": "probgeo",
+        "probgeo.models.conditional": "probgeo",
+        "probgeo.models.shared": "probgeo",
+        "probgeo.models.gplvm": "probgeo",
+        "probgeo.models.decoders": "probgeo",
+        "probgeo.models.gp_decoder": "probgeo",
+        "probgeo.models.views": "probgeo.views",
+        "probgeo.models.fusion": "probgeo.views",
+        "probgeo.models.masks": "probgeo.masks",
+        "probgeo.models.injective": "probgeo.nn",
+        "probgeo.models.flows": "probgeo.nn.flows",
+        "probgeo.models.lastlayer": "probgeo.posteriors",
+        "probgeo.models.sampled": "probgeo.posteriors",
+        "probgeo.models.bayesian": "probgeo.posteriors",
+        "probgeo.models.bayesian.BayesianDecoder": "probgeo.BayesianDecoder",
+        "probgeo.models.bayesian.DropoutDecoder": "probgeo.DropoutDecoder",
+        "probgeo.likelihoods.continuous": "probgeo.likelihoods",
+        "probgeo.likelihoods.counts": "probgeo.likelihoods",
+        "probgeo.likelihoods.discrete": "probgeo.likelihoods",
+        "probgeo.likelihoods.mixed": "probgeo.likelihoods",
+        "probgeo.nn.images": "probgeo.nn",
+        "probgeo.geodesics": "probgeo",
+        "probgeo.study.measures": "probgeo.study",
+        "probgeo.svi": "probgeo",
+    }
+)
 # Metadata of a field that a published spec got later: left out at its default, so that older digests stay.
 ADDED_LATER = MappingProxyType({"added later": True})
+SOURCE = "source of"  # no field can have this name
+
+
+def public_name(named: Any) -> str:
+    """The name that a class or function is imported by, whichever file defines it: `probgeo.Gaussian`.
+
+    It is what configurations and keys on disk hold. For a user's own it is its module and name.
+
+    Args:
+        named: a class, or a function that a module defines.
+
+    Raises:
+        TypeError: a lambda, or what another function or class defines; or something of probgeo that is not public.
+    """
+    package = named.__module__.partition(".")[0]
+    for place in (place for place in PUBLIC if place.partition(".")[0] == package):
+        module = importlib.import_module(place)
+        if named.__name__ in dir(module) and getattr(module, named.__name__) is named:
+            return f"{place}.{named.__name__}"
+    name = f"{named.__module__}.{named.__qualname__}"
+    if "." in named.__qualname__ or "<" in name:
+        raise TypeError(
+            f"spec: expected classes and functions that a module defines, not lambdas or locals; got {name}."
+        )
+    if name.startswith("probgeo."):
+        places = ", ".join(place for place in PUBLIC if place.startswith("probgeo"))
+        raise TypeError(f"spec: {name} is not public, so no file can name it; use what one of {places} holds.")
+    return name
+
+
+def current_name(name: str) -> str:
+    """The name today of what a file calls by any name that it has had."""
+    module, _, attribute = name.rpartition(".")
+    return FORMER.get(name) or f"{FORMER.get(module, module)}.{attribute}"
 
 
 def _named_class(name: str) -> type:
@@ -24,8 +105,9 @@ def _named_class(name: str) -> type:
     Nothing is imported on a file's word, except from probgeo and torch; and no other class is handed out, because
     those of many a loaded module (subprocess) do harm when called.
     """
+    name = current_name(name)
     module, _, attribute = name.rpartition(".")
-    if not name.startswith(_PACKAGES) and module not in sys.modules:
+    if not name.startswith(("probgeo.", "torch.nn.", "torch.optim.")) and module not in sys.modules:
         raise ValueError(
             f"config: {name!r} is not a class of probgeo or torch; import {module!r} first, if you trust it."
         )
@@ -33,36 +115,37 @@ def _named_class(name: str) -> type:
         kind = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
         raise ValueError(f"config: no module has the class {name!r} ({error}).") from error
-    if not isinstance(kind, type) or not (dataclasses.is_dataclass(kind) or issubclass(kind, torch.nn.Module)):
-        raise ValueError(f"config: expected the name of a dataclass or a torch module; got {name!r}.")
+    known = (torch.nn.Module, torch.optim.Optimizer)
+    if not isinstance(kind, type) or not (dataclasses.is_dataclass(kind) or issubclass(kind, known)):
+        raise ValueError(f"config: expected the name of a dataclass, torch module or optimiser; got {name!r}.")
     return kind
 
 
-def _dotted_name(kind: Any) -> str:
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    if "." in kind.__qualname__ or "<" in name:
-        raise TypeError(
-            f"spec: expected classes and functions that a module defines, not lambdas or locals; got {name}."
-        )
-    return name
+def _described(kind: str, named: Any) -> dict[str, str]:
+    """Its public name; of a user's own, the digest of its source too."""
+    name = {kind: public_name(named)}
+    return {**name, SOURCE: source_digest(named)} if is_users(named) else name
 
 
 def to_config(spec: Any) -> Any:
     """The JSON-able description of a spec: dataclasses become {"spec": name, field: value}, classes {"class": name}.
 
-    Whole numbers in fields declared `float` become floats, so that equal specs have equal descriptions.
+    Names are public ones. A class or function of the user's own has the digest of its source beside its name, so that
+    an edited one has another description. Whole numbers in fields declared `float` become floats, so that equal specs
+    have equal descriptions.
 
     Args:
         spec: a frozen dataclass, a class, a module's function, a number, string, None, or a sequence or string-keyed
             mapping of these.
 
     Raises:
-        TypeError: anything else, named; a lambda or a local class, which no file can name.
+        TypeError: anything else, named; a lambda or a local class, which no file can name; a user's class or function
+            without source, or one that reads what nothing identifies.
     """
     if isinstance(spec, type):
-        return {"class": _dotted_name(spec)}
+        return _described("class", spec)
     if inspect.isfunction(spec):
-        return {"function": _dotted_name(spec)}
+        return _described("function", spec)
     if dataclasses.is_dataclass(spec):
         values = {field: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.init}
         fields = {
@@ -70,7 +153,7 @@ def to_config(spec: Any) -> Any:
             for field, value in values.items()
             if field.metadata != ADDED_LATER or value != field.default
         }
-        return {"spec": _dotted_name(type(spec)), **fields}
+        return {**_described("spec", type(spec)), **fields}
     if isinstance(spec, dict):
         return {str(key): to_config(value) for key, value in spec.items()}
     if isinstance(spec, (list, tuple, range)):
@@ -97,18 +180,28 @@ def from_config(config: Any) -> Any:
 
     Raises:
         ValueError: a class outside probgeo and torch that the caller has not imported, a class that is neither a
-            dataclass nor a torch module, or a function.
+            dataclass nor a torch module, a field that it does not have, or a function.
     """
     if isinstance(config, dict):
         if "function" in config:
             raise ValueError(f"config: functions are not restored from files; got {config['function']!r}.")
         if "class" in config:
             return _named_class(config["class"])
-        fields = {key: from_config(value) for key, value in config.items() if key != "spec"}
-        return _named_class(config["spec"])(**fields) if "spec" in config else fields
+        fields = {key: from_config(value) for key, value in config.items() if key not in ("spec", SOURCE)}
+        return _made(_named_class(config["spec"]), fields) if "spec" in config else fields
     if isinstance(config, list):
         return tuple(from_config(value) for value in config)
     return config
+
+
+def _made(kind: type, fields: dict[str, Any]) -> Any:
+    known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else list(fields)
+    unknown = [name for name in fields if name not in known]
+    if unknown:
+        raise ValueError(
+            f"config: {public_name(kind)} has no field {', '.join(map(repr, unknown))}, only {', '.join(known)}."
+        )
+    return kind(**fields)
 
 
 def digest(*parts: Any) -> str:

@@ -12,20 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from probgeo.models.conditional import ConditionalVAE, FittedConditionalVAE
-from probgeo.models.gplvm import GPLVM, FittedGPLVM
-from probgeo.models.shared import FittedSharedLatentVAE, SharedLatentVAE
-from probgeo.models.vae import VAE, FittedVAE
+from probgeo.models.base import FittedModel
 from probgeo.specs import digest, from_config, to_config
-
-Autoencoder = VAE | ConditionalVAE | SharedLatentVAE
-FittedAutoencoder = FittedVAE | FittedConditionalVAE | FittedSharedLatentVAE
-Spec = Autoencoder | GPLVM
-Fitted = FittedAutoencoder | FittedGPLVM
 
 
 def save(
-    model: Fitted,
+    model: FittedModel,
     folder: str | os.PathLike,
     extra: dict[str, Any] | None = None,
     last: dict[str, Tensor] | None = None,
@@ -34,7 +26,15 @@ def save(
 
     The folder appears whole or not at all. `extra` (JSON-able) is kept in the configuration, and is part of its hash;
     `last`, parameters by name, is kept as `last.safetensors`.
+
+    Raises:
+        TypeError: a model that no spec of probgeo built.
     """
+    if not isinstance(model, FittedModel):
+        raise TypeError(
+            f"model: expected a model that `fit` or a spec's `build` returned; got {type(model).__name__}. Save what "
+            "was trained elsewhere by the means of its own library."
+        )
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -51,17 +51,25 @@ def save(
     os.replace(partial, folder)
 
 
-def load(folder: str | os.PathLike) -> Fitted:
+def load(folder: str | os.PathLike) -> FittedModel:
     """The fitted model that `save` or `fit` wrote to a folder, on the CPU.
 
     Raises:
         FileNotFoundError: the folder holds no model.
-        ValueError: its configuration was edited, or its weights are truncated or belong to another configuration.
+        ValueError: its configuration was edited, or names what this version does not know; or its weights are truncated
+            or belong to another configuration.
     """
     folder = Path(folder)
     config = read_config(folder)
     history = folder / "history.nc"
-    model = from_config(config["model"]).build(
+    try:
+        spec = from_config(config["model"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"folder: {folder} was written by probgeo {config['probgeo']} and cannot be read by this version, "
+            f"{version('probgeo')}: {error} Where a name is missing, install the version that wrote it, or retrain."
+        ) from error
+    model = spec.build(
         config["num_features"],
         seed=0,
         history=xr.load_dataset(history, engine="h5netcdf") if history.exists() else None,

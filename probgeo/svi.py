@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from probgeo import storage
+from probgeo.models.base import FittedModel
 from probgeo.models.decoders import Phase
+from probgeo.models.vae import LatentSpec
 from probgeo.nn import Stacked
 from probgeo.objectives import ELBO, noise_shapes, random_noise, random_rows
 from probgeo.schedules import Schedule
 from probgeo.specs import ADDED_LATER
-from probgeo.storage import Autoencoder, FittedAutoencoder
 
 TERMS = ("loss", "log_likelihood", "kl")
 MAX_NOISE = 2**22  # numbers per retraining that are drawn at once
@@ -103,7 +104,7 @@ class Retrainings:
     """Retrainings of one spec, one per seed, as one batched module that is trained phase by phase."""
 
     def __init__(
-        self, spec: Autoencoder, train: Tensor, held_out: Tensor | None, seeds: list[int], training: Training
+        self, spec: LatentSpec, train: Tensor, held_out: Tensor | None, seeds: list[int], training: Training
     ) -> None:
         self.spec, self.train, self.held_out, self.seeds, self.training = spec, train, held_out, seeds, training
         models = [spec.build(train.shape[1], seed).to(train) for seed in seeds]
@@ -154,7 +155,7 @@ class Retrainings:
             if values[-1]:
                 report(seed, len(self.history) - 1, dict(zip(HISTORY[:-1], values[:-1], strict=True)))
 
-    def results(self) -> Iterator[tuple[int, FittedAutoencoder, dict[str, Any], dict[str, Tensor]]]:
+    def results(self) -> Iterator[tuple[int, FittedModel, dict[str, Any], dict[str, Tensor]]]:
         """(seed, model, what to say of it, last parameters of the last phase) per retraining."""
         values = torch.stack(self.history).double().numpy()  # (epoch, term, retraining)
         for index, seed in enumerate(self.seeds):
@@ -171,7 +172,7 @@ class Retrainings:
             last = {name.removeprefix("model."): value[index] for name, value in self.last.items()}
             yield seed, model.eval(), extra, last
 
-    def _member(self, index: int) -> FittedAutoencoder:
+    def _member(self, index: int) -> FittedModel:
         """Retraining `index` as a model of its own, its weights copied."""
         elbo = self.elbo.member(index)
         assert isinstance(elbo, ELBO)

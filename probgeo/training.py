@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 
 from probgeo import storage
 from probgeo.gplvm_training import GPLVMRetrainings
+from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gplvm import GPLVM
+from probgeo.models.vae import LatentSpec
 from probgeo.specs import digest, stream, to_config
-from probgeo.storage import Fitted, Spec
 from probgeo.svi import Report, Retrainings, Training, num_epochs
 
 Run = Retrainings | GPLVMRetrainings
@@ -30,7 +31,7 @@ class TrainingDiverged(ArithmeticError):
         models: all retrainings, in the order of the seeds.
     """
 
-    def __init__(self, message: str, models: list[Fitted]) -> None:
+    def __init__(self, message: str, models: list[FittedModel]) -> None:
         super().__init__(message)
         self.models = models
 
@@ -40,7 +41,7 @@ class TrainingDiverged(ArithmeticError):
 
 
 def fit(
-    spec: Spec,
+    spec: ModelSpec,
     x: Tensor,
     seeds: Sequence[int] = (0,),
     *,
@@ -50,7 +51,8 @@ def fit(
     progress: bool = True,
     checkpoint_seconds: float = 30.0,
     report: Report | None = None,
-) -> list[Fitted]:
+    data_digest: str | None = None,
+) -> list[FittedModel]:
     """Models fitted to x by maximising the ELBO, one per seed; each equals the one trained alone, up to rounding.
 
     Initial weights, order of the data and noise are drawn from streams of the seed's own.
@@ -67,9 +69,10 @@ def fit(
         checkpoint_seconds: how often an unfinished run is saved, at most once an epoch.
         report: called after every epoch with the seed, the epoch (counted over all phases) and the terms of the
             history by name, e.g. to log them.
+        data_digest: `specs.digest(x)`, where it is known already; with a folder only.
 
     Returns:
-        Fitted models in the order of `seeds`, at the best validation epoch of each phase (the last epoch without
+        FittedModel models in the order of `seeds`, at the best validation epoch of each phase (the last epoch without
         validation), each with its `history`.
 
     Raises:
@@ -86,7 +89,7 @@ def fit(
     spec.check(x)
     parts = _split(x, training)
     stack = 1 if isinstance(spec, GPLVM) else stack
-    identity = {"training": to_config(training), "data": digest(x)}
+    identity = {"training": to_config(training), "data": data_digest or (digest(x) if folder else "")}
     with _TURN, torch.enable_grad():
         models = _finished(Path(folder), seeds, spec, identity) if folder else {}
         pending = [seed for seed in seeds if seed not in models]
@@ -100,6 +103,7 @@ def fit(
                 if isinstance(spec, GPLVM):
                     run = GPLVMRetrainings(spec, x, group, training)
                 else:
+                    assert isinstance(spec, LatentSpec)
                     run = Retrainings(spec, *parts, group, training)
                 models |= _trained(run, Path(folder) if folder else None, identity, bar, checkpoint_seconds, report)
     found = [models[seed].to(x.device) for seed in seeds]
@@ -114,7 +118,7 @@ def fit(
     return found
 
 
-def _divergence(model: Fitted) -> str:
+def _divergence(model: FittedModel) -> str:
     """Seed, epoch and phase at which the objective was lost; empty if it was not."""
     return model.history.attrs["diverged"] if model.history is not None else ""
 
@@ -139,7 +143,7 @@ def _trained(
     bar: tqdm,
     checkpoint_seconds: float,
     report: Report | None,
-) -> dict[int, Fitted]:
+) -> dict[int, FittedModel]:
     """Models by seed, trained from the group's checkpoint if there is one, and saved."""
     checkpoint = _checkpoint(folder, identity, run.spec, run.seeds) if folder else None
     run.run(bar, checkpoint, checkpoint_seconds, report)
@@ -153,12 +157,12 @@ def _trained(
     return models
 
 
-def _checkpoint(folder: Path, identity: dict[str, Any], spec: Spec, seeds: list[int]) -> Path:
+def _checkpoint(folder: Path, identity: dict[str, Any], spec: ModelSpec, seeds: list[int]) -> Path:
     return folder / f"unfinished-{digest(identity, spec, seeds)}.safetensors"
 
 
 def _groups(
-    folder: Path | None, seeds: list[int], pending: list[int], stack: int, spec: Spec, identity: dict[str, Any]
+    folder: Path | None, seeds: list[int], pending: list[int], stack: int, spec: ModelSpec, identity: dict[str, Any]
 ) -> list[list[int]]:
     """The seeds that are trained at once, at most `stack`; a group with a checkpoint stays together.
 
@@ -174,7 +178,7 @@ def _groups(
     return begun + [rest[i : i + stack] for i in range(0, len(rest), stack)]
 
 
-def _finished(folder: Path, seeds: list[int], spec: Spec, identity: dict[str, Any]) -> dict[int, Fitted]:
+def _finished(folder: Path, seeds: list[int], spec: ModelSpec, identity: dict[str, Any]) -> dict[int, FittedModel]:
     """The models that the folder already holds, by seed."""
     models = {}
     expected = {"model": to_config(spec), **identity}

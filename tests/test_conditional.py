@@ -22,17 +22,24 @@ DECODERS = {
     "ensemble": pg.EnsembleDecoder(3, NET),
     "random": pg.EnsembleDecoder(3, NET, pg.RandomMember()),
     "mean-field": pg.BayesianDecoder(NET, draws=4),
-    "low-rank": pg.BayesianDecoder(NET, guide=pg.LowRank(2), draws=4),
+    "low-rank": pg.BayesianDecoder(NET, guide=pg.posteriors.LowRank(2), draws=4),
     "dropout": pg.DropoutDecoder(NET, draws=4),
 }
 FITTED_LATER = {
     "rbf": pg.RBFDecoder(NET, num_centers=5),
     "gp": pg.GPDecoder(NET, num_inducing=8),
-    "exact": pg.BayesianDecoder(NET, guide=pg.Conjugate(), draws=4),
-    "laplace": pg.BayesianDecoder(NET, guide=pg.LaplaceApproximation(), draws=4),
+    "exact": pg.BayesianDecoder(NET, guide=pg.posteriors.Conjugate(), draws=4),
+    "laplace": pg.BayesianDecoder(NET, guide=pg.posteriors.LaplaceApproximation(), draws=4),
 }
 EVERY = pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
-TABLE = pg.Mixed(((pg.Categorical(3), 1), (pg.Gaussian(0.5), 2), (pg.Bernoulli(), 1), (pg.Poisson(), 1)))
+TABLE = pg.likelihoods.Mixed(
+    (
+        (pg.likelihoods.Categorical(3), 1),
+        (pg.Gaussian(0.5), 2),
+        (pg.likelihoods.Bernoulli(), 1),
+        (pg.likelihoods.Poisson(), 1),
+    )
+)
 MASK = torch.tensor([True, False, False, True, False])
 
 
@@ -75,16 +82,16 @@ def close(first, second, tolerance: float = 1e-10) -> None:
 
 def test_random_masks_are_bernoulli_and_shares_make_all_numbers_of_conditions_equally_frequent():
     uniform = torch.rand(20_000, 6, generator=torch.Generator().manual_seed(0))
-    assert abs(pg.RandomMask(0.3).mask(uniform).float().mean() - 0.3) < 0.01
-    numbers = pg.RandomShare().mask(uniform).sum(1).bincount(minlength=6) / 20_000
+    assert abs(pg.masks.RandomMask(0.3).mask(uniform).float().mean() - 0.3) < 0.01
+    numbers = pg.masks.RandomShare().mask(uniform).sum(1).bincount(minlength=6) / 20_000
     torch.testing.assert_close(numbers, torch.full((6,), 1 / 6), rtol=0, atol=0.015)
 
 
 def test_random_conditions_have_exactly_so_many_each_equally_often():
-    mask = pg.random_conditions(3000, 5, 2, seed=0)
+    mask = pg.masks.random_conditions(3000, 5, 2, seed=0)
     assert (mask.sum(1) == 2).all()
     torch.testing.assert_close(mask.float().mean(0), torch.full((5,), 0.4), rtol=0, atol=0.04)
-    assert not torch.equal(mask, pg.random_conditions(3000, 5, 2, seed=1))
+    assert not torch.equal(mask, pg.masks.random_conditions(3000, 5, 2, seed=1))
 
 
 # --- the objective ---
@@ -113,7 +120,7 @@ def test_pyros_own_objective_agrees_in_expectation(decoder):
 
 def test_the_target_decides_whether_what_is_given_is_in_the_likelihood():
     x = data()
-    for target, counted in ((pg.Unobserved(), 3), (pg.Everything(), 5)):
+    for target, counted in ((pg.masks.Unobserved(), 3), (pg.masks.Everything(), 5)):
         model = built(target=target, likelihood=pg.Gaussian(1.0))
         mask = MASK.expand_as(x)
         trace = pyro.poutine.trace(model.model).get_trace(x, mask=mask)
@@ -140,7 +147,7 @@ def test_rate_is_the_divergence_and_distortion_the_expected_log_likelihood():
 def linear_model() -> tuple[FittedConditionalVAE, torch.Tensor, torch.Tensor]:
     """x = W z + V c + noise, c a covariate in the last column, its encoder the exact posterior; W and V."""
     linear, std = pg.nn.MLP(()), 0.5
-    spec = pg.ConditionalVAE(2, pg.Decoder(linear), pg.Gaussian(std), linear, mask=pg.NoMask(), covariates=(-1,))
+    spec = pg.ConditionalVAE(2, pg.Decoder(linear), pg.Gaussian(std), linear, mask=pg.masks.NoMask(), covariates=(-1,))
     model = spec.build(5, seed=0).double().requires_grad_(False)
     W = torch.linalg.qr(data(4, 2))[0] * torch.tensor([2.0, 0.7], dtype=torch.float64)
     V = torch.linspace(-1, 1, 4, dtype=torch.float64)[:, None]
@@ -250,7 +257,7 @@ def test_where_nothing_is_given_the_metric_is_the_block_of_the_joint_one(decoder
 @pytest.mark.parametrize("decoder", FITTED_LATER.values(), ids=FITTED_LATER)
 def test_decoders_that_are_fitted_after_training_work_given_covariates(decoder):
     x = torch.cat([data(), torch.arange(40)[:, None] % 2], dim=1)
-    spec = pg.ConditionalVAE(2, decoder, pg.Gaussian(), NET, mask=pg.NoMask(), covariates=(5,))
+    spec = pg.ConditionalVAE(2, decoder, pg.Gaussian(), NET, mask=pg.masks.NoMask(), covariates=(5,))
     training = pg.Training(epochs=3, batch_size=16, learning_rate=1e-2, validation=0.0)
     (model,) = pg.fit(spec, x, training=training, progress=False)
     model.requires_grad_(False)
@@ -310,7 +317,7 @@ def test_codes_given_a_condition_are_those_of_rows_that_take_its_values():
 # --- training and storage ---
 
 
-@pytest.mark.parametrize("mask", [pg.RandomMask(), pg.RandomShare()])
+@pytest.mark.parametrize("mask", [pg.masks.RandomMask(), pg.masks.RandomShare()])
 def test_a_retraining_equals_the_one_trained_alone_masks_included(mask):
     spec = pg.ConditionalVAE(2, DECODERS["ensemble"], pg.Gaussian(), NET, mask=mask, covariates=(4,))
     training = pg.Training(epochs=2, batch_size=8, learning_rate=1e-2)
@@ -323,7 +330,9 @@ def test_a_retraining_equals_the_one_trained_alone_masks_included(mask):
 
 
 def test_a_loaded_model_is_the_saved_one(tmp_path):
-    spec = pg.ConditionalVAE(2, DECODERS["ensemble"], TABLE, NET, mask=pg.RandomShare(), target=pg.Everything())
+    spec = pg.ConditionalVAE(
+        2, DECODERS["ensemble"], TABLE, NET, mask=pg.masks.RandomShare(), target=pg.masks.Everything()
+    )
     (model,) = pg.fit(spec, with_holes(table()), training=pg.Training(epochs=1), progress=False, folder=tmp_path)
     loaded = pg.load(tmp_path / "seed-0")
     assert loaded.spec == spec
@@ -338,8 +347,8 @@ def test_conditional_distances_go_through_a_study_and_its_table(tmp_path):
     x = data(60).float()
     measures = {
         "geodesic": pg.Geodesic(solver=pg.GaussNewton(num_segments=16)),
-        "given 0": pg.Given({0: 0.0}, pg.Geodesic(solver=pg.GaussNewton(num_segments=16))),
-        "given 0, 1": pg.Given({0: 0.0, 1: 1.0}, pg.StraightLine(num_segments=16)),
+        "given 0": pg.study.Given({0: 0.0}, pg.Geodesic(solver=pg.GaussNewton(num_segments=16))),
+        "given 0, 1": pg.study.Given({0: 0.0, 1: 1.0}, pg.StraightLine(num_segments=16)),
     }
     study = pg.Study(
         tmp_path,
@@ -404,11 +413,11 @@ def test_greedy_conditions_begin_with_the_features_that_are_least_known():
     net = pg.nn.MLP((32,))
     spec = pg.ConditionalVAE(4, pg.Decoder(net), pg.Gaussian(0.3), net)
     (model,) = pg.fit(spec, x, training=pg.Training(epochs=10, batch_size=32, learning_rate=5e-3), progress=False)
-    found = pg.greedy_conditions(model, x[:200], 2)
+    found = pg.masks.greedy_conditions(model, x[:200], 2)
     assert found.columns == (1, 3)
     assert found.elbo[0] < found.elbo[1] < found.elbo[2]
     with pytest.raises(ValueError, match="num: expected 1 to 3"):
-        pg.greedy_conditions(model, x, 4)
+        pg.masks.greedy_conditions(model, x, 4)
 
 
 @pytest.mark.slow
@@ -416,12 +425,16 @@ def test_of_n_independent_dimensions_as_many_stay_informative_as_are_not_given()
     n, std = 5, 0.3
     x = data(3000, n).float()
     net = pg.nn.MLP((64, 64))
-    spec = pg.ConditionalVAE(n, pg.Decoder(net), pg.Gaussian(std), net, mask=pg.RandomShare())
+    spec = pg.ConditionalVAE(n, pg.Decoder(net), pg.Gaussian(std), net, mask=pg.masks.RandomShare())
     (model,) = pg.fit(spec, x, training=pg.Training(epochs=40, batch_size=32, learning_rate=2e-3), progress=False)
     model.requires_grad_(False)
     per_dimension = -math.log(std)  # the rate of a dimension that is known up to `std`
     for num in range(n + 1):
-        rate = model.rate(x[:1000], pg.random_conditions(1000, n, num, seed=0)).sort(1, descending=True).values.mean(0)
+        rate = (
+            model.rate(x[:1000], pg.masks.random_conditions(1000, n, num, seed=0))
+            .sort(1, descending=True)
+            .values.mean(0)
+        )
         assert int((rate > per_dimension / 4).sum()) == n - num
         assert float(rate.sum()) == pytest.approx((n - num) * per_dimension, rel=0.15, abs=0.15)
 
@@ -443,7 +456,7 @@ def test_what_cannot_be_a_condition_is_refused():
     x[3, 0] = torch.nan
     with pytest.raises(ValueError, match=r"mask: row 3 is given column 0, whose value is missing"):
         model.rate(x, MASK)
-    labelled = built(mask=pg.NoMask(), covariates=(4,))
+    labelled = built(mask=pg.masks.NoMask(), covariates=(4,))
     with pytest.raises(ValueError, match=r"trained with NoMask\(\)"):
         labelled.rate(data(), MASK)
     with pytest.raises(ValueError, match=r"values: expected columns 0 to 4, and the covariates \[4\] among them"):
@@ -456,20 +469,24 @@ def test_what_cannot_be_a_condition_is_refused():
 
 def test_specs_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="expected something to condition on"):
-        pg.ConditionalVAE(mask=pg.NoMask())
+        pg.ConditionalVAE(mask=pg.masks.NoMask())
     with pytest.raises(ValueError, match="covariates: expected different columns"):
         pg.ConditionalVAE(covariates=(1, 1))
     with pytest.raises(ValueError, match="probability: expected a number between 0 and 1"):
-        pg.RandomMask(0.0)
+        pg.masks.RandomMask(0.0)
     with pytest.raises(ValueError, match="latent: expected at least one"):
         pg.ConditionalVAE(0)
-    for likelihood in (pg.OneHotCategorical(), pg.Poisson(pg.RowTotal(10.0)), pg.Poisson(pg.LibraryColumn(0, 10.0))):
+    for likelihood in (
+        pg.likelihoods.OneHotCategorical(),
+        pg.likelihoods.Poisson(pg.likelihoods.RowTotal(10.0)),
+        pg.likelihoods.Poisson(pg.likelihoods.LibraryColumn(0, 10.0)),
+    ):
         with pytest.raises(ValueError, match="likelihood: expected one distribution for each feature"):
             pg.ConditionalVAE(likelihood=likelihood).build(5, seed=0)
 
 
 def test_data_that_do_not_fit_are_refused():
-    spec = pg.ConditionalVAE(likelihood=pg.Bernoulli(), covariates=(0, -1))
+    spec = pg.ConditionalVAE(likelihood=pg.likelihoods.Bernoulli(), covariates=(0, -1))
     x = torch.rand(10, 4)
     spec.check(x)
     x[2, 3] = torch.nan
@@ -494,6 +511,6 @@ def test_data_that_do_not_fit_are_refused():
 def test_given_is_for_conditional_models():
     plain = pg.VAE(2, DECODERS["single"], encoder=NET).build(5, seed=0)
     with pytest.raises(TypeError, match="expected a ConditionalVAE"):
-        pg.Given({0: 1.0}).subject(plain)
+        pg.study.Given({0: 1.0}).subject(plain)
     with pytest.raises(ValueError, match="values: expected at least one"):
-        pg.Given({})
+        pg.study.Given({})

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 import probgeo as pg
-from probgeo import flows
-from probgeo.models.flows import Bijection, Layer
-from probgeo.models.injective import InjectiveMap
-from probgeo.nn import Stacked
+from probgeo.nn import Stacked, flows
+from probgeo.nn.flows import Bijection, Layer
+from probgeo.nn.injective import InjectiveMap
 
 EPS = torch.finfo(torch.float64).eps
 LAYERS = (
@@ -39,7 +38,7 @@ def bijection(layer: Layer, width: int = 5) -> Bijection:
 
 def immersion(*parts: Layer, latent: int = 2, seed: int = 0) -> InjectiveMap:
     torch.manual_seed(seed)
-    return wilder(pg.Injective(width=5, layers=parts or (LAYERS[0],)).build(latent, 7))
+    return wilder(pg.nn.Injective(width=5, layers=parts or (LAYERS[0],)).build(latent, 7))
 
 
 def rows(*shape: int) -> torch.Tensor:
@@ -101,22 +100,22 @@ def test_the_inverse_of_an_injective_decoder_recovers_codes(layer, dtype):
 @layers
 def test_the_metric_of_an_injective_decoder_never_degenerates(layer):
     decoder, z = immersion(layer, layer), 3 * rows(500, 2)
-    assert (pg.smallest_singular_value([decoder], z) > 1e-6).all()
+    assert (pg.calculus.smallest_singular_value([decoder], z) > 1e-6).all()
 
 
 def test_a_network_that_folds_has_smallest_singular_value_zero():
     z = rows(10, 2)
-    value = pg.smallest_singular_value([lambda z: z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3)], z)
+    value = pg.calculus.smallest_singular_value([lambda z: z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3)], z)
     torch.testing.assert_close(value, torch.zeros_like(value), rtol=0, atol=100 * EPS)
 
 
 def test_smallest_singular_value_is_that_of_the_jacobian_and_of_the_expected_metric():
     decoders, z = [immersion(seed=seed) for seed in range(3)], rows(4, 5, 2)
-    one = pg.smallest_singular_value(decoders[:1], z)
+    one = pg.calculus.smallest_singular_value(decoders[:1], z)
     expected = torch.linalg.svdvals(jacobians(decoders[0], z.flatten(0, 1)))[:, -1].reshape(4, 5)
     torch.testing.assert_close(one, expected, rtol=1e-10, atol=0)
     tensor = pg.ExpectedMetric(Stacked(decoders)).tensor(z)
-    many = pg.smallest_singular_value(Stacked(decoders), z)
+    many = pg.calculus.smallest_singular_value(Stacked(decoders), z)
     torch.testing.assert_close(many, torch.linalg.eigvalsh(tensor)[..., 0].sqrt(), rtol=1e-8, atol=0)
 
 
@@ -128,7 +127,7 @@ def test_the_last_map_has_orthonormal_columns():
 @layers
 def test_points_on_the_manifold_are_their_own_projections(layer):
     decoder, z = immersion(layer), rows(20, 2)
-    found = pg.projection(decoder, decoder(z))
+    found = pg.calculus.projection(decoder, decoder(z))
     torch.testing.assert_close(found.z, z, rtol=0, atol=1e-7)
     torch.testing.assert_close(found.x, decoder(z), rtol=0, atol=1e-7)
     assert (found.distance < 1e-7).all()
@@ -138,10 +137,10 @@ def test_points_on_the_manifold_are_their_own_projections(layer):
 def test_projection_decreases_the_distance_until_the_error_is_normal_to_the_manifold(layer):
     decoder = immersion(layer)
     x = decoder(rows(20, 2)) + 0.1 * rows(20, 7)
-    distance = [pg.projection(decoder, x, num_steps).distance for num_steps in (0, 1, 3, 200)]
+    distance = [pg.calculus.projection(decoder, x, num_steps).distance for num_steps in (0, 1, 3, 200)]
     assert all((later <= sooner).all() for sooner, later in itertools.pairwise(distance))
     assert (distance[-1] < distance[0]).all()
-    found = pg.projection(decoder, x, 200)
+    found = pg.calculus.projection(decoder, x, 200)
     torch.testing.assert_close(found.distance, (decoder(found.z) - x).norm(dim=-1), rtol=1e-10, atol=0)
     columns = jacobians(decoder, found.z)
     cosine = (
@@ -153,21 +152,21 @@ def test_projection_decreases_the_distance_until_the_error_is_normal_to_the_mani
 def test_projection_starts_where_it_is_told():
     decoder, z = immersion(), rows(20, 2)
     x = decoder(z) + 0.1 * rows(20, 7)
-    torch.testing.assert_close(pg.projection(decoder, x, 0, start=z).z, z, rtol=0, atol=0)
-    assert (pg.projection(decoder, x, 50, start=z).distance <= (decoder(z) - x).norm(dim=-1)).all()
+    torch.testing.assert_close(pg.calculus.projection(decoder, x, 0, start=z).z, z, rtol=0, atol=0)
+    assert (pg.calculus.projection(decoder, x, 50, start=z).distance <= (decoder(z) - x).norm(dim=-1)).all()
 
 
 def test_projection_onto_a_flat_manifold_is_the_orthogonal_one():
     torch.manual_seed(0)
     flat, x = InjectiveMap(2, 5, 7, []).double().requires_grad_(False), rows(20, 7)
     plane = flat._orthonormal()[:, :2]
-    torch.testing.assert_close(pg.projection(flat, x).x, x @ plane @ plane.mT, rtol=0, atol=1e3 * EPS)
+    torch.testing.assert_close(pg.calculus.projection(flat, x).x, x @ plane @ plane.mT, rtol=0, atol=1e3 * EPS)
 
 
 @layers
 def test_retrainings_stacked_equal_those_trained_alone_and_survive_copies_and_files(layer, tmp_path):
     x = rows(40, 7).float()
-    decoder = pg.InjectiveDecoder(pg.Injective(5, (layer, layer)))
+    decoder = pg.Decoder(pg.nn.Injective(5, (layer, layer)))
     spec, training = pg.VAE(2, decoder), pg.Training(epochs=2, batch_size=20, validation=0.0)
     together = pg.fit(spec, x, seeds=(0, 1), training=training, folder=tmp_path, progress=False)
     alone = pg.fit(spec, x, seeds=(1,), training=training, progress=False)[0]
@@ -190,20 +189,20 @@ def test_geodesics_of_an_ensemble_of_injective_decoders(layer):
 
 
 def test_a_spec_is_comparable_and_states_its_defaults():
-    assert pg.InjectiveDecoder() == pg.InjectiveDecoder(pg.Injective())
+    assert pg.Decoder(pg.nn.Injective()) == pg.Decoder(pg.nn.Injective())
     assert hash(flows.AffineCoupling([8])) == hash(flows.AffineCoupling((8,)))
-    assert pg.EnsembleDecoder(2, pg.Injective(width=4)).build(2, 7, pg.Gaussian()).members.num_members == 2
+    assert pg.EnsembleDecoder(2, pg.nn.Injective(width=4)).build(2, 7, pg.Gaussian()).members.num_members == 2
 
 
 def test_impossible_arguments_are_refused():
     with pytest.raises(ValueError, match=r"width: expected 2 to 7, between .* got 16"):
-        pg.InjectiveDecoder().build(2, 7, pg.Gaussian())
+        pg.Decoder(pg.nn.Injective()).build(2, 7, pg.Gaussian())
     with pytest.raises(ValueError, match=r"width: expected 9 to 20"):
-        pg.Injective(width=8).build(9, 20)
+        pg.nn.Injective(width=8).build(9, 20)
     with pytest.raises(ValueError, match="width: expected at least 2"):
-        pg.Injective(width=1)
+        pg.nn.Injective(width=1)
     with pytest.raises(ValueError, match="layers: expected at least one bijection"):
-        pg.Injective(layers=())
+        pg.nn.Injective(layers=())
     with pytest.raises(ValueError, match="hidden: expected at least one layer"):
         flows.AffineCoupling(())
     with pytest.raises(ValueError, match=r"hidden: expected layers of at least 16 units.* got \(8,\)"):
@@ -213,4 +212,4 @@ def test_impossible_arguments_are_refused():
     with pytest.raises(ValueError, match="units: expected at least 1"):
         flows.NeuralAutoregressive(units=0)
     with pytest.raises(ValueError, match="num_steps: expected at least 0"):
-        pg.projection(immersion(), rows(2, 7), -1)
+        pg.calculus.projection(immersion(), rows(2, 7), -1)

@@ -394,7 +394,7 @@ def test_impossible_specs_are_refused(build, complaint):
     ("x", "kind", "complaint"),
     [
         (torch.zeros(3, 4, dtype=torch.long), TypeError, "x: expected a floating-point tensor; got torch.int64"),
-        (torch.zeros(3), ValueError, r"x: expected shape \(row, observation\), neither empty; got \(3,\)"),
+        (torch.zeros(3), ValueError, r"x: expected shape \(row, feature\), neither empty; got \(3,\)"),
         (torch.zeros(0, 4), ValueError, "neither empty"),
         (torch.full((3, 4), torch.nan), ValueError, "x: expected finite values; got nan at row 0, column 0"),
     ],

@@ -153,7 +153,7 @@ def test_a_spec_survives_json(spec):
 @pytest.mark.parametrize("spec", SMALL[:2], ids=lambda spec: type(spec).__name__)
 def test_last_layers_of_residual_and_dense_networks_can_be_bayesian(spec):
     x = rows(60, 8).float()
-    model = pg.VAE(2, pg.BayesianDecoder(spec, guide=pg.Conjugate()), pg.Gaussian())
+    model = pg.VAE(2, pg.BayesianDecoder(spec, guide=pg.posteriors.Conjugate()), pg.Gaussian())
     fitted = pg.fit(model, x, training=pg.Training(epochs=1, batch_size=30, validation=0.0), progress=False)[0]
     assert (fitted.uncertainty(fitted.encode(x).mean) > 0).all()
 
@@ -228,7 +228,7 @@ def test_conditional_networks_read_numbers_and_images_and_give_images_or_codes()
 
 def test_an_ensemble_of_conditional_networks_completes_images():
     image = pg.nn.ConditionalConvolutional((4, 4), (3,))
-    spec = pg.ConditionalVAE(2, pg.EnsembleDecoder(2, image), pg.Bernoulli(), image, covariates=(16, 17))
+    spec = pg.ConditionalVAE(2, pg.EnsembleDecoder(2, image), pg.likelihoods.Bernoulli(), image, covariates=(16, 17))
     x = torch.rand(40, 18, generator=torch.Generator().manual_seed(0))
     (model,) = pg.fit(spec, x, training=pg.Training(epochs=2, batch_size=8), progress=False)
     mask = torch.arange(18) < 8

@@ -101,9 +101,14 @@ def test_a_table_reads_its_kinds_and_its_missing_values(tmp_path):
 def test_the_likelihood_of_a_table_has_a_part_for_each_kind(tmp_path):
     FRAME.to_csv(tmp_path / "patients.csv", index=False)
     found = sets.table(tmp_path / "patients.csv", labels="site", kinds={"grade": "categorical"})
-    likelihood = pg.table_likelihood(found.columns)
-    expected = ((pg.Categorical(3), 2), (pg.Gaussian(), 1), (pg.Bernoulli(), 1), (pg.NegativeBinomial(), 1))
-    assert likelihood == pg.Mixed(expected)
+    likelihood = pg.likelihoods.table_likelihood(found.columns)
+    expected = (
+        (pg.likelihoods.Categorical(3), 2),
+        (pg.Gaussian(), 1),
+        (pg.likelihoods.Bernoulli(), 1),
+        (pg.likelihoods.NegativeBinomial(), 1),
+    )
+    assert likelihood == pg.likelihoods.Mixed(expected)
     assert likelihood.num_means(5) == (3, 3, 1, 1, 1)
     pg.ConditionalVAE(2, likelihood=likelihood).check(found.data.x)
 

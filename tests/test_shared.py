@@ -27,10 +27,10 @@ EPS = torch.finfo(torch.float64).eps
 NET = pg.nn.MLP((8,))
 LINEAR = pg.nn.MLP(())
 FUSIONS = {
-    "product": pg.ProductOfExperts(),
-    "mixture": pg.Mixture(),
-    "average": pg.Average(),
-    "shared layers": pg.Average(NET, width=6),
+    "product": pg.views.ProductOfExperts(),
+    "mixture": pg.views.Mixture(),
+    "average": pg.views.Average(),
+    "shared layers": pg.views.Average(NET, width=6),
 }
 DECODERS = {
     "single": pg.Decoder(NET),
@@ -39,7 +39,7 @@ DECODERS = {
     "rbf": pg.RBFDecoder(NET, num_centers=4),
     "dropout": pg.DropoutDecoder(NET, draws=3),
     "mean field": pg.BayesianDecoder(NET, draws=3),
-    "exact": pg.BayesianDecoder(NET, guide=pg.Conjugate(), draws=3),
+    "exact": pg.BayesianDecoder(NET, guide=pg.posteriors.Conjugate(), draws=3),
     "process": pg.GPDecoder(NET, num_inducing=4),
 }
 QUICK = pg.Training(epochs=1, batch_size=32, learning_rate=1e-2)
@@ -92,7 +92,9 @@ def terms(model: FittedSharedLatentVAE, x: torch.Tensor, num_draws: int = 1, num
     return {name: (num_rows or len(x)) * torch.cat([draw[name] for draw in found]) for name in found[0]}
 
 
-def linear_model(fusion=pg.ProductOfExperts(), std: float = 0.5) -> tuple[FittedSharedLatentVAE, list[torch.Tensor]]:
+def linear_model(
+    fusion=pg.views.ProductOfExperts(), std: float = 0.5
+) -> tuple[FittedSharedLatentVAE, list[torch.Tensor]]:
     """x_v = W_v z + noise, columns of W_v orthogonal, every encoder the view's own likelihood of z, exactly."""
     views = {name: pg.View(n, LINEAR, pg.Decoder(LINEAR), pg.Gaussian(std)) for name, n in (("left", 4), ("right", 3))}
     model = pg.SharedLatentVAE(views, fusion=fusion).build(7, seed=0).double().requires_grad_(False)
@@ -140,7 +142,7 @@ def test_translation_is_the_conditional_expectation_in_a_linear_gaussian_model()
 
 def test_a_product_of_no_experts_is_the_prior():
     outputs = torch.randn(5, 2, 4, dtype=torch.float64)
-    mean, std = pg.ProductOfExperts().build(2)(outputs, torch.zeros(5, 2, dtype=torch.bool))
+    mean, std = pg.views.ProductOfExperts().build(2)(outputs, torch.zeros(5, 2, dtype=torch.bool))
     assert (mean == 0).all() and (std == 1).all()
 
 
@@ -151,13 +153,13 @@ def test_codes_of_a_mixture_have_its_mean_and_standard_deviation():
     means, log_stds = outputs.movedim(1, -1).chunk(2, dim=1)
     weights = Categorical(given[:, None].expand(-1, 2, -1).double())
     law = MixtureSameFamily(weights, Normal(means, log_stds.exp()))
-    found = pg.Mixture().build(2)(outputs, given)
+    found = pg.views.Mixture().build(2)(outputs, given)
     close(found.mean, law.mean)
     close(found.std, law.stddev)
 
 
 def test_an_average_is_that_of_what_the_encoders_of_the_views_that_are_there_give():
-    model, x = built(spec(pg.Average())), data()
+    model, x = built(spec(pg.views.Average())), data()
     left, right = model.views[0].encoder(x[:, :4].nan_to_num()), model.views[1].encoder(x[:, 4:].nan_to_num())
     both = (left + right) / 2
     expected = torch.where(x[:, :1].isnan(), right, torch.where(x[:, 4:5].isnan(), left, both))
@@ -194,16 +196,16 @@ def test_what_stands_in_a_missing_view_has_no_effect_and_its_parts_no_gradient(f
 @pytest.mark.parametrize(
     "likelihood",
     [
-        pg.Bernoulli(),
-        pg.Categorical(3),
-        pg.ContinuousBernoulli(),
+        pg.likelihoods.Bernoulli(),
+        pg.likelihoods.Categorical(3),
+        pg.likelihoods.ContinuousBernoulli(),
         pg.HeteroscedasticGaussian(),
-        pg.Laplace(),
-        pg.Mixed(((pg.Bernoulli(), 1), (pg.Gaussian(), 2))),
-        pg.NegativeBinomial(pg.RowTotal(3.0)),
-        pg.OneHotCategorical(),
-        pg.Poisson(pg.LibraryColumn(0, 3.0)),
-        pg.ZeroInflatedNegativeBinomial(pg.RowTotal(3.0)),
+        pg.likelihoods.Laplace(),
+        pg.likelihoods.Mixed(((pg.likelihoods.Bernoulli(), 1), (pg.Gaussian(), 2))),
+        pg.likelihoods.NegativeBinomial(pg.likelihoods.RowTotal(3.0)),
+        pg.likelihoods.OneHotCategorical(),
+        pg.likelihoods.Poisson(pg.likelihoods.LibraryColumn(0, 3.0)),
+        pg.likelihoods.ZeroInflatedNegativeBinomial(pg.likelihoods.RowTotal(3.0)),
     ],
     ids=lambda likelihood: type(likelihood).__name__,
 )
@@ -222,8 +224,8 @@ def test_a_missing_view_leaves_every_gradient_finite_whatever_its_likelihood(lik
 
 
 def test_the_objective_of_rows_with_one_view_is_that_of_a_model_of_this_view():
-    model, x = built(spec(pg.ProductOfExperts(alone=0.0))), data(missing=False)
-    one = pg.SharedLatentVAE({"left": model.spec.pairs[0][1]}, fusion=pg.ProductOfExperts(alone=0.0))
+    model, x = built(spec(pg.views.ProductOfExperts(alone=0.0))), data(missing=False)
+    one = pg.SharedLatentVAE({"left": model.spec.pairs[0][1]}, fusion=pg.views.ProductOfExperts(alone=0.0))
     single = one.build(4, seed=0).double()
     single.views[0].load_state_dict(model.views[0].state_dict())
     expected = terms(single, x[:, :4])
@@ -232,7 +234,9 @@ def test_the_objective_of_rows_with_one_view_is_that_of_a_model_of_this_view():
         close(value, expected[name])
 
 
-@pytest.mark.parametrize("fusion", [pg.ProductOfExperts(alone=1.0), pg.Mixture(), pg.Average(alone=1.0)])
+@pytest.mark.parametrize(
+    "fusion", [pg.views.ProductOfExperts(alone=1.0), pg.views.Mixture(), pg.views.Average(alone=1.0)]
+)
 def test_a_row_encoded_alone_is_encoded_from_one_of_its_views_each_as_often(fusion):
     model, x = built(spec(fusion)), data(4000)
     pyro.set_rng_seed(0)
@@ -252,7 +256,7 @@ def test_a_row_encoded_alone_is_encoded_from_one_of_its_views_each_as_often(fusi
 
 
 def test_the_mixtures_divergence_is_the_mean_over_views_and_above_its_own():
-    model, x = built(spec(pg.Mixture())), data(missing=False)
+    model, x = built(spec(pg.views.Mixture())), data(missing=False)
     outputs = torch.stack([model.views[0].encoder(x[:, :4]), model.views[1].encoder(x[:, 4:])], dim=1)
     means, log_stds = outputs.chunk(2, dim=-1)
     prior = Normal(torch.zeros(2, dtype=x.dtype), torch.ones(2, dtype=x.dtype))
@@ -317,7 +321,7 @@ def test_noise_is_on_the_encoders_input_alone_and_each_view_has_its_own():
 
 
 def test_noise_adds_no_divergence():
-    x, quiet = data(missing=False), spec(pg.ProductOfExperts(alone=0.0))
+    x, quiet = data(missing=False), spec(pg.views.ProductOfExperts(alone=0.0))
     noisy = {name: dataclasses.replace(view, noise=1e-12) for name, view in quiet.pairs}
     model, same = built(quiet), built(dataclasses.replace(quiet, views=noisy))
     torch.testing.assert_close(terms(model, x)["kl"], terms(same, x)["kl"], rtol=1e-9, atol=1e-9)
@@ -328,7 +332,7 @@ def test_noise_adds_no_divergence():
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_retraining_equals_the_one_trained_alone_and_survives_storage(name, tmp_path):
-    chosen = spec(decoder=DECODERS[name], fusion=FUSIONS["shared layers"], alternation=pg.Alternation(1))
+    chosen = spec(decoder=DECODERS[name], fusion=FUSIONS["shared layers"], alternation=pg.views.Alternation(1))
     x = data(40)
     together = pg.fit(chosen, x, (3, 1), training=QUICK, progress=False, folder=tmp_path)
     (alone,) = pg.fit(chosen, x, (1,), training=QUICK, progress=False)
@@ -351,7 +355,7 @@ def test_the_objective_falls_with_missing_views(fusion):
 
 
 def test_a_round_of_alternation_trains_one_part_at_a_time():
-    model = spec(FUSIONS["shared layers"], alternation=pg.Alternation(2, 0.5)).build(7, seed=0)
+    model = spec(FUSIONS["shared layers"], alternation=pg.views.Alternation(2, 0.5)).build(7, seed=0)
     names = [name for name, _ in model.named_parameters()]
     trained = {phase.name: {name for name in names if phase.trains(name)} for phase in model.phases}
     order = ["joint", *(f"{part}, round {i}" for i in (1, 2) for part in ("shared layers", "left: fit", "right: fit"))]
@@ -364,7 +368,7 @@ def test_a_round_of_alternation_trains_one_part_at_a_time():
 
 
 def test_rounds_go_on_from_the_joint_training_and_move_every_part():
-    chosen = spec(alternation=pg.Alternation(1, 1.0))
+    chosen = spec(alternation=pg.views.Alternation(1, 1.0))
     x, one = data(60), pg.Training(epochs=1, batch_size=16, learning_rate=1e-2)
     (joint,), (after,) = (pg.fit(each, x, training=one, progress=False) for each in (spec(), chosen))
     assert list(after.history.phase.values) == ["joint", "left: fit, round 1", "right: fit, round 1"]
@@ -426,7 +430,7 @@ def test_samples_come_from_the_prior_or_from_the_box_of_the_codes_and_from_their
 @pytest.mark.parametrize("name", DECODERS)
 def test_the_joint_metric_is_the_sum_of_the_views(name):
     model, z = built(spec(decoder=DECODERS[name])), torch.randn(6, 2, dtype=torch.float64)
-    left, right = model.view_metric("left"), model.view_metric("right")
+    left, right = model.view("left").metric(), model.view("right").metric()
     close(model.metric().tensor(z), left.tensor(z) + right.tensor(z))
     assert not torch.allclose(left.tensor(z), right.tensor(z))
 
@@ -435,7 +439,7 @@ def test_the_joint_metric_is_the_pull_back_of_the_views_side_by_side():
     model, z = built(spec()), torch.randn(6, 2, dtype=torch.float64)
     J = torch.stack([jacfwd(model.decode)(point) for point in z])
     close(model.metric().tensor(z), J.mT @ J)
-    close(model.view_metric("right").tensor(z), J[:, 4:].mT @ J[:, 4:])
+    close(model.view("right").metric().tensor(z), J[:, 4:].mT @ J[:, 4:])
 
 
 @pytest.mark.parametrize("name", ["split", "dropout", "mean field"])
@@ -460,15 +464,18 @@ def test_processes_draw_as_many_functions_as_each_alone():
 
 
 def test_fisher_rao_metrics_add_up_whatever_the_likelihoods():
-    views = {"left": pg.View(4, NET, likelihood=pg.Bernoulli()), "right": pg.View(3, NET, likelihood=pg.Gaussian(0.5))}
+    views = {
+        "left": pg.View(4, NET, likelihood=pg.likelihoods.Bernoulli()),
+        "right": pg.View(3, NET, likelihood=pg.Gaussian(0.5)),
+    }
     model = pg.SharedLatentVAE(views).build(7, seed=0).double().requires_grad_(False)
     z = torch.randn(6, 2, dtype=torch.float64)
-    J = torch.stack([jacfwd(model.view("left").decoder.network)(point) for point in z])
+    J = torch.stack([jacfwd(model.views[0].decoder.network)(point) for point in z])
     p = model.view("left").decode(z)
     information = (J.mT * (p * (1 - p))[:, None]) @ J  # of a Bernoulli with respect to its logit
-    gaussian = model.view_metric("right").tensor(z) / 0.25
+    gaussian = model.view("right").metric().tensor(z) / 0.25
     close(model.fisher_rao_metric().tensor(z), information + gaussian)
-    close(pg.ViewMetric("left", fisher_rao_metric)(model).tensor(z), information)
+    close(pg.study.ViewMetric("left", fisher_rao_metric)(model).tensor(z), information)
 
 
 def test_distances_of_views_and_of_all_go_through_a_study(tmp_path):
@@ -482,8 +489,8 @@ def test_distances_of_views_and_of_all_go_through_a_study(tmp_path):
         seeds=range(2),
         measures={
             "joint": pg.StraightLine(num_segments=16),
-            "left": pg.StraightLine(pg.ViewMetric("left"), num_segments=16),
-            "right": pg.Geodesic(pg.ViewMetric("right"), solver=pg.GaussNewton(num_segments=16)),
+            "left": pg.StraightLine(pg.study.ViewMetric("left"), num_segments=16),
+            "right": pg.Geodesic(pg.study.ViewMetric("right"), solver=pg.GaussNewton(num_segments=16)),
         },
         training=QUICK,
     )
@@ -507,15 +514,15 @@ def test_a_rank_correlation_of_a_monotone_function_is_one_and_of_its_reverse_min
 
 def test_a_view_metric_of_a_model_without_views_is_refused():
     model = pg.VAE(2, pg.Decoder(NET), encoder=NET).build(7, seed=0)
-    with pytest.raises(TypeError, match="expected a SharedLatentVAE, which has views; got FittedVAE"):
-        pg.ViewMetric("left")(model)
+    with pytest.raises(TypeError, match="view: FittedVAE has no views; use a SharedLatentVAE"):
+        pg.study.ViewMetric("left")(model)
 
 
 # --- specs, and what is refused ---
 
 
 def test_a_spec_survives_json_and_is_a_key():
-    chosen = spec(pg.Average(NET, width=6), alternation=pg.Alternation())
+    chosen = spec(pg.views.Average(NET, width=6), alternation=pg.views.Alternation())
     again = from_config(json.loads(json.dumps(to_config(chosen))))
     assert again == chosen and hash(again) == hash(chosen)
     left, right = chosen.pairs
@@ -558,7 +565,7 @@ def test_unknown_views_and_wrong_widths_are_refused():
     with pytest.raises(ValueError, match="view: expected one of 'left', 'right'; got 'top'"):
         model.translate(data()[:, :4], "left", "top")
     with pytest.raises(ValueError, match="expected one of 'left', 'right'; got 'top'"):
-        model.view_metric("top")
+        model.view("top").metric()
     with pytest.raises(ValueError, match=r"expected the 4 columns of view 'left'; got shape \(48, 3\)"):
         model.translate(data()[:, 4:], "left", "right")
     with pytest.raises(ValueError, match="at least one view in every row; row 2 has none"):
@@ -566,7 +573,7 @@ def test_unknown_views_and_wrong_widths_are_refused():
 
 
 def test_a_cycle_through_probabilities_of_labels_is_refused():
-    views = {"left": pg.View(2, NET, likelihood=pg.Categorical(2)), "right": pg.View(3, NET)}
+    views = {"left": pg.View(2, NET, likelihood=pg.likelihoods.Categorical(2)), "right": pg.View(3, NET)}
     model = pg.SharedLatentVAE(views).build(5, seed=0)
     with pytest.raises(ValueError, match=r"cycle: expected E\[x \| z\] of 'left' to have the columns of x"):
         model.cycle(torch.ones(4, 2), "left", "right")
@@ -581,9 +588,9 @@ def test_a_cycle_through_probabilities_of_labels_is_refused():
         (lambda: pg.SharedLatentVAE({"a": pg.View(2)}, beta=(1.0,)), "beta: expected 2 non-negative numbers"),
         (lambda: pg.View(0), "num_features: expected at least one column"),
         (lambda: pg.View(2, noise=-1.0), "noise: expected a standard deviation"),
-        (lambda: pg.ProductOfExperts(1.5), r"alone: expected a probability in \[0, 1\]"),
-        (lambda: pg.Average(width=0), "width: expected at least 1"),
-        (lambda: pg.Alternation(0), "rounds, share: expected at least 1 and above 0"),
+        (lambda: pg.views.ProductOfExperts(1.5), r"alone: expected a probability in \[0, 1\]"),
+        (lambda: pg.views.Average(width=0), "width: expected at least 1"),
+        (lambda: pg.views.Alternation(0), "rounds, share: expected at least 1 and above 0"),
     ],
 )
 def test_specs_out_of_range_are_refused(make, message):
@@ -594,4 +601,4 @@ def test_specs_out_of_range_are_refused(make, message):
 def test_expected_metric_is_that_of_the_model_and_of_a_view():
     model, z = built(spec()), torch.zeros(1, 2, dtype=torch.float64)
     assert torch.equal(expected_metric(model).tensor(z), model.metric().tensor(z))
-    assert torch.equal(pg.ViewMetric("left")(model).tensor(z), model.view_metric("left").tensor(z))
+    assert torch.equal(pg.study.ViewMetric("left")(model).tensor(z), model.view("left").metric().tensor(z))

@@ -29,7 +29,14 @@ from probgeo.identifiability.matrices import (
     procrustes_disagreement,
     relative_frobenius,
 )
-from probgeo.identifiability.resampling import bootstrap, bootstrap_difference, interval_widths, retrainings_needed
+from probgeo.identifiability.permutations import permutation_test, swap_test
+from probgeo.identifiability.resampling import (
+    bootstrap,
+    bootstrap_difference,
+    interval_widths,
+    retrainings_needed,
+    retrainings_to_detect,
+)
 from probgeo.identifiability.statistics import (
     coefficient_of_variation,
     icc,
@@ -66,6 +73,7 @@ __all__ = [
     "neighbour_overlap",
     "pair_halves",
     "paired_test",
+    "permutation_test",
     "prediction_errors",
     "predictive_interval",
     "procrustes_disagreement",
@@ -73,8 +81,10 @@ __all__ = [
     "rank_correlation",
     "relative_frobenius",
     "retrainings_needed",
+    "retrainings_to_detect",
     "rhat",
     "spread",
     "summary",
+    "swap_test",
     "wilcoxon_test",
 ]

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from probgeo.identifiability.statistics import CORE, checked, coefficient_of_variation
+from probgeo.identifiability.statistics import CORE, checked, coefficient_of_variation, same_pairs
 
 _T_TAILS = {"less": stats.t.cdf, "greater": stats.t.sf, "two-sided": lambda t, df: 2 * stats.t.sf(np.abs(t), df)}
 
@@ -110,12 +110,6 @@ def _cv_differences(distance_a: xr.DataArray, distance_b: xr.DataArray, alternat
     """Δ = CV_a − CV_b per pair."""
     if alternative not in _T_TAILS:
         raise ValueError(f"alternative: expected one of {', '.join(map(repr, _T_TAILS))}; got {alternative!r}.")
-    a, b = (coefficient_of_variation(checked(distance, *CORE)) for distance in (distance_a, distance_b))
-    try:
-        a, b = xr.align(a, b, join="exact")
-    except ValueError as error:
-        raise ValueError(
-            f"distance_a, distance_b: expected the same pairs (and equal labels on every shared dim); got sizes "
-            f"{dict(a.sizes)} and {dict(b.sizes)}. Select the shared pairs first."
-        ) from error
+    a, b = same_pairs(*(checked(distance, *CORE) for distance in (distance_a, distance_b)))
+    a, b = (coefficient_of_variation(d).reset_coords(drop=True) for d in (a, b))
     return a - b

@@ -1,10 +1,12 @@
-"""Bootstrap intervals over retrainings and end points, and how many retrainings a wanted interval takes."""
+"""Bootstrap intervals over retrainings and end points, and how many retrainings a wanted interval or ratio takes."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy import stats
 from scipy.optimize import nnls
 
 from probgeo.identifiability.statistics import CORE, check_level, checked
@@ -158,6 +160,58 @@ def retrainings_needed(widths: xr.DataArray, width: float) -> xr.DataArray:
     return xr.apply_ufunc(needed, widths, input_core_dims=[["num_retrainings"]], vectorize=True)
 
 
+def retrainings_to_detect(
+    test: xr.Dataset, ratio: float | None = None, power: float = 0.8, level: float = 0.95
+) -> xr.DataArray:
+    """Retrainings n of each side that find a ratio of CVs: n = (t_{(1+level)/2} + t_power)² v / (log ratio)².
+
+    v is the variance that one retraining of each side leaves in the log ratio, as the test estimated it; t has the
+    degrees of freedom that n retrainings leave, so that n is solved for. With few retrainings v itself is uncertain,
+    and so is n: read it as an order of magnitude.
+
+    Args:
+        test: from `permutation_test` or `swap_test`.
+        ratio: of the CVs that is to be found, positive, not 1; None for the one that was estimated.
+        power: the probability of finding it, in (0, 1).
+        level: 1 less the level of the two-sided test.
+
+    Returns:
+        Whole numbers over the dims of the test, at least as many as the test needs to be able to reject; infinite for
+        a ratio of 1, missing where the test is.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    check_level(level)
+    if not 0 < power < 1:
+        raise ValueError(f"power: expected a probability in (0, 1); got {power}.")
+    if ratio is not None and not 0 < ratio < math.inf:
+        raise ValueError(f"ratio: expected a positive number; got {ratio}.")
+    paired, alpha = bool(test.attrs["paired"]), 1 - level
+
+    def possible(num: int) -> bool:
+        return (2.0 ** (1 - num) if paired else 2 / math.comb(2 * num, num)) <= alpha
+
+    def needed(variance: float, estimate: float) -> float:
+        effect = (
+            abs(math.log(estimate)) if 0 < estimate < math.inf else (estimate if math.isnan(estimate) else math.inf)
+        )
+        if math.isnan(variance) or math.isnan(effect):
+            return math.nan
+        if effect == 0:
+            return math.inf
+        num = 3
+        while not possible(num):
+            num += 1
+        asked = max(num, math.floor(_normal(alpha, power, variance, effect)))
+        while _normal(alpha, power, variance, effect, (asked - 1.0) * (1 if paired else 2)) > asked:
+            asked += 1
+        return float(asked)
+
+    target = test.estimate if ratio is None else xr.full_like(test.estimate, ratio)
+    return xr.apply_ufunc(needed, test.variance_per_retraining, target, vectorize=True, output_dtypes=[float])
+
+
 def end_points(distance: xr.DataArray, points: np.ndarray | None = None) -> np.ndarray:
     """The pairs' end points (pair, 2): `points`, or coordinates `start` and `stop`, or else two of its own per pair."""
     num_pairs = distance.sizes["pair"]
@@ -228,3 +282,9 @@ def _quantiles(resampled: Any, level: float) -> Any:
     centred = resampled - resampled.mean("resample", skipna=False)
     quantiles = centred.quantile([(1 - level) / 2, (1 + level) / 2], dim="resample", skipna=False)
     return quantiles.rename(quantile="bound").assign_coords(bound=["lower", "upper"])
+
+
+def _normal(alpha: float, power: float, variance: float, effect: float, df: float = math.inf) -> float:
+    """(t_{1−α/2} + t_power)² v / effect²."""
+    quantiles = stats.t.ppf(1 - alpha / 2, df) + stats.t.ppf(power, df)
+    return float(max(quantiles, 0) ** 2 * variance / effect**2)

@@ -208,3 +208,18 @@ def check_level(level: float) -> None:
     """Raise if `level` is no coverage."""
     if not 0 < level < 1:
         raise ValueError(f"level: expected a coverage in (0, 1); got {level}.")
+
+
+def same_pairs(a: xr.DataArray, b: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """`a` and `b`, if their pairs and the labels of every shared dim but `retraining` are equal."""
+    ends = [name for name in ("start", "stop") if all(d.coords.get(name) is not None for d in (a, b))]
+    try:
+        a, b = xr.align(a, b, join="exact", exclude=["retraining"])
+        if not all(np.array_equal(a[name], b[name]) for name in ends):
+            raise ValueError("other end points")
+    except ValueError as error:
+        raise ValueError(
+            f"distance_a, distance_b: expected the same pairs (and equal labels on every shared dim); got sizes "
+            f"{dict(a.sizes)} and {dict(b.sizes)}. Select the shared pairs first."
+        ) from error
+    return a, b

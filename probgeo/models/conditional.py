@@ -13,12 +13,13 @@ from torch import Tensor
 
 from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.metrics import Metric
+from probgeo.models.base import Encoding, FittedModel
 from probgeo.models.conditional_model import ConditionalModel, filled
 from probgeo.models.decoders import Decoder, DecoderSpec
 from probgeo.models.given import GivenVAE, MeanColumns
 from probgeo.models.masks import Mask, NoMask, RandomMask, Target, Unobserved
 from probgeo.models.sampled import random_state_of
-from probgeo.models.vae import Encoding, LatentSpec, Warmup, check_rows
+from probgeo.models.vae import LatentSpec, Warmup
 from probgeo.nn import MLP, Network
 
 _PER_DRAW = 10  # samples of z that share a draw of the decoder; members of an ensemble take turns over them
@@ -59,6 +60,7 @@ class ConditionalVAE(LatentSpec):
     mask: Mask = RandomMask()
     covariates: tuple[int, ...] = ()
     target: Target = Unobserved()
+    has_conditions = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,15 +91,8 @@ class ConditionalVAE(LatentSpec):
             raise ValueError(f"covariates: all {num_features} columns of x are covariates; leave some to model.")
         return modelled, covariates
 
-    def check(self, x: Tensor) -> None:
-        """Raise if x cannot be data of this model; NaN is a missing value.
-
-        Raises:
-            TypeError: x is not a floating-point tensor.
-            ValueError: x is not (row, feature), is empty, lacks covariates or values of them, or is outside the
-                likelihood's support.
-        """
-        check_rows(x, "feature")
+    def _check_values(self, x: Float[Tensor, "row feature"]) -> None:
+        """Covariates are there, and values in the likelihood's support; NaN is a missing value."""
         modelled, covariates = self.columns(x.shape[1])
         bad = ~x[:, covariates].isfinite()
         if bad.any():
@@ -114,19 +109,11 @@ class ConditionalVAE(LatentSpec):
                 raise
             raise ValueError(f"{error} (Columns are counted without the covariates.)") from error
 
-    def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> "FittedConditionalVAE":
-        """The model with weights drawn from `seed`; torch's global random state is left as found.
-
-        Raises:
-            ValueError: a covariate outside, a likelihood without one distribution per feature, or a decoder that needs
-                `mask=NoMask()`.
-        """
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return FittedConditionalVAE(self, num_features, history)
+    def _built(self, num_features: int, history: xr.Dataset | None) -> "FittedConditionalVAE":
+        return FittedConditionalVAE(self, num_features, history)
 
 
-class FittedConditionalVAE(ConditionalModel):
+class FittedConditionalVAE(ConditionalModel, FittedModel):
     """A conditional variational autoencoder with weights: a Pyro model/guide pair, and its geometry given a condition.
 
     Built by `ConditionalVAE.build`, fitted by `probgeo.fit`, restored by `probgeo.load`. Masks are True where a feature
@@ -135,8 +122,12 @@ class FittedConditionalVAE(ConditionalModel):
     are those where no feature is observed and the covariates have the mean of their training values.
     """
 
+    has_conditions = True
+
     def __init__(self, spec: ConditionalVAE, num_features: int, history: xr.Dataset | None = None) -> None:
         super().__init__(spec, num_features)
+        self.latent = spec.latent
+        self.num_members = spec.num_members
         self.history = history
 
     def encode(self, x: Float[Tensor, "row feature"], mask: Tensor | None = None) -> Encoding:

@@ -1,6 +1,5 @@
 """The Pyro model and guide of conditional variational autoencoders: masks, missing values, how training starts."""
 
-import abc
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -11,11 +10,13 @@ import pyro.distributions as dist
 import torch
 from jaxtyping import Bool, Float
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
-from probgeo.likelihoods import Likelihood, Mixed, OneHotCategorical, Parameters
-from probgeo.models.decoders import DecoderModule, Phase
-from probgeo.models.vae import Encoding, data_plate, positive
+from probgeo.likelihoods import Likelihood, Mixed, OneHotCategorical
+from probgeo.models.base import Encoding
+from probgeo.models.decoders import Phase
+from probgeo.models.networks import Networks
+from probgeo.models.vae import data_plate, positive
 from probgeo.specs import stream
 
 
@@ -39,7 +40,7 @@ def _check_separate(likelihood: Likelihood, num_features: int) -> None:
         )
 
 
-class ConditionalModel(nn.Module, abc.ABC):
+class ConditionalModel(Networks):
     """Encoder, decoder and Pyro model/guide pair of p(x_u | c) over minibatches; plates as those of `FittedVAE`.
 
     Args:
@@ -54,28 +55,22 @@ class ConditionalModel(nn.Module, abc.ABC):
     reference: Tensor
 
     def __init__(self, spec: Any, num_features: int) -> None:
-        super().__init__()
-        self.spec = spec
+        modelled, covariates = spec.columns(num_features)
+        num_modelled = len(modelled)
+        _check_separate(spec.likelihood, num_modelled)
+        width = spec.likelihood.encoder_input(torch.ones(1, num_modelled)).shape[1]
+        num_uniforms = spec.mask.num_uniforms(num_modelled)
+        num_conditions = len(covariates) + (width + num_modelled if num_uniforms else 0)
+        sizes = (width + num_modelled + num_conditions, 2 * spec.latent)
+        super().__init__(spec, num_modelled, sizes, spec.latent + num_conditions)
         self.num_features = num_features
-        self.modelled, self.covariates = spec.columns(num_features)
-        likelihood: Likelihood = spec.likelihood
-        num_modelled = len(self.modelled)
-        _check_separate(likelihood, num_modelled)
-        width = likelihood.encoder_input(torch.ones(1, num_modelled)).shape[1]
-        self.num_uniforms = spec.mask.num_uniforms(num_modelled)
-        num_conditions = len(self.covariates) + (width + num_modelled if self.num_uniforms else 0)
-        self.encoder = spec.encoder.build(width + num_modelled + num_conditions, 2 * spec.latent)
-        num_outputs = likelihood.num_outputs(num_modelled)
-        self.decoder: DecoderModule = spec.decoder.build(spec.latent + num_conditions, num_outputs, likelihood)
+        self.modelled, self.covariates, self.num_uniforms = modelled, covariates, num_uniforms
         if self.num_uniforms and any(phase.start for phase in self.decoder.phases[1:]):
             raise ValueError(
                 f"decoder: {type(spec.decoder).__name__} is fitted to the codes after training, when a row has one "
                 "condition; with random masks use Decoder, EnsembleDecoder, DropoutDecoder or BayesianDecoder(guide="
                 "MeanField() or LowRank()), or mask=NoMask() with covariates."
             )
-        self.shared = nn.ParameterDict(
-            {name: nn.Parameter(value) for name, value in likelihood.initial_parameters(num_modelled).items()}
-        )
         self.register_buffer("reference", torch.zeros(len(self.covariates)))
 
     @property
@@ -85,10 +80,6 @@ class ConditionalModel(nn.Module, abc.ABC):
             dataclasses.replace(first, start=partial(_start, first.start)),
             *(dataclasses.replace(phase, start=phase.start and partial(_start_later, phase.start)) for phase in later),
         )
-
-    def parameters_of_likelihood(self) -> Parameters:
-        """Parameters that all observations share, by name."""
-        return dict(self.shared.items())
 
     # --- rows, masks and conditions ---
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from probgeo.likelihoods import Likelihood, TwoParameterLikelihood
 from probgeo.metrics import Metric
-from probgeo.models.vae import Encoding
+from probgeo.models.base import Encoding, LatentModel
 
 
 class MeanColumns:
@@ -64,7 +64,7 @@ class Embedded(nn.Module):
         return self.functions(self.embedding(z))
 
 
-class GivenVAE:
+class GivenVAE(LatentModel):
     """A conditional model given a condition, with the interface of a fitted `VAE`: what is known does not vary.
 
     Built by `model.given(x, mask)`. The decoder's inputs are [z; condition]; its metric given the condition is the
@@ -86,7 +86,8 @@ class GivenVAE:
         covariates: Float[Tensor, " covariate"],
         conditions: Float[Tensor, " condition"],
     ) -> None:
-        self.spec, self._model, self._likelihood = model.spec, model, model.spec.likelihood
+        self._model, self._likelihood = model, model.spec.likelihood
+        self.latent, self.num_features, self.num_members = model.latent, model.num_features, model.num_members
         self._y, self._mask, self._covariates = y, mask, covariates
         columns = MeanColumns(self._likelihood, len(y))
         self._varies = ~mask[columns.owner.to(mask.device)]
@@ -108,10 +109,6 @@ class GivenVAE:
         """E[x | z, condition], averaged over the decoder's draws; what is given has its value."""
         mean = self._model.decoder.mean(self._head(self._likelihood.mean()))
         return mean(self._embedding(z)) + self._known
-
-    def reconstruct(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row observation"]:
-        """E[x | z, condition] at the posterior mean of z."""
-        return self.decode(self.encode(x).mean)
 
     def metric(self) -> Metric:
         """The metric of the decoder's uncertainty in the space of E[x | z, condition]: units of x per unit of z."""

@@ -10,9 +10,9 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from probgeo.metrics import Metric
+from probgeo.models.base import Encoding, FittedModel, ModelSpec
 from probgeo.models.decoders import Phase
 from probgeo.models.gp import SparseGP
-from probgeo.models.vae import Encoding, check_rows
 from probgeo.specs import stream
 
 PROJECTION_STEPS = 200
@@ -20,7 +20,7 @@ PROJECTED_ROWS = 1024  # at once
 
 
 @dataclass(frozen=True)
-class GPLVM:
+class GPLVM(ModelSpec):
     """Spec of a Bayesian Gaussian process latent variable model: z ~ N(0, I), x = f(z) + noise, f a Gaussian process.
 
     Every row has its own posterior q(z_n), a diagonal Gaussian; the process has one kernel for all outputs and inducing
@@ -60,14 +60,8 @@ class GPLVM:
         if not (self.jitter >= 0 and self.rate > 0):
             raise ValueError(f"jitter, rate: expected jitter >= 0 and rate > 0; got {self.jitter}, {self.rate}.")
 
-    def check(self, x: Tensor) -> None:
-        """Raise if x cannot be data of this model.
-
-        Raises:
-            TypeError: x is not a floating-point tensor.
-            ValueError: x is not (row, observation), has infinite values or rows without any value.
-        """
-        check_rows(x, "observation")
+    def _check_values(self, x: Float[Tensor, "row observation"]) -> None:
+        """No infinite value, and no row without any; NaN is a missing value."""
         if x.isinf().any():
             row, column = x.isinf().nonzero()[0].tolist()
             raise ValueError(f"x: expected finite values, NaN where missing; got inf at row {row}, column {column}.")
@@ -78,12 +72,12 @@ class GPLVM:
                 "Remove them: nothing tells where they lie."
             )
 
-    def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> "FittedGPLVM":
+    def _built(self, num_features: int, history: xr.Dataset | None) -> "FittedGPLVM":
         """The model without any rows; nothing in it is random before it is fitted."""
         return FittedGPLVM(self, num_features, history)
 
 
-class FittedGPLVM(nn.Module):
+class FittedGPLVM(FittedModel):
     """A Gaussian process latent variable model with codes, and its latent geometry.
 
     Built by `GPLVM.build`, fitted by `probgeo.fit`, restored by `probgeo.load`.
@@ -94,8 +88,9 @@ class FittedGPLVM(nn.Module):
     def __init__(self, spec: GPLVM, num_features: int, history: xr.Dataset | None = None) -> None:
         super().__init__()
         self.spec = spec
-        self.history = history
+        self.latent = spec.latent
         self.num_features = num_features
+        self.history = history
         self.process = SparseGP(num_features, spec.latent, spec.num_inducing)
         self.code_mean = nn.Parameter(torch.zeros(0, spec.latent))
         self.code_log_std = nn.Parameter(torch.zeros(0, spec.latent))
@@ -212,12 +207,8 @@ class FittedGPLVM(nn.Module):
         return Encoding(mean.detach(), log_std.detach().exp())
 
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
-        """E[x | z], the process's mean."""
+        """E[x | z], the process's mean; missing values of x included."""
         return self.process.mean(z)
-
-    def reconstruct(self, x: Float[Tensor, "row observation"]) -> Float[Tensor, "row observation"]:
-        """E[x | z] at the posterior mean of z, missing values included."""
-        return self.decode(self.encode(x).mean)
 
     def metric(self) -> Metric:
         """E[JᵀJ] of the process, exactly: units of x per unit of z."""

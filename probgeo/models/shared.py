@@ -17,10 +17,20 @@ from pyro.contrib.autoname import scope
 from torch import Tensor, nn
 
 from probgeo.metrics import Metric
+from probgeo.models.base import Encoding, FittedModel
 from probgeo.models.decoders import Phase
 from probgeo.models.fusion import Fusion, ProductOfExperts
-from probgeo.models.vae import Encoding, LatentSpec, Warmup, check_rows, data_plate, positive
-from probgeo.models.views import Alternation, DrawsSideBySide, FittedView, View, phases_of, present, together
+from probgeo.models.vae import LatentSpec, Warmup, data_plate, positive
+from probgeo.models.views import (
+    Alternation,
+    DrawsSideBySide,
+    FittedView,
+    SharedView,
+    View,
+    phases_of,
+    present,
+    together,
+)
 from probgeo.specs import stream
 
 
@@ -69,6 +79,10 @@ class SharedLatentVAE(LatentSpec):
         return tuple(name for name, _ in self.pairs)
 
     @property
+    def view_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.names
+
+    @property
     def num_members(self) -> int:
         return min(view.decoder.num_members for _, view in self.pairs)
 
@@ -92,15 +106,8 @@ class SharedLatentVAE(LatentSpec):
         index = self.index(name)
         return slice(ends[index] - self.pairs[index][1].num_features, ends[index])
 
-    def check(self, x: Tensor) -> None:
-        """Raise if x cannot be data of this model.
-
-        Raises:
-            TypeError: x is not a floating-point tensor.
-            ValueError: x is not (row, feature) with the columns of the views, is empty, has a row without any view or
-                with only a part of a view, or values outside a likelihood's support.
-        """
-        check_rows(x, "feature")
+    def _check_values(self, x: Float[Tensor, "row feature"]) -> None:
+        """The columns of the views, each missing in all its columns or in none, in its likelihood's support."""
         self.check_views(x)
         for name, view in self.pairs:
             block = x[:, self.columns(name)]
@@ -138,11 +145,8 @@ class SharedLatentVAE(LatentSpec):
                 "Remove them: nothing tells where they lie."
             )
 
-    def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> "FittedSharedLatentVAE":
-        """The model with weights drawn from `seed`; torch's global random state is left as found."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return FittedSharedLatentVAE(self, num_features, history)
+    def _built(self, num_features: int, history: xr.Dataset | None) -> "FittedSharedLatentVAE":
+        return FittedSharedLatentVAE(self, num_features, history)
 
 
 class Cycle(NamedTuple):
@@ -153,7 +157,7 @@ class Cycle(NamedTuple):
     difference: Float[Tensor, "row"]  #: root mean square, over the columns, of `back` less the view; units of x
 
 
-class FittedSharedLatentVAE(nn.Module):
+class FittedSharedLatentVAE(FittedModel):
     """A variational autoencoder of several views with weights: a Pyro model/guide pair, and its latent geometry.
 
     Built by `SharedLatentVAE.build`, fitted by `probgeo.fit`, restored by `probgeo.load`. Sites of a view stand in a
@@ -163,8 +167,11 @@ class FittedSharedLatentVAE(nn.Module):
     def __init__(self, spec: SharedLatentVAE, num_features: int, history: xr.Dataset | None = None) -> None:
         super().__init__()
         self.spec = spec
-        self.history = history
+        self.latent = spec.latent
         self.num_features = num_features
+        self.num_members = spec.num_members
+        self.view_names = spec.names
+        self.history = history
         num_outputs = spec.fusion.num_outputs(spec.latent)
         self.views: Any = nn.ModuleList(FittedView(view, spec.latent, num_outputs) for _, view in spec.pairs)
         self.fusion = spec.fusion.build(spec.latent)
@@ -253,12 +260,8 @@ class FittedSharedLatentVAE(nn.Module):
         return self.encode(whole)
 
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
-        """E[x | z] of all views side by side, averaged over the decoders' draws."""
+        """E[x | z] of all views side by side, missing ones too, averaged over the decoders' draws."""
         return torch.cat([view.decode(z) for view in self.views], dim=-1)
-
-    def reconstruct(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row observation"]:
-        """E[x | z] of all views, missing ones too, at the posterior mean of z given those that are there."""
-        return self.decode(self.encode(x).mean)
 
     def translate(self, x: Float[Tensor, "row source"], source: str, target: str) -> Float[Tensor, "row target"]:
         """E[x_target | z] at the posterior mean of z given the source's columns alone.
@@ -266,8 +269,7 @@ class FittedSharedLatentVAE(nn.Module):
         Raises:
             ValueError: there is no view of a name, or the source has another number of columns.
         """
-        view = self.view(target)
-        return view.decode(self.encode_view(x, source).mean)
+        return self.view(target).decode(self.encode_view(x, source).mean)
 
     def cycle(self, x: Float[Tensor, "row source"], source: str, target: str) -> Cycle:
         """The source's columns translated into the target, and that back again.
@@ -298,21 +300,13 @@ class FittedSharedLatentVAE(nn.Module):
 
     # --- geometry ---
 
-    def view(self, name: str) -> FittedView:
-        """A view, whose `metric()`, `fisher_rao_metric()`, `uncertainty(z)`, `draws()` and `decode(z)` are its own.
+    def view(self, name: str) -> SharedView:
+        """The model of one view alone, with its own decoder and metric, in the space that all share.
 
         Raises:
             ValueError: there is no view of this name.
         """
-        return self.views[self.spec.index(name)]
-
-    def view_metric(self, name: str) -> Metric:
-        """The metric that a view alone gives the shared latent space: units of x_v per unit of z.
-
-        Raises:
-            ValueError: there is no view of this name.
-        """
-        return self.view(name).metric()
+        return SharedView(self, name)
 
     def metric(self) -> Metric:
         """G = Σ_v G_v, the sum of the views' metrics; their columns should be in like units."""

@@ -1,9 +1,8 @@
 """The variational autoencoder: a spec, and the Pyro model and guide that it builds."""
 
-import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -11,19 +10,13 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
-from probgeo.likelihoods import Gaussian, Likelihood, Parameters, TwoParameterLikelihood
-from probgeo.metrics import Metric
-from probgeo.models.decoders import Decoder, DecoderModule, DecoderSpec, Phase
+from probgeo.likelihoods import Gaussian, Likelihood
+from probgeo.models.base import Encoding, FittedModel, ModelSpec
+from probgeo.models.decoders import Decoder, DecoderSpec, Phase
+from probgeo.models.networks import EncoderDecoder
 from probgeo.nn import MLP, Network
-
-
-class Encoding(NamedTuple):
-    """Mean and standard deviation of q(z | x), each (row, latent)."""
-
-    mean: Float[Tensor, "row latent"]
-    std: Float[Tensor, "row latent"]
 
 
 @dataclass(frozen=True)
@@ -46,33 +39,15 @@ class Warmup:
         return self.start + (self.stop - self.start) * min(1.0, epoch / self.epochs)
 
 
-def check_rows(x: Tensor, column: str) -> None:
-    """Raise if x is no table of numbers.
-
-    Args:
-        x: what should be (row, column).
-        column: what a column is, for the message.
-
-    Raises:
-        TypeError: x is not a floating-point tensor.
-        ValueError: x has another shape, or is empty.
-    """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
-    if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"x: expected shape (row, {column}), neither empty; got {tuple(x.shape)}.")
-
-
 def data_plate(x: Float[Tensor, "row feature"], num_rows: int | None) -> pyro.plate:
     """The plate `data` of a minibatch x out of num_rows rows; None: x is all the data."""
     rows = torch.arange(len(x), device=x.device)
     return pyro.plate("data", num_rows or len(x), subsample=rows, dim=-2)
 
 
-class LatentSpec(abc.ABC):
+class LatentSpec(ModelSpec):
     """A spec with latent variables z ~ N(0, I) and a weight β of KL(q ‖ p)."""
 
-    latent: int
     beta: float | tuple[float, ...] | Warmup
 
     def __post_init__(self) -> None:
@@ -125,87 +100,14 @@ class VAE(LatentSpec):
     def num_members(self) -> int:
         return self.decoder.num_members
 
-    def check(self, x: Tensor) -> None:
-        """Raise if x cannot be data of this model.
-
-        Raises:
-            TypeError: x is not a floating-point tensor.
-            ValueError: x is not (row, observation), is empty, or is outside the likelihood's support.
-        """
-        check_rows(x, "observation")
+    def _check_values(self, x: Float[Tensor, "row feature"]) -> None:
         self.likelihood.check(x)
 
-    def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> "FittedVAE":
-        """The model with weights drawn from `seed`; torch's global random state is left as found."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return FittedVAE(self, num_features, history)
+    def _built(self, num_features: int, history: xr.Dataset | None) -> "FittedVAE":
+        return FittedVAE(self, num_features, history)
 
 
-class EncoderDecoder(nn.Module, abc.ABC):
-    """An encoder and a decoder of observations of one likelihood, and the geometry that the decoder gives its codes.
-
-    Args:
-        spec: with fields `encoder`, `decoder` and `likelihood`.
-        num_features: numbers per observation.
-        latent: dimension d of z.
-        num_encoder_outputs: numbers that the encoder gives for an observation.
-    """
-
-    def __init__(self, spec: Any, num_features: int, latent: int, num_encoder_outputs: int) -> None:
-        super().__init__()
-        self.spec = spec
-        self.num_features = num_features
-        num_inputs = spec.likelihood.encoder_input(torch.ones(1, num_features)).shape[1]
-        num_outputs = spec.likelihood.num_outputs(num_features)
-        self.encoder = spec.encoder.build(num_inputs, num_encoder_outputs)
-        self.decoder: DecoderModule = spec.decoder.build(latent, num_outputs, spec.likelihood)
-        self.shared = nn.ParameterDict(
-            {name: nn.Parameter(value) for name, value in spec.likelihood.initial_parameters(num_features).items()}
-        )
-
-    def parameters_of_likelihood(self) -> Parameters:
-        """Parameters that all observations share, by name."""
-        return dict(self.shared.items())
-
-    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
-        """E[x | z], averaged over the decoder's draws."""
-        return self.decoder.mean(self.spec.likelihood.mean())(z)
-
-    def metric(self) -> Metric:
-        """The metric of the decoder's uncertainty in the space of E[x | z]: units of x per unit of z."""
-        return self.decoder.metric(self.spec.likelihood.mean())
-
-    def fisher_rao_metric(self) -> Metric:
-        """The Fisher-Rao metric of the observation under the decoder's uncertainty: nats^½ per unit of z.
-
-        Raises:
-            TypeError: a decoder or a likelihood that has none.
-        """
-        likelihood, parameters = self.spec.likelihood, self.parameters_of_likelihood()
-        if isinstance(likelihood, TwoParameterLikelihood):
-            return self.decoder.information_metric(lambda output: likelihood.information(output, parameters))
-        return self.decoder.metric(likelihood.isometry(parameters))
-
-    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
-        """Root mean square, over the observations, of the decoder's standard deviation at z; units of x."""
-        return self.decoder.variance(z, self.spec.likelihood.mean()).mean(-1).sqrt()
-
-    def draws(self, num_draws: int | None = None, seed: int = 0) -> Any:
-        """Fixed decoder functions z (*batch, latent) -> E[x | z] (member, *batch, observation), as one callable.
-
-        Args:
-            num_draws: how many; by default as many as the decoder's metric averages over.
-            seed: the same seed gives the same functions, and the first k of n are the k.
-
-        Raises:
-            TypeError: a decoder without draws.
-            ValueError: fewer than one, or more than there are.
-        """
-        return self.decoder.draws(num_draws, seed, self.spec.likelihood.mean())
-
-
-class FittedVAE(EncoderDecoder):
+class FittedVAE(EncoderDecoder, FittedModel):
     """A variational autoencoder with weights: a Pyro model/guide pair over minibatches, and its latent geometry.
 
     Built by `VAE.build`, fitted by `probgeo.fit`, restored by `probgeo.load`. Plates: `data` (dim -2), `latent` and
@@ -214,6 +116,8 @@ class FittedVAE(EncoderDecoder):
 
     def __init__(self, spec: VAE, num_features: int, history: xr.Dataset | None = None) -> None:
         super().__init__(spec, num_features, spec.latent, 2 * spec.latent)
+        self.latent = spec.latent
+        self.num_members = spec.num_members
         self.history = history
 
     @property
@@ -256,10 +160,6 @@ class FittedVAE(EncoderDecoder):
         self._check(x)
         mean, log_std = self.encoder(self.spec.likelihood.encoder_input(x)).chunk(2, dim=-1)
         return Encoding(mean, log_std.exp())
-
-    def reconstruct(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row observation"]:
-        """E[x | z] at the posterior mean of z, averaged over the decoder's draws."""
-        return self.decode(self.encode(x).mean)
 
 
 def positive(beta: Tensor) -> Tensor:

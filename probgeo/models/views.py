@@ -14,8 +14,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from probgeo.likelihoods import Gaussian, Likelihood
+from probgeo.metrics import Metric
+from probgeo.models.base import Encoding, LatentModel
 from probgeo.models.decoders import Decoder, DecoderSpec, Phase
-from probgeo.models.vae import EncoderDecoder
+from probgeo.models.networks import EncoderDecoder
 from probgeo.nn import MLP, Network
 
 
@@ -91,6 +93,58 @@ class FittedView(EncoderDecoder):
             pyro.sample("x", observation.mask(present(block)[:, None]), obs=observed)
 
 
+class SharedView(LatentModel):
+    """One view of a shared latent variable model, as a model of its own columns: codes given them, and its decoder.
+
+    Args:
+        model: of all views.
+        name: of the view.
+
+    Raises:
+        ValueError: there is no view of this name.
+    """
+
+    def __init__(self, model: Any, name: str) -> None:
+        self._model, self._name = model, name
+        self._view: FittedView = model.views[model.spec.index(name)]
+        self.latent = model.latent
+        self.num_features = self._view.num_features
+        self.num_members = self._view.spec.decoder.num_members
+
+    def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
+        """Mean and standard deviation of q(z | x_v) given this view alone, each (row, latent)."""
+        return self._model.encode_view(x, self._name)
+
+    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
+        """E[x_v | z], averaged over the decoder's draws."""
+        return self._view.decode(z)
+
+    def metric(self) -> Metric:
+        """The metric that the view alone gives the shared latent space: units of x_v per unit of z."""
+        return self._view.metric()
+
+    def fisher_rao_metric(self) -> Metric:
+        """The Fisher-Rao metric of the view under its decoder's uncertainty: nats^½ per unit of z.
+
+        Raises:
+            TypeError: a decoder or a likelihood that has none.
+        """
+        return self._view.fisher_rao_metric()
+
+    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+        """Root mean square, over the view's observations, of its decoder's standard deviation at z; units of x_v."""
+        return self._view.uncertainty(z)
+
+    def draws(self, num_draws: int | None = None, seed: int = 0) -> Any:
+        """Fixed decoder functions z -> E[x_v | z] of the view, as one callable.
+
+        Raises:
+            TypeError: a decoder without draws.
+            ValueError: fewer than one, or more than there are.
+        """
+        return self._view.draws(num_draws, seed)
+
+
 class DrawsSideBySide(nn.Module):
     """Draws of several views as one: (member, *batch, observation), the views' observations side by side."""
 
@@ -162,7 +216,7 @@ def phases_of(name: str, index: int, view: FittedView) -> list[Phase]:
 
 def _start(name: str, spec: View, start: Callable, model: Any, x: Tensor, seed: int) -> None:
     """`start` of a decoder's phase, on the rows that have the view, with codes from all views of these rows."""
-    block, view = x[:, model.spec.columns(name)], model.view(name)
+    block, view = x[:, model.spec.columns(name)], model.views[model.spec.index(name)]
     there = present(block)
     if not there.any():
         raise ValueError(f"x: expected view {name!r} in some of the rows to train on; it is missing in all of them.")

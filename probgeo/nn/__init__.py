@@ -14,10 +14,12 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from probgeo.nn import flows as flows
 from probgeo.nn.images import ConditionalConvolutional as ConditionalConvolutional
 from probgeo.nn.images import Convolutional as Convolutional
 from probgeo.nn.images import ResizeConvolutional as ResizeConvolutional
 from probgeo.nn.images import check_activation
+from probgeo.nn.injective import Injective as Injective
 from probgeo.nn.sameness import difference
 
 

@@ -1,9 +1,11 @@
 """A study: distances, angles and volumes in many retrainings -> one labelled dataset; resumes, on any executor."""
 
 from probgeo.study.given import Given
+from probgeo.study.measure import RetrainingLost, measure, with_ambient_distances
 from probgeo.study.measures import (
     DEFAULT_MEASURES,
     DrawnGeodesic,
+    Euclidean,
     Geodesic,
     Measure,
     StraightLine,
@@ -12,32 +14,22 @@ from probgeo.study.measures import (
     expected_metric,
     fisher_rao_metric,
 )
-from probgeo.study.study import Study, with_ambient_distances
+from probgeo.study.study import Study
 
 __all__ = [
     "DEFAULT_MEASURES",
     "DrawnGeodesic",
+    "Euclidean",
     "Geodesic",
     "Given",
     "Measure",
+    "RetrainingLost",
     "StraightLine",
     "Study",
     "ViewMetric",
     "decorrelated_energy",
     "expected_metric",
     "fisher_rao_metric",
+    "measure",
     "with_ambient_distances",
 ]
-
-# Configurations and keys on disk hold the public names, whichever file defines what they name.
-for _named in (
-    DrawnGeodesic,
-    Geodesic,
-    Given,
-    StraightLine,
-    ViewMetric,
-    decorrelated_energy,
-    expected_metric,
-    fisher_rao_metric,
-):
-    _named.__module__ = __name__

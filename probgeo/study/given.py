@@ -8,10 +8,8 @@ from torch import Tensor
 
 from probgeo import calculus
 from probgeo.geodesics import Geodesics
-from probgeo.models.conditional import ConditionalVAE, FittedConditionalVAE
-from probgeo.models.given import GivenVAE
-from probgeo.storage import Fitted, Spec
-from probgeo.study.measures import Geodesic, Measure, Subject
+from probgeo.models.base import LatentModel, ModelSpec
+from probgeo.study.measures import Geodesic, Measure
 
 
 @dataclass(frozen=True)
@@ -37,30 +35,28 @@ class Given(Measure):
         if not self.values:
             raise ValueError("values: expected at least one column with its value; got none.")
 
-    def subject(self, model: Fitted) -> GivenVAE:
+    def subject(self, model: LatentModel) -> LatentModel:
         """The model given the values.
 
         Raises:
             TypeError: a model without conditions.
             ValueError: a column that x lacks, or a covariate without a value.
         """
-        if not isinstance(model, FittedConditionalVAE):
-            raise TypeError(f"Given: expected a ConditionalVAE, which has conditions; got {type(model).__name__}.")
         return model.given_values(dict(self.values))
 
-    def applies_to(self, spec: Spec) -> bool:
-        return isinstance(spec, ConditionalVAE) and self.measure.applies_to(spec)
+    def applies_to(self, model: LatentModel | ModelSpec) -> bool:
+        return model.has_conditions and self.measure.applies_to(model)
 
-    def paths(self, model: Subject, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         return self.measure.paths(model, start, stop, codes)
 
-    def draw_lengths(self, model: Subject, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
-        return self.measure.draw_lengths(model, path)
+    def also(self, model: LatentModel, path: Float[Tensor, "batch node latent"]) -> Mapping[str, Tensor]:
+        return self.measure.also(model, path)
 
     def angles(
-        self, model: Subject, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+        self, model: LatentModel, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
     ) -> calculus.Angles | None:
         return self.measure.angles(model, corner, first, second, codes)
 
-    def volume(self, model: Subject, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
+    def volume(self, model: LatentModel, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
         return self.measure.volume(model, region)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, as_completed
+from functools import partial
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -11,24 +13,28 @@ def groups(seeds: Sequence[int], size: int) -> Iterable[list[int]]:
     return ([*seeds[i : i + size]] for i in range(0, len(seeds), size))
 
 
-def carry_out(task: Callable, jobs: list[tuple], executor: Executor | None, label: str, progress: bool) -> None:
+def carried_out(
+    task: Callable, jobs: Sequence[tuple], executor: Executor | None, label: str, progress: bool
+) -> list[Any]:
     """task(*job) for all jobs, here or on the executor, with a bar; the first error is raised after all have ended."""
-    bar = tqdm(total=len(jobs), desc=label, unit="job", disable=not (progress and jobs))
+    found: list[Any] = [None] * len(jobs)
     errors: list[Exception] = []
-    with bar:
+
+    def ended(index: int, result: Callable[[], Any]) -> None:
+        try:
+            found[index] = result()
+        except Exception as error:
+            errors.append(error)
+        bar.update()
+
+    with tqdm(total=len(jobs), desc=label, unit="job", disable=not (progress and jobs)) as bar:
         if executor:
-            futures = [executor.submit(task, *job) for job in jobs]
+            futures = {executor.submit(task, *job): index for index, job in enumerate(jobs)}
             for future in as_completed(futures):
-                error = future.exception()
-                if isinstance(error, Exception):
-                    errors.append(error)
-                bar.update()
+                ended(futures[future], future.result)
         else:
-            for job in jobs:
-                try:
-                    task(*job)
-                except Exception as error:
-                    errors.append(error)
-                bar.update()
+            for index, job in enumerate(jobs):
+                ended(index, partial(task, *job))
     if errors:
         raise errors[0]
+    return found

@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import factorial
 from typing import Any
 
 import torch
@@ -13,23 +14,17 @@ from probgeo import calculus, paths
 from probgeo.calculus.shooting import precise
 from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
 from probgeo.metrics import DecorrelatedEnergy, Energy, Metric
-from probgeo.models.given import GivenVAE
-from probgeo.models.shared import FittedSharedLatentVAE
-from probgeo.models.views import FittedView
-from probgeo.storage import Fitted, Spec
-
-# What is measured: a fitted model, or one given a condition.
-Subject = Fitted | GivenVAE
+from probgeo.models.base import LatentModel, ModelSpec
 
 VOLUME_TOLERANCE = 1e-2  # relative; retrainings differ by more
 
 
-def expected_metric(model: Subject | FittedView) -> Metric:
+def expected_metric(model: LatentModel) -> Metric:
     """The metric of the model's uncertainty in the space of E[x | z]."""
     return model.metric()
 
 
-def fisher_rao_metric(model: Subject | FittedView) -> Metric:
+def fisher_rao_metric(model: LatentModel) -> Metric:
     """The metric of the model's uncertainty in the likelihood's isometric space."""
     return model.fisher_rao_metric()
 
@@ -44,23 +39,30 @@ class ViewMetric:
     """
 
     view: str
-    metric: Callable[[FittedView], Metric] = expected_metric
+    metric: Callable[[LatentModel], Metric] = expected_metric
 
-    def __call__(self, model: Subject) -> Metric:
+    def __call__(self, model: LatentModel) -> Metric:
         """The view's metric.
 
         Raises:
             TypeError: a model without views.
             ValueError: it has none of this name.
         """
-        if not isinstance(model, FittedSharedLatentVAE):
-            raise TypeError(f"ViewMetric: expected a SharedLatentVAE, which has views; got {type(model).__name__}.")
         return self.metric(model.view(self.view))
 
+    def applies_to(self, model: LatentModel | ModelSpec) -> bool:
+        """Whether it has the view."""
+        return self.view in model.view_names
 
-def decorrelated_energy(model: Subject) -> Energy:
+
+def decorrelated_energy(model: LatentModel) -> Energy:
     """The published energy of decoder ensembles, in closed form."""
     return DecorrelatedEnergy(model.draws())
+
+
+def _applies(metric: Any, model: LatentModel | ModelSpec) -> bool:
+    """Whether the model has what a function to its metric needs: all have, unless the function tells."""
+    return metric.applies_to(model) if hasattr(metric, "applies_to") else True
 
 
 def angle_between(
@@ -82,29 +84,29 @@ def angle_between(
 class Measure(abc.ABC):
     """A distance in a fitted model's latent space, with its angles and volumes. A frozen dataclass: it can be a key."""
 
-    def subject(self, model: Fitted) -> Subject:
+    def subject(self, model: LatentModel) -> LatentModel:
         """Whose codes and geometry are measured: the model's own; all other methods, and codes, are of this."""
         return model
 
     @abc.abstractmethod
-    def paths(self, model: Any, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         """Paths between start and stop (batch, latent) and their lengths; codes (row, latent) are those of the data."""
 
-    def applies_to(self, spec: Spec) -> bool:
-        """Whether models of this spec have what the measure needs; where not, the study holds NaN."""
+    def applies_to(self, model: LatentModel | ModelSpec) -> bool:
+        """Whether the model, or models of the spec, have what the measure needs; where not, a dataset holds NaN."""
         return True
 
-    def draw_lengths(self, model: Any, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
-        """Length of each path under every decoder draw, (draw, batch); None for a measure without."""
-        return None
+    def also(self, model: LatentModel, path: Float[Tensor, "batch node latent"]) -> Mapping[str, Tensor]:
+        """What else is kept of each path, by variable of the dataset, (batch,) or (draw, batch)."""
+        return {}
 
     def angles(
-        self, model: Any, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+        self, model: LatentModel, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
     ) -> calculus.Angles | None:
         """Angles at the corners between the ways to first and to second, (batch, latent); None for one without."""
         return None
 
-    def volume(self, model: Any, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
+    def volume(self, model: LatentModel, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
         """Volume of a region; None for a measure without."""
         return None
 
@@ -119,19 +121,19 @@ class Geodesic(Measure):
         needs_draws: whether the metric exists for ensembles only.
     """
 
-    metric: Callable[[Any], Energy] = expected_metric
+    metric: Callable[[LatentModel], Energy] = expected_metric
     solver: GaussNewton = GaussNewton()
     needs_draws: bool = False
 
-    def applies_to(self, spec: Spec) -> bool:
-        return not self.needs_draws or spec.num_members > 1
+    def applies_to(self, model: LatentModel | ModelSpec) -> bool:
+        return _applies(self.metric, model) and (not self.needs_draws or model.num_members > 1)
 
-    def paths(self, model: Subject, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         metric = self.metric(model)
         return geodesic(metric, start, stop, init=paths.Graph(metric, codes), solver=self.solver)
 
     def angles(
-        self, model: Subject, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+        self, model: LatentModel, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
     ) -> calculus.Angles | None:
         metric = self.metric(model)
         if not isinstance(metric, Metric):  # the published energy has no metric tensor
@@ -139,7 +141,7 @@ class Geodesic(Measure):
         solver = precise(corner.dtype, self.solver.num_segments)
         return calculus.angle(metric, corner, first, second, init=paths.Graph(metric, codes), solver=solver)
 
-    def volume(self, model: Subject, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
+    def volume(self, model: LatentModel, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
         metric = self.metric(model)
         return calculus.volume(metric, region, VOLUME_TOLERANCE) if isinstance(metric, Metric) else None
 
@@ -160,21 +162,22 @@ class DrawnGeodesic(Measure):
     solver: GaussNewton = GaussNewton()
     num_draws: int | None = None
 
-    def paths(self, model: Subject, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         return Geodesic(solver=self.solver).paths(model, start, stop, codes)
 
-    def draw_lengths(self, model: Subject, path: Float[Tensor, "batch node latent"]) -> Tensor | None:
+    def also(self, model: LatentModel, path: Float[Tensor, "batch node latent"]) -> Mapping[str, Tensor]:
+        """`draw_length`, the length of each path under every decoder draw, (draw, batch)."""
         draws = model.draws(self.num_draws)
         # One path at a time: images of all nodes under all draws are large.
         lengths = torch.stack([draws(nodes).diff(dim=1).norm(dim=2).sum(1) for nodes in path], dim=1)
-        return lengths.masked_fill((path[:, 0] == path[:, -1]).all(1), 0)
+        return {"draw_length": lengths.masked_fill((path[:, 0] == path[:, -1]).all(1), 0)}
 
     def angles(
-        self, model: Subject, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+        self, model: LatentModel, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
     ) -> calculus.Angles | None:
         return Geodesic(solver=self.solver).angles(model, corner, first, second, codes)
 
-    def volume(self, model: Subject, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
+    def volume(self, model: LatentModel, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
         return Geodesic().volume(model, region)
 
 
@@ -189,10 +192,13 @@ class StraightLine(Measure):
         num_segments: segments of the line.
     """
 
-    metric: Callable[[Any], Metric] = expected_metric
+    metric: Callable[[LatentModel], Metric] = expected_metric
     num_segments: int = 256
 
-    def paths(self, model: Subject, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+    def applies_to(self, model: LatentModel | ModelSpec) -> bool:
+        return _applies(self.metric, model)
+
+    def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         metric = self.metric(model)
         line = paths.Straight(self.num_segments)(start, stop)
         energies, lengths = energy(metric, line), length(metric, line)
@@ -204,12 +210,42 @@ class StraightLine(Measure):
         return Geodesics(line, energies.masked_fill(zero, 0), lengths.masked_fill(zero, 0), steps, status)
 
     def angles(
-        self, model: Subject, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+        self, model: LatentModel, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
     ) -> calculus.Angles | None:
         tensor = self.metric(model).tensor(corner)
         finite = tensor.isfinite().flatten(1).all(1)
         status = torch.where(finite, int(Status.CONVERGED), int(Status.NONFINITE))
         return calculus.Angles(angle_between(tensor, first - corner, second - corner), status)
+
+
+@dataclass(frozen=True)
+class Euclidean(Measure):
+    """‖z_i − z_j‖, angles and volumes in the Euclidean space of the codes: what a latent map shows to the eye."""
+
+    def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
+        lengths = (start - stop).norm(dim=-1)
+        status = torch.where(lengths.isfinite(), int(Status.CONVERGED), int(Status.NONFINITE))
+        line = torch.stack([start, stop], dim=1)
+        return Geodesics(line, lengths.square() / 2, lengths, torch.zeros_like(status), status)
+
+    def also(self, model: LatentModel, path: Float[Tensor, "batch node latent"]) -> Mapping[str, Tensor]:
+        """`euclidean_reconstructed`, ‖E[x | z_i] − E[x | z_j]‖ of the ends."""
+        # Each code once, so that equal ends have equal images to the last digit.
+        ends, number = path[:, [0, -1]].flatten(0, 1).unique(dim=0, return_inverse=True)
+        first, second = model.decode(ends).flatten(1)[number.view(-1, 2)].unbind(1)
+        return {"euclidean_reconstructed": (first - second).norm(dim=-1)}
+
+    def angles(
+        self, model: LatentModel, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
+    ) -> calculus.Angles | None:
+        identity = torch.eye(corner.shape[1], dtype=corner.dtype, device=corner.device).expand(len(corner), -1, -1)
+        angle = angle_between(identity, first - corner, second - corner)
+        return calculus.Angles(angle, torch.full_like(angle, int(Status.CONVERGED), dtype=torch.int64))
+
+    def volume(self, model: LatentModel, region: Float[Tensor, "simplex vertex latent"]) -> calculus.Volume | None:
+        edges = region[:, 1:] - region[:, :1]
+        value = torch.linalg.det(edges).abs().sum() / factorial(edges.shape[-1])
+        return calculus.Volume(value, torch.zeros_like(value))
 
 
 DEFAULT_MEASURES: Mapping[str, Measure] = {"geodesic": Geodesic(), "straight": StraightLine()}

@@ -8,13 +8,13 @@ return values by variable, with the quantity's dim last.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import factorial
 
 import torch
 from torch import Tensor
 
 from probgeo import calculus
-from probgeo.study.measures import Measure, Subject, angle_between
+from probgeo.models.base import LatentModel
+from probgeo.study.measures import Measure
 
 Values = dict[str, Tensor]
 
@@ -27,39 +27,24 @@ class Quantity:
         folder: of its files.
         dim: of its values.
         measured: (measure, model, codes asked for, codes of the training data) -> values.
-        euclidean: (model, codes asked for) -> the same in the Euclidean latent space.
     """
 
     folder: str
     dim: str
-    measured: Callable[[Measure, Subject, Sequence[Tensor], Tensor], Values]
-    euclidean: Callable[[Subject, Sequence[Tensor]], Values]
+    measured: Callable[[Measure, LatentModel, Sequence[Tensor], Tensor], Values]
 
 
-def distances(measure: Measure, model: Subject, at: Sequence[Tensor], codes: Tensor) -> Values:
+def distances(measure: Measure, model: LatentModel, at: Sequence[Tensor], codes: Tensor) -> Values:
     """Lengths of the measure's paths, and what came with them."""
     began = time.monotonic()
     start, stop = at[0].unbind(1)
     found = measure.paths(model, start, stop, codes)
     seconds = torch.tensor(time.monotonic() - began, dtype=torch.float64)
-    drawn = measure.draw_lengths(model, found.path)
     values = {"distance": found.length, "energy": found.energy, "status": found.status, "seconds": seconds}
-    return values if drawn is None else {**values, "draw_length": drawn}
+    return {**values, **measure.also(model, found.path)}
 
 
-def euclidean_distances(model: Subject, at: Sequence[Tensor]) -> Values:
-    """‖z_i − z_j‖ of the codes, and ‖x_i − x_j‖ of the reconstructions."""
-    start, stop = at[0].unbind(1)
-    # Each code once, so that equal ends have equal images to the last digit.
-    ends, number = at[0].flatten(0, 1).unique(dim=0, return_inverse=True)
-    first, second = model.decode(ends)[number.view(-1, 2)].unbind(1)
-    return {
-        "euclidean_latent": (start - stop).norm(dim=-1),
-        "euclidean_reconstructed": (first - second).norm(dim=-1),
-    }
-
-
-def angles(measure: Measure, model: Subject, at: Sequence[Tensor], codes: Tensor) -> Values:
+def angles(measure: Measure, model: LatentModel, at: Sequence[Tensor], codes: Tensor) -> Values:
     """Angles at the corners; NaN for a measure without."""
     corner, first, second = at[0].unbind(1)
     found = measure.angles(model, corner, first, second, codes)
@@ -68,14 +53,7 @@ def angles(measure: Measure, model: Subject, at: Sequence[Tensor], codes: Tensor
     return {"angle": found.angle, "angle_status": found.status}
 
 
-def euclidean_angles(model: Subject, at: Sequence[Tensor]) -> Values:
-    """Angles of straight lines in the Euclidean latent space."""
-    corner, first, second = at[0].unbind(1)
-    identity = torch.eye(corner.shape[1], dtype=corner.dtype, device=corner.device).expand(len(corner), -1, -1)
-    return {"angle": angle_between(identity, first - corner, second - corner)}
-
-
-def volumes(measure: Measure, model: Subject, at: Sequence[Tensor], codes: Tensor) -> Values:
+def volumes(measure: Measure, model: LatentModel, at: Sequence[Tensor], codes: Tensor) -> Values:
     """Volumes of the codes' convex hulls, and estimated errors; NaN for a measure without."""
     absent = at[0].new_tensor(torch.nan)
     found = [measure.volume(model, calculus.convex_hull(region)) or (absent, absent) for region in at]
@@ -83,13 +61,6 @@ def volumes(measure: Measure, model: Subject, at: Sequence[Tensor], codes: Tenso
     return {"volume": values, "volume_error": errors}
 
 
-def euclidean_volumes(model: Subject, at: Sequence[Tensor]) -> Values:
-    """Euclidean volumes of the codes' convex hulls."""
-    simplices = [calculus.convex_hull(region) for region in at]
-    edges = [corners[:, 1:] - corners[:, :1] for corners in simplices]
-    return {"volume": torch.stack([torch.linalg.det(edge).abs().sum() / factorial(edge.shape[-1]) for edge in edges])}
-
-
-DISTANCES = Quantity("distances", "pair", distances, euclidean_distances)
-ANGLES = Quantity("angles", "triple", angles, euclidean_angles)
-VOLUMES = Quantity("volumes", "region", volumes, euclidean_volumes)
+DISTANCES = Quantity("distances", "pair", distances)
+ANGLES = Quantity("angles", "triple", angles)
+VOLUMES = Quantity("volumes", "region", volumes)

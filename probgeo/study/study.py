@@ -1,28 +1,36 @@
-"""The study itself: what is stored where, what is missing, and the dataset of all."""
+"""The study itself: specs are trained, models are measured, each once; what is missing is computed."""
 
 import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor
 
 from probgeo import storage
-from probgeo.geodesics import Status
+from probgeo.models.base import FittedModel, LatentModel, ModelSpec
 from probgeo.specs import digest, to_config
-from probgeo.storage import Fitted, Spec
-from probgeo.study.jobs import carry_out, groups
+from probgeo.study.asked import checked
+from probgeo.study.jobs import carried_out, groups
+from probgeo.study.measure import (
+    Row,
+    applicable,
+    assembled,
+    checked_points,
+    measured,
+    with_euclidean,
+)
 from probgeo.study.measures import DEFAULT_MEASURES, Measure
-from probgeo.study.quantities import ANGLES, DISTANCES, VOLUMES, Quantity
-from probgeo.training import Training, fit
+from probgeo.study.quantities import Quantity
+from probgeo.study.store import Held, Inputs, Mapped, measurement_key, model_key, read_rows, write_dataset, write_rows
+from probgeo.training import Training, TrainingDiverged, fit
 
-EUCLIDEAN = "euclidean"
-MAX_HULL = 5
+FIRST_VERSION = "0.1.0"  # whose studies did not say which version wrote them
 
 
 class Study:
@@ -30,12 +38,13 @@ class Study:
 
     Args:
         folder: where everything is kept: `trainings/<key>/seed-<seed>` (models), `distances/<key>.nc`, the same for
-            `angles` and `volumes`, `study.nc`. Keys are hashes of content, so a run that was killed, or asks for more
-            seeds, other pairs or other measures, computes what is missing and nothing else.
+            `angles` and `volumes`, `study.nc`; `inputs` for the workers of an executor. Keys are hashes of content, so
+            a run that was killed, or asks for more seeds, other pairs or other measures, computes what is missing and
+            nothing else. A function or class of the user's own is part of a key by its source.
         data: observations (row, feature) that the models are trained on, floating point; everything runs on its device.
         pairs: rows of `points` (pair, 2) whose distances are measured.
-        models: specs by name.
-        seeds: one retraining per seed.
+        models: by name, specs to train, or lists of models that were trained elsewhere, one per training.
+        seeds: one retraining of every spec per seed; none where there are no specs.
         measures: by name; default: the geodesic distance and the straight latent line, under each model's metric.
         training: options of `fit`.
         points: observations (row, feature) that `pairs` refers to, e.g. a test set; None for `data`.
@@ -44,9 +53,11 @@ class Study:
             codes, for at most 5 latent dimensions. A hull is as wide as its outermost code: leave outliers out.
 
     Raises:
+        TypeError: a measure, metric or network of the user's own that no source identifies, or that is no spec.
         ValueError: no models, no seeds, pairs or triples of another shape, a row index outside `points`, or regions of
             too few rows or in too many dimensions.
-        FileExistsError: the folder holds a study of other data, training or models under the same names.
+        FileExistsError: the folder holds a study of other data, training or models under the same names, or of a
+            version whose studies this one does not continue.
     """
 
     def __init__(
@@ -54,35 +65,31 @@ class Study:
         folder: str | os.PathLike,
         data: Tensor,
         pairs: Tensor,
-        models: Mapping[str, Spec],
-        seeds: Sequence[int],
+        models: Mapping[str, ModelSpec | Sequence[LatentModel]],
+        seeds: Sequence[int] = (),
         measures: Mapping[str, Measure] = DEFAULT_MEASURES,
         training: Training = Training(),
         points: Tensor | None = None,
         triples: Tensor | None = None,
         regions: Mapping[str, Tensor] | None = None,
     ) -> None:
-        points = data if points is None else points.to(data)
-        if points.shape[1:] != data.shape[1:]:
-            raise ValueError(
-                f"points: expected the {data.shape[-1]} features of data; got shape {tuple(points.shape)}."
-            )
-        _check(models, seeds, measures)
-        _check_rows("pairs", pairs, 2, len(points))
-        if triples is not None:
-            _check_rows("triples", triples, 3, len(points))
-        _check_regions(regions or {}, models, len(points))
-        self.folder = Path(folder)
-        self.data, self.points, self.pairs, self.training = data, points, pairs.to(data.device), training
-        self.models, self.seeds, self.measures = dict(models), [int(seed) for seed in seeds], dict(measures)
-        self.triples = None if triples is None else triples.to(data.device)
-        self.regions = {name: rows.to(data.device) for name, rows in (regions or {}).items()}
-        asked = {DISTANCES: [self.pairs], VOLUMES: list(self.regions.values())}
-        asked |= {} if self.triples is None else {ANGLES: [self.triples]}
-        self._rows = {quantity: rows for quantity, rows in asked.items() if rows}
-        for spec in self.models.values():
-            spec.check(data)
-            spec.check(points)
+        self.folder, self.training = Path(folder), training
+        self.models, self.seeds = dict(models), [int(seed) for seed in seeds]
+        _check(self.models, self.seeds)
+        self.measures = with_euclidean(measures)
+        self.data, self.points = data, checked_points(data, points)
+        described = {name: self._described(name) for name in self.models}
+        self.asked = checked(pairs, triples, regions, len(self.points), described)
+        self.pairs = self.asked.pairs.to(data.device)
+        for model in self.models.values():
+            if isinstance(model, ModelSpec):
+                model.check(data)
+                model.check(self.points)
+        self._data_digest = digest(data)
+        self._points_digest = self._data_digest if points is None else digest(self.points)
+        # Every key once, before anything is trained: what cannot be named is refused here.
+        self._trainings = {name: self._training_keys(name) for name in self.models}
+        digest(*self.measures.values())
         self._claim()
 
     def run(self, executor: Executor | None = None, progress: bool = True) -> xr.Dataset:
@@ -94,67 +101,127 @@ class Study:
             progress: show bars with the remaining time.
 
         Returns:
-            Dataset with dims (model, measure, retraining, pair): `distance` (the measures, and `euclidean`, the
-            Euclidean distance of the codes), `energy`, `status`, `euclidean_latent`, `euclidean_reconstructed` (model,
-            retraining, pair), `euclidean_ambient` (pair), with a `DrawnGeodesic` also `draw_length` (model, measure,
-            retraining, draw, pair); times taken, `seconds` (model, measure, retraining; all pairs) and
-            `training_seconds` (model, retraining; its share where stacked); with triples, `angle` and `angle_status`
-            (model, measure, retraining, triple), in radians; with regions, `volume` and the estimated error of its
-            quadrature `volume_error` (model, measure, retraining, region), an area in two latent dimensions, whose CV
-            is about twice that of lengths; `euclidean` again in the space of the codes. Coordinates `seed`,
-            `num_members`, `start` and `stop`, `corner`, `first` and `second` (rows of the points), `region`; the
-            configuration in attrs.
+            What `probgeo.measure` returns of the fitted models, with the coordinate `seed`, the variable
+            `training_seconds` (model, retraining), of a stack its share, and the configuration in attrs.
 
-        Raises:
-            TrainingDiverged: an objective became NaN; whatever had finished is kept.
+        Warns:
+            RetrainingLost: a training diverged, or its codes collapsed: its rows are NaN.
         """
-        missing = [(name, seed) for name in self.models for seed in self.seeds if self._unmeasured(name, seed)]
-        jobs = [
-            (name, group)
-            for name in self.models
-            for group in groups([seed for model, seed in missing if model == name], 1 if executor else 10)
-        ]
-        carry_out(self._train, [(*job, progress and not executor) for job in jobs], executor, "training", progress)
-        carry_out(self._measure, missing, executor, "measuring distances", progress)
-        dataset = self._assemble()
-        partial = self.folder / "study.nc.partial"
-        dataset.to_netcdf(partial, engine="h5netcdf")
-        os.replace(partial, self.folder / "study.nc")
+        files = {
+            (name, index, measure): self._files(key, self.measures[measure])
+            for name, keys in self._trainings.items()
+            for index, key in enumerate(keys)
+            for measure in applicable(self.measures, self._described(name))
+        }
+        missing = {
+            place: {quantity: path for quantity, path in paths.items() if not path.exists()}
+            for place, paths in files.items()
+        }
+        missing = {place: paths for place, paths in missing.items() if paths}
+        key = digest(
+            [
+                [name, index, measure, *sorted(path.stem for path in paths.values())]
+                for (name, index, measure), paths in files.items()
+            ]
+        )
+        if not missing and (known := self._known(key)) is not None:
+            return known
+        held = Held(self.data, self.points, self.asked)
+        inputs: Inputs = held
+        if executor and missing:
+            inputs = Mapped.written(held, self.folder.resolve() / "inputs", self._data_digest, self._points_digest)
+        self._train(missing, inputs, executor, progress)
+        lost = self._lost()
+        jobs = []
+        for name, index in dict.fromkeys((name, index) for name, index, _ in missing):
+            if (name, index) not in lost:
+                own = {m: (self.measures[m], paths) for (n, i, m), paths in missing.items() if (n, i) == (name, index)}
+                jobs.append((self._model_or_folder(name, index), inputs, own))
+        carried_out(measure_into, jobs, executor, "measuring distances", progress)
+        dataset = self._assembled(files, lost)
+        dataset.attrs["key"] = key
+        write_dataset(self.folder / "study.nc", dataset)
         return dataset
 
-    def fitted(self, name: str, seed: int) -> Fitted:
-        """The fitted model of a name and seed, trained now if it is not yet."""
+    def fitted(self, name: str, seed: int) -> FittedModel:
+        """The fitted model of a spec's name and seed, trained now if it is not yet.
+
+        Raises:
+            TypeError: the models of this name were trained elsewhere.
+        """
+        spec = self.models[name]
+        if not isinstance(spec, ModelSpec):
+            raise TypeError(f"fitted: the models {name!r} were trained elsewhere; they are in `models`.")
         folder = self._training_folder(name)
-        return fit(self.models[name], self.data, [seed], training=self.training, folder=folder, progress=False)[0]
+        return fit(
+            spec,
+            self.data,
+            [seed],
+            training=self.training,
+            folder=folder,
+            progress=False,
+            data_digest=self._data_digest,
+        )[0]
 
     # --- where things are ---
 
+    def _described(self, name: str) -> LatentModel | ModelSpec:
+        """What tells a model's dimensions and abilities."""
+        model = self.models[name]
+        return model if isinstance(model, ModelSpec) else model[0]
+
     def _training_folder(self, name: str) -> Path:
-        return self.folder / "trainings" / digest(self.models[name], self.training, self.data)
+        return self.folder / "trainings" / digest(self.models[name], self.training, self._data_digest)
 
-    def _file(self, quantity: Quantity, name: str, seed: int, measure: str) -> Path:
-        observed = [self.points[rows] for rows in self._rows[quantity]]
-        how = self.measures.get(measure, EUCLIDEAN)
-        key = digest(self.models[name], self.training, self.data, seed, *observed, how)
-        return self.folder / quantity.folder / f"{key}.nc"
+    def _training_keys(self, name: str) -> list[str]:
+        """What identifies each retraining of a model."""
+        model = self.models[name]
+        if isinstance(model, ModelSpec):
+            folder = self._training_folder(name).name
+            return [digest(folder, seed) for seed in self.seeds]
+        return [model_key(each, name, index) for index, each in enumerate(model)]
 
-    def _applicable(self, name: str) -> list[str]:
-        return [measure for measure, how in self.measures.items() if how.applies_to(self.models[name])]
+    def _files(self, training: str, how: Measure) -> dict[Quantity, Path]:
+        return {
+            quantity: self.folder
+            / quantity.folder
+            / f"{measurement_key(training, self.asked, quantity, self._points_digest, how)}.nc"
+            for quantity in self.asked.rows()
+        }
 
-    def _unmeasured(self, name: str, seed: int) -> bool:
-        measures = [*self._applicable(name), EUCLIDEAN]
-        return not all(self._file(quantity, name, seed, how).exists() for quantity in self._rows for how in measures)
+    def _model_or_folder(self, name: str, index: int) -> LatentModel | Path:
+        model = self.models[name]
+        if isinstance(model, ModelSpec):
+            return (self._training_folder(name) / f"seed-{self.seeds[index]}").resolve()
+        return model[index]
+
+    def _known(self, key: str) -> xr.Dataset | None:
+        """The dataset of a study that was finished, if nothing else is asked for now."""
+        try:
+            with xr.open_dataset(self.folder / "study.nc", engine="h5netcdf") as stored:
+                return stored.load() if stored.attrs.get("key") == key else None
+        except (OSError, ValueError):
+            return None
 
     def _claim(self) -> None:
         """Note in the folder whose study it is; refuse another's."""
         config = {
-            "data": digest(self.data),
+            "probgeo": version("probgeo"),
+            "data": self._data_digest,
             "training": to_config(self.training),
-            "models": {name: to_config(spec) for name, spec in self.models.items()},
+            "models": {
+                name: to_config(model) if isinstance(model, ModelSpec) else "trained elsewhere"
+                for name, model in self.models.items()
+            },
         }
         path = self.folder / "study.json"
         if path.exists():
             found = json.loads(path.read_text())
+            if "probgeo" not in found:
+                raise FileExistsError(
+                    f"folder: {self.folder} holds a study of probgeo {FIRST_VERSION}, whose keys and distances are not "
+                    f"those of {version('probgeo')}: choose another folder; its models can be loaded and measured."
+                )
             different = [key for key in ("data", "training") if found[key] != config[key]]
             shared = found["models"].keys() & config["models"].keys()
             different += [f"model {name!r}" for name in shared if found["models"][name] != config["models"][name]]
@@ -164,165 +231,123 @@ class Study:
                 )
             config["models"] = found["models"] | config["models"]
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")
         partial.write_text(json.dumps(config, indent=2))
         os.replace(partial, path)
 
-    # --- the work; called by the workers of an executor ---
+    # --- the work ---
 
-    def _train(self, name: str, seeds: list[int], progress: bool) -> None:
-        folder = self._training_folder(name)
-        fit(self.models[name], self.data, seeds, training=self.training, folder=folder, progress=progress)
+    def _train(self, missing: Mapping, inputs: Inputs, executor: Executor | None, progress: bool) -> None:
+        """Every spec's seeds that a measurement is missing of; equal specs once."""
+        wanted: dict[Path, tuple[ModelSpec, list[int]]] = {}
+        for name, model in self.models.items():
+            if isinstance(model, ModelSpec):
+                seeds = [self.seeds[index] for index in dict.fromkeys(i for n, i, _ in missing if n == name)]
+                _, known = wanted.setdefault(self._training_folder(name).resolve(), (model, []))
+                known += [seed for seed in seeds if seed not in known]
+        jobs = [
+            (spec, inputs, group, self.training, folder, self._data_digest, progress and not executor)
+            for folder, (spec, seeds) in wanted.items()
+            for group in groups(seeds, 1 if executor else 10)
+        ]
+        carried_out(train_into, jobs, executor, "training", progress)
 
-    def _measure(self, name: str, seed: int) -> None:
-        model = self.fitted(name, seed).requires_grad_(False)
-        # Each row once, so that equal ends have equal codes to the last digit.
-        rows = torch.cat([part.flatten() for parts in self._rows.values() for part in parts]).unique()
-        for measure in [*self._applicable(name), EUCLIDEAN]:
-            files = {quantity: self._file(quantity, name, seed, measure) for quantity in self._rows}
-            files = {quantity: file for quantity, file in files.items() if not file.exists()}
-            if not files:
-                continue
-            how = self.measures.get(measure)
-            subject = how.subject(model) if how else model
-            codes, at_rows = subject.encode(self.data).mean, subject.encode(self.points[rows]).mean
-            for quantity, file in files.items():
-                at = [at_rows[torch.searchsorted(rows, part)] for part in self._rows[quantity]]
-                values = quantity.measured(how, subject, at, codes) if how else quantity.euclidean(subject, at)
-                _write(file, quantity.dim, values)
+    def _lost(self) -> dict[tuple[str, int], str]:
+        """Why there is nothing to measure, by model and retraining."""
+        lost = {}
+        for name, model in self.models.items():
+            for index, seed in enumerate(self.seeds if isinstance(model, ModelSpec) else ()):
+                diverged = storage.read_config(self._training_folder(name) / f"seed-{seed}")["extra"]["diverged"]
+                if diverged:
+                    lost[name, index] = f"training diverged, {diverged}"
+        return lost
 
     # --- the dataset ---
 
-    def _assemble(self) -> xr.Dataset:
-        rows = []
-        for name in self.models:
-            found = [
-                xr.concat([self._read(name, seed, m) for m in [*self.measures, EUCLIDEAN]], "measure", join="outer")
-                for seed in self.seeds
-            ]
-            rows.append(xr.concat(found, "retraining", join="outer"))
-        # Copies: a tensor that is sent to another process moves, and its views would show what then lies there.
-        start, stop = self.pairs.cpu().numpy().copy().T
-        # Models may have different numbers of draws: the shorter ones are filled up with NaN.
-        order = ("model", "measure", "retraining", "draw", "pair", "triple", "region")
-        dataset = (
-            xr.concat(rows, "model", join="outer")
-            .transpose(*order, missing_dims="ignore")
-            .assign_coords(
-                model=list(self.models),
-                measure=[*self.measures, EUCLIDEAN],
-                retraining=range(len(self.seeds)),
-                pair=range(len(self.pairs)),
-                seed=("retraining", self.seeds),
-                num_members=("model", [spec.num_members for spec in self.models.values()]),
-                start=("pair", start),
-                stop=("pair", stop),
-            )
+    def _assembled(self, files: Mapping, lost: Mapping[tuple[str, int], str]) -> xr.Dataset:
+        found: dict[str, list[Row]] = {}
+        for name, keys in self._trainings.items():
+            rows: list[Row] = []
+            for index in range(len(keys)):
+                read = {
+                    m: read_rows(paths)
+                    for (n, i, m), paths in files.items()
+                    if (n, i) == (name, index) and (n, i) not in lost
+                }
+                texts = [part for part in read.values() if isinstance(part, str)]
+                kept = {measure: part for measure, part in read.items() if not isinstance(part, str)}
+                rows.append(lost.get((name, index)) or (texts[0] if texts else kept))
+            found[name] = rows
+        dataset = assembled(found, self.measures, self.asked, self.points)
+        num = dataset.sizes["retraining"]
+        dataset = dataset.assign_coords(
+            num_members=("model", [self._described(name).num_members for name in self.models])
         )
-        if self.triples is not None:
-            columns = zip(("corner", "first", "second"), self.triples.cpu().numpy().copy().T, strict=True)
-            dataset = dataset.assign_coords({name: ("triple", column) for name, column in columns})
-        if self.regions:
-            dataset = dataset.assign_coords(region=list(self.regions))
-        for variable in ("euclidean_latent", "euclidean_reconstructed", "training_seconds"):
-            dataset[variable] = dataset[variable].sel(measure=EUCLIDEAN, drop=True)
-        ends = self.points[self.pairs]
-        dataset["euclidean_ambient"] = ("pair", ends.diff(dim=1).norm(dim=(1, 2)).cpu().numpy())
-        meaning = str({int(status): status.name for status in Status})
-        for variable in {"status", "angle_status"} & set(dataset):
-            dataset[variable] = dataset[variable].drop_encoding().assign_attrs(meaning=meaning)
+        if self.seeds:  # of the specs; there may be more trainings of models that were trained elsewhere
+            dataset = dataset.assign_coords(seed=("retraining", [*self.seeds, *[-1] * (num - len(self.seeds))]))
+        dataset["training_seconds"] = (("model", "retraining"), [self._seconds(name, num) for name in self.models])
         dataset.attrs = {
             "probgeo": version("probgeo"),
-            "data": digest(self.data),
-            "models": json.dumps({name: to_config(spec) for name, spec in self.models.items()}),
+            "data": self._data_digest,
+            "models": json.dumps(
+                {name: to_config(m) if isinstance(m, ModelSpec) else None for name, m in self.models.items()}
+            ),
             "measures": json.dumps({name: to_config(measure) for name, measure in self.measures.items()}),
             "training": json.dumps(to_config(self.training)),
         }
         return dataset
 
-    def _read(self, name: str, seed: int, measure: str) -> xr.Dataset:
-        if measure not in [*self._applicable(name), EUCLIDEAN]:
-            absent = ("pair", np.full(len(self.pairs), np.nan))
-            return xr.Dataset({"distance": absent, "energy": absent, "status": absent, "seconds": np.nan})
-        dataset = xr.Dataset()
-        for quantity in self._rows:
-            with xr.open_dataset(self._file(quantity, name, seed, measure), engine="h5netcdf") as stored:
-                dataset = dataset.merge(stored.load())
-        if measure == EUCLIDEAN:
-            trained = storage.read_config(self._training_folder(name) / f"seed-{seed}")["extra"]
-            seconds = trained.get("seconds", np.nan)
-            dataset = dataset.assign(distance=dataset.euclidean_latent, training_seconds=seconds)
-        return dataset
+    def _seconds(self, name: str, num: int) -> list[float]:
+        seconds = np.full(num, np.nan)
+        if isinstance(self.models[name], ModelSpec):
+            for index, seed in enumerate(self.seeds):
+                extra = storage.read_config(self._training_folder(name) / f"seed-{seed}")["extra"]
+                seconds[index] = extra.get("seconds", np.nan)
+        return seconds.tolist()
 
 
-def with_ambient_distances(dataset: xr.Dataset) -> xr.DataArray:
-    """Distances of all measures, and as two more those of the reconstructions and of the data, ‖x_i − x_j‖.
-
-    The last are the same in every retraining: their CV is 0 and their ICC is 1, although no model was needed.
-
-    Args:
-        dataset: what `Study.run` returned.
-
-    Returns:
-        Dims (model, measure, retraining, pair), with the measures `reconstructed` and `ambient` behind the others.
-    """
-    distance = dataset.distance
-    more = {"reconstructed": dataset.euclidean_reconstructed, "ambient": dataset.euclidean_ambient}
-    rows = [row.broadcast_like(distance.isel(measure=0, drop=True)) for row in more.values()]
-    ambient = xr.concat(rows, "measure").assign_coords(measure=list(more))
-    return xr.concat([distance, ambient.transpose(*distance.dims)], "measure")
-
-
-def _check(models: Mapping, seeds: Sequence[int], measures: Mapping) -> None:
-    if not models or not measures:
-        raise ValueError(f"models, measures: expected at least one each; got {len(models)} and {len(measures)}.")
-    if EUCLIDEAN in measures:
-        raise ValueError("measures: 'euclidean' is there already, the distance of the codes; choose another name.")
-    if len(seeds) == 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds: expected at least one, none repeated; got {list(seeds)}.")
-
-
-def _check_rows(name: str, tuples: Tensor, size: int, num_points: int) -> None:
-    """Refuse what are no tuples (tuple, size) of row indices; name "pairs" or "triples"."""
-    if tuples.ndim != 2 or tuples.shape[1] != size or len(tuples) == 0 or tuples.is_floating_point():
-        raise ValueError(
-            f"{name}: expected integers of shape ({name[:-1]}, {size}); got {tuples.dtype}, {tuple(tuples.shape)}."
-        )
-    outside = ((tuples < 0) | (tuples >= num_points)).any(1).nonzero().flatten()
-    if len(outside):
-        first = int(outside[0])
-        raise ValueError(
-            f"{name}: expected row indices from 0 to {num_points - 1}; {name[:-1]} {first} is {tuples[first].tolist()} "
-            f"({len(outside)} such {name})."
-        )
-
-
-def _check_regions(regions: Mapping[str, Tensor], models: Mapping[str, Spec], num_points: int) -> None:
-    for name, rows in regions.items():
-        if rows.ndim != 1 or rows.is_floating_point() or ((rows < 0) | (rows >= num_points)).any():
-            raise ValueError(
-                f"regions: expected row indices (row,) from 0 to {num_points - 1}; got {rows.dtype}, "
-                f"{tuple(rows.shape)} for {name!r}, or indices outside."
+def _check(models: Mapping[str, ModelSpec | Sequence[LatentModel]], seeds: Sequence[int]) -> None:
+    if not models:
+        raise ValueError("models: expected at least one; got none.")
+    for name, model in models.items():
+        elsewhere = [] if isinstance(model, (ModelSpec, LatentModel)) else list(model)
+        if not isinstance(model, ModelSpec) and not (elsewhere and all(isinstance(m, LatentModel) for m in elsewhere)):
+            raise TypeError(
+                f"models: expected a spec, such as VAE(...), or a list of LatentModels, one per training; got "
+                f"{type(model).__name__} for {name!r}."
             )
-        for model, spec in models.items():
-            if spec.latent > MAX_HULL:
-                raise ValueError(
-                    f"regions: convex hulls have too many simplices in more than {MAX_HULL} dimensions; model "
-                    f"{model!r} has {spec.latent}. Leave out the regions."
-                )
-            if len(rows) <= spec.latent:
-                raise ValueError(
-                    f"regions: expected at least {spec.latent + 1} rows, for {spec.latent} latent dimensions of model "
-                    f"{model!r}; got {len(rows)} for {name!r}."
-                )
+    if any(isinstance(model, ModelSpec) for model in models.values()) and not seeds:
+        raise ValueError("seeds: expected at least one, for the specs to be trained with; got none.")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds: expected none repeated; got {list(seeds)}.")
 
 
-def _write(file: Path, dim: str, values: Mapping[str, Tensor]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    dims = ("draw", dim)
-    dataset = xr.Dataset({name: (dims[2 - value.ndim :], value.cpu().numpy()) for name, value in values.items()})
-    if "draw" in dataset.dims:
-        dataset = dataset.assign_coords(draw=range(dataset.sizes["draw"]))
-    dataset.to_netcdf(partial, engine="h5netcdf")
-    os.replace(partial, file)
+# --- what workers of an executor call: arguments are small, whatever the data ----------------------------------------
+
+
+def train_into(
+    spec: ModelSpec,
+    inputs: Inputs,
+    seeds: list[int],
+    training: Training,
+    folder: Path,
+    data_digest: str,
+    progress: bool,
+) -> None:
+    """Train and save; one that diverges is saved too, and costs itself alone."""
+    x, _, _ = inputs.load()
+    with suppress(TrainingDiverged):  # saved with the reason, which the dataset tells
+        fit(spec, x, seeds, training=training, folder=folder, progress=progress, data_digest=data_digest)
+
+
+def measure_into(
+    model: LatentModel | Path, inputs: Inputs, measures: Mapping[str, tuple[Measure, Mapping[Quantity, Path]]]
+) -> None:
+    """Measure one model, loaded from its folder where it was trained here, into files."""
+    x, points, asked = inputs.load()
+    if isinstance(model, Path):
+        model = storage.load(model).to(x.device).requires_grad_(False)
+    for name, (how, files) in measures.items():
+        # Each measure is kept as soon as it is there.
+        row = measured(model, x, points, asked, {name: how})
+        write_rows(files, row if isinstance(row, str) else row[name])

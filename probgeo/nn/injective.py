@@ -1,4 +1,4 @@
-"""Injective decoders: codes padded with zeros, the bijections of a normalizing flow, an affine map of full rank.
+"""Injective networks: codes padded with zeros, the bijections of a normalizing flow, an affine map of full rank.
 
 Different codes have different images, and the Jacobian has full column rank, by construction: the metric never
 degenerates, whatever the weights.
@@ -6,17 +6,13 @@ degenerates, whatever the weights.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from probgeo.jacobians import Maps
-from probgeo.likelihoods import Likelihood
-from probgeo.models.decoders import SingleDecoder
-from probgeo.models.flows import AffineCoupling, Bijection, Layer
+from probgeo.nn.flows import AffineCoupling, Bijection, Layer
 
 
 class InjectiveMap(nn.Module):
@@ -58,55 +54,6 @@ class InjectiveMap(nn.Module):
         return torch.linalg.solve_triangular(root.mT, self.basis, upper=True, left=False)
 
 
-class Projection(NamedTuple):
-    """Points of the manifold nearest to rows x: their codes, themselves, and their distances to x."""
-
-    z: Float[Tensor, "row latent"]
-    x: Float[Tensor, "row observation"]
-    distance: Float[Tensor, "row"]
-
-
-@torch.no_grad()
-def projection(
-    immersion: InjectiveMap,
-    x: Float[Tensor, "row observation"],
-    num_steps: int = 50,
-    start: Float[Tensor, "row latent"] | None = None,
-) -> Projection:
-    """argmin_z ‖f(z) − x‖ by Gauss–Newton with step halving: a local minimum.
-
-    Args:
-        immersion: f, e.g. `model.decoder.network` of a fitted model with an `InjectiveDecoder`.
-        x: observations.
-        num_steps: steps at most.
-        start: codes to start from; None for f's inverse at x, which is exact on the manifold but far from it may end
-            in a worse minimum than an encoder's codes.
-
-    Returns:
-        Codes, images and distances; a row that lies on the manifold stays where it is.
-
-    Raises:
-        ValueError: fewer than zero steps.
-
-    References:
-        Brehmer & Cranmer (2020), Flows for simultaneous manifold learning and density estimation, section 2.
-    """
-    if num_steps < 0:
-        raise ValueError(f"num_steps: expected at least 0; got {num_steps}.")
-    maps, z = Maps([immersion]), immersion.inverse(x) if start is None else start
-    fractions = torch.tensor([0.0, *(0.5**k for k in range(12))], dtype=x.dtype, device=x.device)[:, None, None]
-    for _ in range(num_steps):
-        value, *columns = maps.jets(z)[:, :, 0].unbind(1)
-        direction = torch.linalg.lstsq(torch.stack(columns, -1), (x - value)[..., None]).solution[..., 0]
-        tried = z + fractions * direction
-        best = (immersion(tried) - x).norm(dim=-1).argmin(0)
-        if not best.any():
-            break
-        z = tried[best, torch.arange(len(z), device=z.device)]
-    value = immersion(z)
-    return Projection(z, value, (value - x).norm(dim=-1))
-
-
 # --- specs -----------------------------------------------------------------------------------------------------------
 
 
@@ -114,9 +61,13 @@ def projection(
 class Injective:
     """Spec of a network that is an injective immersion: f(z) = Q diag(e^s) T([z; 0]) + b, T a normalizing flow.
 
+    `Decoder(Injective())` is a decoder without self-intersections or folds: its metric has full rank everywhere, also
+    that of its mean where the mean is one monotone function of each output (Gaussian, Bernoulli, Poisson, ...). An
+    ensemble of such decoders is `EnsembleDecoder(network=Injective())`.
+
     Args:
         width: dimension that z is padded to, between that of z and that of the observations.
-        layers: specs of T's bijections, see `probgeo.flows`; coordinates are reversed between them.
+        layers: specs of T's bijections, see `probgeo.nn.flows`; coordinates are reversed between them.
 
     Raises:
         ValueError: no layers, or a width below two.
@@ -147,22 +98,3 @@ class Injective:
                 f"observations; got {self.width}."
             )
         return InjectiveMap(num_inputs, self.width, num_outputs, [layer.build(self.width) for layer in self.layers])
-
-
-@dataclass(frozen=True)
-class InjectiveDecoder:
-    """Spec of a single decoder without self-intersections or folds: its metric has full rank everywhere.
-
-    The likelihood's output is an injective immersion of z. So is its mean where that is one monotone function of each
-    output (Gaussian, Bernoulli, Poisson, ...). An ensemble of such decoders is `EnsembleDecoder(network=Injective())`.
-
-    Args:
-        network: spec of the immersion.
-    """
-
-    network: Injective = Injective()
-    num_members = 1
-
-    def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> SingleDecoder:
-        """The module, freshly initialised from torch's random state; `network` is the immersion and has an inverse."""
-        return SingleDecoder(self.network.build(latent, num_outputs))

@@ -1,0 +1,177 @@
+"""What a model of latent codes is: all that measures, studies and plots ask for; and what a spec of one is."""
+
+import abc
+from collections.abc import Mapping
+from typing import Any, NamedTuple, final
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probgeo.metrics import Metric, PullbackMetric
+
+
+class Encoding(NamedTuple):
+    """Mean and standard deviation of q(z | x), each (row, latent)."""
+
+    mean: Float[Tensor, "row latent"]
+    std: Float[Tensor, "row latent"]
+
+
+class LatentModel(abc.ABC):
+    """Anything with codes and a decoder: what distances, angles and volumes are measured in.
+
+    A subclass has `encode` and `decode`, and sets `latent` and `num_features`; the rest is derived, or refused by name
+    where it is asked for. Models that probgeo fits are of this class, those trained elsewhere may be.
+
+    Attributes:
+        latent: dimension d of z.
+        num_features: numbers in a row of x.
+        num_members: functions that `metric` averages over; 1 where it needs no draws.
+        view_names: views that x consists of; empty for a model of one.
+        has_conditions: whether it is conditional, so that `given_values` has a meaning.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> class Paraboloid(pg.LatentModel):
+        ...     latent, num_features = 2, 3
+        ...     def encode(self, x):
+        ...         return pg.Encoding(x[:, :2], torch.zeros_like(x[:, :2]))
+        ...     def decode(self, z):
+        ...         return torch.cat([z, z.square().sum(-1, keepdim=True)], dim=-1)
+        >>> start, stop = torch.tensor([[-1.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+        >>> length = pg.geodesic(Paraboloid().metric(), start, stop).length
+        >>> round(length.item(), 2)
+        2.96
+    """
+
+    latent: int
+    num_features: int
+    num_members: int = 1
+    view_names: tuple[str, ...] = ()
+    has_conditions: bool = False
+
+    @abc.abstractmethod
+    def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
+        """Mean and standard deviation of q(z | x), each (row, latent)."""
+
+    @abc.abstractmethod
+    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
+        """E[x | z], averaged over what the decoder is uncertain of; differentiable in z."""
+
+    def reconstruct(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row observation"]:
+        """E[x | z] at the mean of q(z | x)."""
+        return self.decode(self.encode(x).mean)
+
+    def metric(self) -> Metric:
+        """The metric of the decoder's uncertainty in the space of E[x | z], by default JᵀJ of `decode`."""
+        return PullbackMetric(self.decode)
+
+    def fisher_rao_metric(self) -> Metric:
+        """The Fisher-Rao metric of the observation, under the decoder's uncertainty: nats^½ per unit of z.
+
+        Raises:
+            TypeError: the model has none.
+        """
+        raise TypeError(self._without("fisher_rao_metric", "says nothing of the distribution of x given z", "metric()"))
+
+    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+        """Root mean square, over the observations, of the decoder's standard deviation at z; units of x.
+
+        Raises:
+            TypeError: the model has none.
+        """
+        raise TypeError(self._without("uncertainty", "has no uncertainty of its decoder", "an ensemble"))
+
+    def draws(self, num_draws: int | None = None, seed: int = 0) -> Any:
+        """Fixed decoder functions z (*batch, latent) -> E[x | z] (member, *batch, observation), as one callable.
+
+        Args:
+            num_draws: how many; by default as many as the decoder's metric averages over.
+            seed: the same seed gives the same functions, and the first k of n are the k.
+
+        Raises:
+            TypeError: the model has none.
+        """
+        raise TypeError(self._without("draws", "has no draws of its decoder", "an ensemble"))
+
+    def given_values(self, values: Mapping[int, float]) -> "LatentModel":
+        """The model given values by column of x.
+
+        Raises:
+            TypeError: the model has no conditions.
+        """
+        raise TypeError(self._without("given_values", "has no conditions", "a ConditionalVAE"))
+
+    def view(self, name: str) -> "LatentModel":
+        """The model of one view's columns alone, in the latent space that all share.
+
+        Raises:
+            TypeError: the model has no views.
+        """
+        raise TypeError(self._without("view", "has no views", "a SharedLatentVAE"))
+
+    def _without(self, asked: str, lack: str, remedy: str) -> str:
+        return f"{asked}: {type(self).__name__} {lack}; use {remedy}."
+
+
+class FittedModel(nn.Module, LatentModel):
+    """A model that a spec built: a module with weights, which can be saved.
+
+    Attributes:
+        spec: what built it.
+        history: terms of the objective by epoch; None where it was not fitted.
+    """
+
+    spec: Any
+    history: xr.Dataset | None
+
+
+class ModelSpec(abc.ABC):
+    """How a model is made: a frozen dataclass, comparable, hashable and JSON-able, without weights.
+
+    Attributes:
+        latent: dimension d of z.
+        num_members: functions that the model's metric averages over, as tables state it.
+        view_names: views that x consists of; empty for a model of one.
+        has_conditions: whether its models are conditional.
+    """
+
+    latent: int
+    view_names: tuple[str, ...] = ()
+    has_conditions: bool = False
+
+    @property
+    @abc.abstractmethod
+    def num_members(self) -> int:
+        """Functions that the model's metric averages over; 1 where it needs no draws."""
+
+    @final
+    def check(self, x: Tensor) -> None:
+        """Raise if x cannot be data of this model.
+
+        Raises:
+            TypeError: x is not a floating-point tensor.
+            ValueError: x is not (row, feature), is empty, or has values that the model has no place for.
+        """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
+        if x.ndim != 2 or 0 in x.shape:
+            raise ValueError(f"x: expected shape (row, feature), neither empty; got {tuple(x.shape)}.")
+        self._check_values(x)
+
+    @final
+    def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> Any:  # of the spec's own kind
+        """The model with weights drawn from `seed`; torch's global random state is left as found."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self._built(num_features, history)
+
+    @abc.abstractmethod
+    def _check_values(self, x: Float[Tensor, "row feature"]) -> None:
+        """Raise ValueError if a table of numbers cannot be data of this model."""
+
+    @abc.abstractmethod
+    def _built(self, num_features: int, history: xr.Dataset | None) -> FittedModel:
+        """The model with weights drawn from torch's random state."""

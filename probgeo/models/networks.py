@@ -1,0 +1,88 @@
+"""The networks of a model of one likelihood, and the geometry that its decoder gives its codes."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probgeo.likelihoods import Parameters, TwoParameterLikelihood
+from probgeo.metrics import Metric
+from probgeo.models.decoders import DecoderModule
+
+
+class Networks(nn.Module):
+    """An encoder, a decoder, and the parameters of the likelihood that all observations share.
+
+    Args:
+        spec: with fields `encoder`, `decoder` and `likelihood`.
+        num_features: numbers per observation.
+        encoder_sizes: numbers that the encoder reads and gives.
+        num_codes: numbers that the decoder reads.
+    """
+
+    def __init__(self, spec: Any, num_features: int, encoder_sizes: tuple[int, int], num_codes: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.encoder = spec.encoder.build(*encoder_sizes)
+        num_outputs = spec.likelihood.num_outputs(num_features)
+        self.decoder: DecoderModule = spec.decoder.build(num_codes, num_outputs, spec.likelihood)
+        self.shared = nn.ParameterDict(
+            {name: nn.Parameter(value) for name, value in spec.likelihood.initial_parameters(num_features).items()}
+        )
+
+    def parameters_of_likelihood(self) -> Parameters:
+        """Parameters that all observations share, by name."""
+        return dict(self.shared.items())
+
+
+class EncoderDecoder(Networks):
+    """An encoder and a decoder of observations of one likelihood, and the geometry that the decoder gives its codes.
+
+    Args:
+        spec: with fields `encoder`, `decoder` and `likelihood`.
+        num_features: numbers per observation.
+        latent: dimension d of z.
+        num_encoder_outputs: numbers that the encoder gives for an observation.
+    """
+
+    def __init__(self, spec: Any, num_features: int, latent: int, num_encoder_outputs: int) -> None:
+        num_inputs = spec.likelihood.encoder_input(torch.ones(1, num_features)).shape[1]
+        super().__init__(spec, num_features, (num_inputs, num_encoder_outputs), latent)
+        self.num_features = num_features
+
+    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
+        """E[x | z], averaged over the decoder's draws."""
+        return self.decoder.mean(self.spec.likelihood.mean())(z)
+
+    def metric(self) -> Metric:
+        """The metric of the decoder's uncertainty in the space of E[x | z]: units of x per unit of z."""
+        return self.decoder.metric(self.spec.likelihood.mean())
+
+    def fisher_rao_metric(self) -> Metric:
+        """The Fisher-Rao metric of the observation under the decoder's uncertainty: nats^½ per unit of z.
+
+        Raises:
+            TypeError: a decoder or a likelihood that has none.
+        """
+        likelihood, parameters = self.spec.likelihood, self.parameters_of_likelihood()
+        if isinstance(likelihood, TwoParameterLikelihood):
+            return self.decoder.information_metric(lambda output: likelihood.information(output, parameters))
+        return self.decoder.metric(likelihood.isometry(parameters))
+
+    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+        """Root mean square, over the observations, of the decoder's standard deviation at z; units of x."""
+        return self.decoder.variance(z, self.spec.likelihood.mean()).mean(-1).sqrt()
+
+    def draws(self, num_draws: int | None = None, seed: int = 0) -> Any:
+        """Fixed decoder functions z (*batch, latent) -> E[x | z] (member, *batch, observation), as one callable.
+
+        Args:
+            num_draws: how many; by default as many as the decoder's metric averages over.
+            seed: the same seed gives the same functions, and the first k of n are the k.
+
+        Raises:
+            TypeError: a decoder without draws.
+            ValueError: fewer than one, or more than there are.
+        """
+        return self.decoder.draws(num_draws, seed, self.spec.likelihood.mean())

@@ -1,0 +1,100 @@
+"""What is asked for: rows of observations whose distances, angles and volumes are measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probgeo.models.base import LatentModel, ModelSpec
+from probgeo.study.quantities import ANGLES, DISTANCES, VOLUMES, Quantity
+
+MAX_HULL = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Rows of the points, on the CPU: pairs (pair, 2), triples (triple, 3), corner first, regions (row,) by name."""
+
+    pairs: Tensor
+    triples: Tensor | None
+    regions: Mapping[str, Tensor]
+
+    def rows(self) -> dict[Quantity, list[Tensor]]:
+        """By quantity, the parts whose codes it takes."""
+        parts = {DISTANCES: [self.pairs], ANGLES: [] if self.triples is None else [self.triples]}
+        parts[VOLUMES] = list(self.regions.values())
+        return {quantity: rows for quantity, rows in parts.items() if rows}
+
+    def coordinates(self) -> dict[str, object]:
+        """What labels the dims of the dataset."""
+        # Copies: a tensor that is sent to another process moves, and its views would show what then lies there.
+        start, stop = self.pairs.numpy().copy().T
+        found: dict[str, object] = {"pair": range(len(self.pairs)), "start": ("pair", start), "stop": ("pair", stop)}
+        if self.triples is not None:
+            columns = zip(("corner", "first", "second"), self.triples.numpy().copy().T, strict=True)
+            found |= {name: ("triple", column) for name, column in columns}
+        return found | ({"region": list(self.regions)} if self.regions else {})
+
+
+def checked(
+    pairs: Tensor | np.ndarray,
+    triples: Tensor | np.ndarray | None,
+    regions: Mapping[str, Tensor] | None,
+    num_points: int,
+    models: Mapping[str, LatentModel | ModelSpec],
+) -> Asked:
+    """What is asked for of so many points.
+
+    Raises:
+        ValueError: pairs, triples or regions that are no rows of the points; regions of too few rows, or in too many
+            dimensions of a model.
+    """
+    _check_tuples("pairs", pairs := torch.as_tensor(pairs).cpu(), 2, num_points)
+    if triples is not None:
+        _check_tuples("triples", triples := torch.as_tensor(triples).cpu(), 3, num_points)
+    regions = {name: torch.as_tensor(rows).cpu() for name, rows in (regions or {}).items()}
+    _check_regions(regions, models, num_points)
+    return Asked(pairs, triples, regions)
+
+
+def _check_tuples(name: str, tuples: Tensor, size: int, num_points: int) -> None:
+    """Refuse what are no tuples (tuple, size) of row indices; name "pairs" or "triples"."""
+    if tuples.ndim != 2 or tuples.shape[1] != size or len(tuples) == 0 or _not_integer(tuples):
+        raise ValueError(
+            f"{name}: expected integers of shape ({name[:-1]}, {size}); got {tuples.dtype}, {tuple(tuples.shape)}."
+        )
+    outside = ((tuples < 0) | (tuples >= num_points)).any(1).nonzero().flatten()
+    if len(outside):
+        first = int(outside[0])
+        raise ValueError(
+            f"{name}: expected row indices from 0 to {num_points - 1}; {name[:-1]} {first} is {tuples[first].tolist()} "
+            f"({len(outside)} such {name})."
+        )
+
+
+def _not_integer(rows: Tensor) -> bool:
+    return rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool
+
+
+def _check_regions(
+    regions: Mapping[str, Tensor], models: Mapping[str, LatentModel | ModelSpec], num_points: int
+) -> None:
+    for name, rows in regions.items():
+        if rows.ndim != 1 or _not_integer(rows) or ((rows < 0) | (rows >= num_points)).any():
+            raise ValueError(
+                f"regions: expected row indices (row,) from 0 to {num_points - 1}; got {rows.dtype}, "
+                f"{tuple(rows.shape)} for {name!r}, or indices outside."
+            )
+        for model, described in models.items():
+            if described.latent > MAX_HULL:
+                raise ValueError(
+                    f"regions: convex hulls have too many simplices in more than {MAX_HULL} dimensions; model "
+                    f"{model!r} has {described.latent}. Leave out the regions."
+                )
+            if len(rows) <= described.latent:
+                raise ValueError(
+                    f"regions: expected at least {described.latent + 1} rows, for {described.latent} latent dimensions "
+                    f"of model {model!r}; got {len(rows)} for {name!r}."
+                )

@@ -1,0 +1,245 @@
+"""Fitted models in, one labelled dataset out: what every measure says of the same pairs in every retraining."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from probgeo.geodesics import Status
+from probgeo.models.base import LatentModel, ModelSpec
+from probgeo.study.asked import Asked, checked
+from probgeo.study.jobs import carried_out
+from probgeo.study.measures import DEFAULT_MEASURES, Euclidean, Measure
+from probgeo.study.quantities import Quantity
+
+EUCLIDEAN = "euclidean"
+# Dims of the dataset, in this order.
+ORDER = ("model", "measure", "retraining", "draw", "pair", "triple", "region")
+
+# Of one retraining, by measure; or why there is nothing.
+Row = Mapping[str, xr.Dataset] | str
+
+
+class RetrainingLost(UserWarning):
+    """A retraining diverged or its codes collapsed: its rows of the dataset are NaN, the others are not touched."""
+
+
+def measure(
+    models: Mapping[str, Sequence[LatentModel]],
+    x: Tensor,
+    pairs: Tensor,
+    measures: Mapping[str, Measure] = DEFAULT_MEASURES,
+    *,
+    points: Tensor | None = None,
+    triples: Tensor | None = None,
+    regions: Mapping[str, Tensor] | None = None,
+    executor: Executor | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Distances of the same pairs in several trainings of each model; a list of trainings is the dim `retraining`.
+
+    Args:
+        models: by name, models that were trained independently, on the same data; lists may be of unequal lengths.
+        x: observations (row, feature) that the models were trained on, whose codes are where paths may go.
+        pairs: rows of `points` (pair, 2) whose distances are measured.
+        measures: by name; `euclidean`, the distance of the codes, is always there.
+        points: observations that `pairs` refers to, e.g. a test set; None for `x`.
+        triples: rows of `points` (triple, 3): the angle at the first between the ways to the other two.
+        regions: by name, rows of `points` (row,): the volume of the convex hull of their codes.
+        executor: any `concurrent.futures.Executor`, which models and data are sent to; None measures here.
+        progress: show a bar with the remaining time.
+
+    Returns:
+        Dataset with dims (model, measure, retraining, pair): `distance`, `energy`, `status`; `seconds` (model, measure,
+        retraining), of all pairs; `euclidean_latent`, `euclidean_reconstructed` (model, retraining, pair),
+        `euclidean_ambient` (pair); what else a measure keeps, such as `draw_length` (model, measure, retraining, draw,
+        pair); with triples `angle`, in radians, and `angle_status` (model, measure, retraining, triple); with regions
+        `volume` and the estimated error of its quadrature `volume_error` (model, measure, retraining, region).
+        Coordinates: `num_members` (model); `start`, `stop`, `corner`, `first`, `second`, rows of the points; `training`
+        (model, retraining), equal where two have the same codes, as models that differ in what was fitted after
+        training do; `lost` (model, retraining), why rows are NaN, empty where they are not.
+
+    Raises:
+        TypeError: a model that is no `LatentModel`, or lacks what a measure asks for.
+        ValueError: no models or measures, a measure of another kind named `euclidean`, or rows outside the points.
+
+    Warns:
+        RetrainingLost: codes of a model are all equal, or not finite.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> spec, training = pg.VAE(latent=2), pg.Training(epochs=1, batch_size=8)
+        >>> models = {"vae": pg.fit(spec, x, seeds=range(2), training=training, progress=False)}
+        >>> dict(pg.measure(models, x, torch.tensor([[0, 1], [2, 3]])).distance.sizes)
+        {'model': 1, 'measure': 3, 'retraining': 2, 'pair': 2}
+    """
+    for name, retrainings in models.items():
+        for model in [retrainings] if isinstance(retrainings, (LatentModel, ModelSpec)) else retrainings:
+            if not isinstance(model, LatentModel) or model is retrainings:
+                raise TypeError(
+                    f"models: expected a list of LatentModels, one per training; got {type(model).__name__} for "
+                    f"{name!r}. Fit a spec first, or run a Study; wrap a model trained elsewhere."
+                )
+    if not models or not all(len(retrainings) for retrainings in models.values()):
+        raise ValueError(f"models: expected at least one, each with at least one training; got {_sizes(models)}.")
+    measures = with_euclidean(measures)
+    points = checked_points(x, points)
+    asked = checked(pairs, triples, regions, len(points), {name: found[0] for name, found in models.items()})
+    jobs = [(model, x, points, asked, applicable(measures, model)) for found in models.values() for model in found]
+    rows = iter(carried_out(measured, jobs, executor, "measuring distances", progress))
+    found = {name: [next(rows) for _ in retrainings] for name, retrainings in models.items()}
+    dataset = assembled(found, measures, asked, points)
+    return dataset.assign_coords(num_members=("model", [found[0].num_members for found in models.values()]))
+
+
+def _sizes(models: Mapping[str, Sequence]) -> str:
+    return ", ".join(f"{len(found)} of {name!r}" for name, found in models.items()) or "none"
+
+
+def with_euclidean(measures: Mapping[str, Measure]) -> dict[str, Measure]:
+    """The measures, and the Euclidean distance of the codes behind them.
+
+    Raises:
+        ValueError: no measures, or another one is called `euclidean`.
+    """
+    if not measures:
+        raise ValueError("measures: expected at least one; got none. Leave them out for the default ones.")
+    if not isinstance(measures.get(EUCLIDEAN, Euclidean()), Euclidean):
+        raise ValueError(
+            f"measures: {EUCLIDEAN!r} is the distance of the codes, Euclidean(); choose another name for "
+            f"{measures[EUCLIDEAN]}."
+        )
+    return {**measures, EUCLIDEAN: Euclidean()}
+
+
+def checked_points(x: Tensor, points: Tensor | None) -> Tensor:
+    """The points that rows are counted in: x, where there are no others.
+
+    Raises:
+        ValueError: points of other features than x.
+    """
+    points = x if points is None else points.to(x)
+    if points.shape[1:] != x.shape[1:]:
+        raise ValueError(f"points: expected the {x.shape[-1]} features of data; got shape {tuple(points.shape)}.")
+    return points
+
+
+def applicable(measures: Mapping[str, Measure], model: LatentModel | ModelSpec) -> dict[str, Measure]:
+    """The measures that a model has what it needs for."""
+    return {name: how for name, how in measures.items() if how.applies_to(model)}
+
+
+@torch.no_grad()
+def measured(model: LatentModel, x: Tensor, points: Tensor, asked: Asked, measures: Mapping[str, Measure]) -> Row:
+    """All measures of one model, or why there is nothing to measure."""
+    # Each row once, so that equal ends have equal codes to the last digit.
+    needed = torch.cat([part.flatten() for parts in asked.rows().values() for part in parts]).unique()
+    codes = model.encode(x).mean.detach()
+    lost = _fault(codes)
+    if lost:
+        return lost
+    row = {}
+    for name, how in measures.items():
+        subject = how.subject(model)
+        own = codes if subject is model else subject.encode(x).mean.detach()
+        at_rows = subject.encode(points[needed.to(points.device)]).mean.detach()
+        row[name] = xr.merge(
+            _labelled(quantity, quantity.measured(how, subject, _codes_of(parts, needed, at_rows), own))
+            for quantity, parts in asked.rows().items()
+        )
+    return row
+
+
+def _codes_of(parts: Sequence[Tensor], needed: Tensor, codes: Tensor) -> list[Tensor]:
+    return [codes[torch.searchsorted(needed, part.contiguous()).to(codes.device)] for part in parts]
+
+
+def _fault(codes: Tensor) -> str:
+    """Why codes are nothing to measure between; empty if they are."""
+    if not codes.isfinite().all():
+        return "codes are not finite"
+    if (codes - codes[0]).abs().max() <= 8 * torch.finfo(codes.dtype).eps * codes.abs().max():
+        return "all codes are equal"
+    return ""
+
+
+def _labelled(quantity: Quantity, values: Mapping[str, Tensor]) -> xr.Dataset:
+    dims = ("draw", quantity.dim)
+    arrays = {name: (dims[2 - value.ndim :], value.cpu().numpy()) for name, value in values.items()}
+    dataset = xr.Dataset(arrays)
+    return dataset.assign_coords(draw=range(dataset.sizes["draw"])) if "draw" in dataset.dims else dataset
+
+
+# --- the dataset of all ----------------------------------------------------------------------------------------------
+
+
+def assembled(
+    found: Mapping[str, Sequence[Row]], measures: Mapping[str, Measure], asked: Asked, points: Tensor
+) -> xr.Dataset:
+    """One dataset of all rows, by model and retraining; warns of those that are lost."""
+    length = max(len(rows) for rows in found.values())
+    blank = np.full(len(asked.pairs), np.nan)
+    absent = xr.Dataset({name: ("pair", blank) for name in ("distance", "energy", "status")}).assign(seconds=np.nan)
+    models, lost = [], []
+    for name, rows in found.items():
+        texts = [row if isinstance(row, str) else "" for row in rows]
+        for index, text in enumerate(texts):
+            if text:
+                warnings.warn(f"model {name!r}, retraining {index}: {text}; its rows are NaN.", RetrainingLost, 3)
+        kept: list[Mapping[str, xr.Dataset]] = [{} if isinstance(row, str) else row for row in rows]
+        kept += [{}] * (length - len(rows))
+        whole = [xr.concat([row.get(each, absent) for each in measures], "measure", join="outer") for row in kept]
+        models.append(xr.concat(whole, "retraining", join="outer"))
+        lost.append(texts + ["there is none"] * (length - len(rows)))
+    # Models may have different numbers of draws: the shorter ones are filled up with NaN.
+    dataset = xr.concat(models, "model", join="outer").transpose(*ORDER, missing_dims="ignore")
+    dataset = dataset.assign_coords(
+        model=list(found), measure=list(measures), retraining=range(length), lost=(("model", "retraining"), lost)
+    ).assign_coords(asked.coordinates())
+    euclidean = dataset.sel(measure=EUCLIDEAN, drop=True)
+    dataset["euclidean_latent"] = euclidean.distance
+    dataset["euclidean_reconstructed"] = euclidean.get("euclidean_reconstructed", euclidean.distance * np.nan)
+    ends = points[asked.pairs.to(points.device)].flatten(2)
+    dataset["euclidean_ambient"] = ("pair", ends.diff(dim=1).norm(dim=(1, 2)).cpu().numpy())
+    meaning = str({int(status): status.name for status in Status})
+    for variable in {"status", "angle_status"} & set(dataset):
+        dataset[variable] = dataset[variable].drop_encoding().assign_attrs(meaning=meaning)
+    return dataset.assign_coords(training=(("model", "retraining"), _trainings(dataset.euclidean_latent)))
+
+
+def _trainings(latent: xr.DataArray) -> np.ndarray:
+    """A name for every training, equal where all distances of the codes are: of the first model that has them."""
+    values = latent.transpose("model", "retraining", "pair").values
+    names = np.empty(values.shape[:2], dtype=object)
+    first: list[tuple[str, np.ndarray]] = []
+    for model, retraining in np.ndindex(names.shape):
+        own = values[model, retraining]
+        found = (name for name, other in first if np.allclose(own, other, rtol=1e-3, atol=1e-4 * other.max()))
+        name = next(found, f"{latent.model.values[model]}/{retraining}")
+        names[model, retraining] = name
+        if np.isfinite(own).all():  # what is lost is like nothing else
+            first.append((name, own))
+    return names.astype(str)
+
+
+def with_ambient_distances(dataset: xr.Dataset) -> xr.DataArray:
+    """Distances of all measures, and as two more those of the reconstructions and of the data, ‖x_i − x_j‖.
+
+    The last are the same in every retraining: their CV is 0 and their ICC is 1, although no model was needed.
+
+    Args:
+        dataset: what `measure` or `Study.run` returned.
+
+    Returns:
+        Dims (model, measure, retraining, pair), with the measures `reconstructed` and `ambient` behind the others.
+    """
+    distance = dataset.distance
+    more = {"reconstructed": dataset.euclidean_reconstructed, "ambient": dataset.euclidean_ambient}
+    rows = [row.broadcast_like(distance.isel(measure=0, drop=True)) for row in more.values()]
+    ambient = xr.concat(rows, "measure").assign_coords(measure=list(more))
+    return xr.concat([distance, ambient.transpose(*distance.dims)], "measure")

@@ -1,0 +1,175 @@
+"""Where a study keeps what: trainings, measurements and the inputs of its workers, under keys that are hashes."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from probgeo.models.base import LatentModel
+from probgeo.specs import digest, to_config
+from probgeo.study.asked import Asked
+from probgeo.study.quantities import Quantity
+
+# Part of the key of every measurement: raised when the same measure of the same model gives other numbers.
+REVISION = 2
+
+
+@dataclass(frozen=True)
+class Held:
+    """A study's inputs in memory: for work that is done here."""
+
+    x: Tensor
+    points: Tensor
+    asked: Asked
+
+    def load(self) -> tuple[Tensor, Tensor, Asked]:
+        """Data, points, and what is asked for."""
+        return self.x, self.points, self.asked
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A study's inputs in files, by their names, and the device that they go to: for workers, which map them.
+
+    Built by `Mapped.written`.
+    """
+
+    x: Path
+    points: Path
+    pairs: Path
+    triples: Path | None
+    regions: tuple[tuple[str, Path], ...]
+    device: str
+
+    @classmethod
+    def written(cls, held: Held, folder: Path, x_digest: str, points_digest: str) -> "Mapped":
+        """The inputs in a folder, each written once."""
+
+        def kept(tensor: Tensor, key: str) -> Path:
+            path = folder / f"{key}.npy"
+            if not path.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                partial = path.with_suffix(f".{os.getpid()}.partial")
+                with partial.open("wb") as file:
+                    np.save(file, tensor.cpu().numpy())
+                os.replace(partial, path)
+            return path
+
+        asked = held.asked
+        return cls(
+            kept(held.x, x_digest),
+            kept(held.points, points_digest),
+            kept(asked.pairs, digest(asked.pairs)),
+            None if asked.triples is None else kept(asked.triples, digest(asked.triples)),
+            tuple((name, kept(rows, digest(rows))) for name, rows in asked.regions.items()),
+            str(held.x.device),
+        )
+
+    def load(self) -> tuple[Tensor, Tensor, Asked]:
+        """Data, points, and what is asked for."""
+        triples = None if self.triples is None else _mapped(self.triples)
+        asked = Asked(_mapped(self.pairs), triples, {name: _mapped(path) for name, path in self.regions})
+        return _mapped(self.x).to(self.device), _mapped(self.points).to(self.device), asked
+
+
+def _mapped(path: Path) -> Tensor:
+    # Mapped copy-on-write: torch wants memory that it may write to, and the file stays as it is.
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+Inputs = Held | Mapped
+
+
+def measurement_key(training: str, asked: Asked, quantity: Quantity, points_digest: str, how: Any) -> str:
+    """The name of the file of one measure of one model."""
+    rows = list(asked.rows()[quantity])
+    return digest(REVISION, training, points_digest, quantity.folder, *rows, how)
+
+
+def write_rows(files: Mapping[Quantity, Path], dataset: xr.Dataset | str) -> None:
+    """Each quantity's variables in its file, whole or not at all; or why there are none."""
+    for quantity, file in files.items():
+        if isinstance(dataset, str):
+            part = xr.Dataset(attrs={"lost": dataset})
+        else:
+            own = [name for name, values in dataset.items() if quantity.dim in values.dims]
+            scalars = ["seconds"] if quantity.dim == "pair" else []
+            part = dataset[own + scalars].drop_vars([c for c in dataset.coords if c != "draw"], errors="ignore")
+        write_dataset(file, part)
+
+
+def write_dataset(file: Path, dataset: xr.Dataset) -> None:
+    """One netCDF file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    dataset.to_netcdf(partial, engine="h5netcdf")
+    os.replace(partial, file)
+
+
+def read_rows(files: Mapping[Quantity, Path]) -> xr.Dataset | str:
+    """What `write_rows` wrote.
+
+    Raises:
+        ValueError: a file is damaged; it says which.
+    """
+    parts = []
+    for file in files.values():
+        try:
+            with xr.open_dataset(file, engine="h5netcdf") as stored:
+                parts.append(stored.load())
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"folder: {file} is damaged ({error}). Delete it to measure it again.") from error
+        if parts[-1].attrs.get("lost"):
+            return parts[-1].attrs["lost"]
+    return xr.merge(parts)
+
+
+# --- models trained elsewhere ----------------------------------------------------------------------------------------
+
+
+def model_key(model: LatentModel, name: str, index: int) -> str:
+    """What identifies a model that no study trained: its class and its weights; without weights its user's name."""
+    parts = list(_weights(vars(model), {}))
+    if isinstance(model, nn.Module):
+        parts += _weights(model, {})
+    has_weights = any(isinstance(part, (Tensor, np.ndarray)) for part in parts)
+    return digest(to_config(type(model)), *parts, *(() if has_weights else (name, index)))
+
+
+def _weights(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
+    """Arrays, numbers and texts in an object, in functions' code and what they enclose, in a fixed order."""
+    if isinstance(value, (bool, int, float, str, type(None), Tensor, np.ndarray)):
+        yield value
+        return
+    if id(value) in seen:
+        return
+    seen[id(value)] = value  # held, so that no other object gets its number
+    parts: list[Any] = []
+    if isinstance(value, nn.Module):
+        yield str(value)
+        parts = [dict(value.state_dict()), value.training]
+        parts += [{k: v for k, v in vars(each).items() if not k.startswith("_")} for each in value.modules()]
+    elif isinstance(value, Mapping):
+        parts = [part for key, item in value.items() for part in (str(key), item)]
+    elif isinstance(value, (list, tuple)):
+        parts = [len(value), *value]
+    elif isinstance(value, FunctionType):
+        yield value.__code__.co_code.hex()
+        parts = [
+            *value.__code__.co_consts,
+            *(value.__defaults__ or ()),
+            *(c.cell_contents for c in value.__closure__ or ()),
+        ]
+    elif hasattr(value, "__func__"):
+        parts = [value.__func__, value.__self__]
+    elif isinstance(value, LatentModel):
+        parts = [vars(value)]
+    for part in parts:
+        yield from _weights(part, seen)
