@@ -1,23 +1,47 @@
 """Values and Jacobians of maps out of a latent space, several at once: fused for perceptrons, general for any other."""
 
-import copy
 from collections.abc import Callable, Sequence
-from functools import partial
-from types import MethodType
-from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import jvp, vmap
-from torch.overrides import TorchFunctionMode
+from torch.func import jvp
 
+from probgeo.immersions import Derivative, checked_output, plainly, single_output, snapshot
 from probgeo.nn import Stacked
+from probgeo.nn.sameness import difference, is_altered
+from probgeo.trials import Trial
 
 Immersion = Callable[[Tensor], Tensor]
 Members = Sequence[Immersion] | Immersion
-AnyCallable = TypeVar("AnyCallable", bound=Callable[..., Any])
 
+# Modules that do what their class says and run as one with others of it; exactly these, no classes made of them.
+_STACKABLE = (
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.Flatten,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.Linear,
+    nn.LogSoftmax,
+    nn.PixelShuffle,
+    nn.Sequential,
+    nn.Softmax,
+    nn.Unflatten,
+    nn.Upsample,
+)
 _ELEMENTWISE = (
     nn.CELU,
     nn.ELU,
@@ -70,16 +94,22 @@ class Maps:
 
     Args:
         members: a sequence of callables (*batch, latent) -> (*batch, observation), or one callable with an attribute
-            `num_members`: (*batch, latent) -> (member, *batch, observation).
+            `num_members`: (*batch, latent) -> (member, *batch, observation). They are called with any number of points.
 
     Raises:
-        ValueError: no members.
+        ValueError: no members; at the first evaluation, maps that are no functions of the point alone, or whose
+            derivative does not belong to their values.
         TypeError: something that is not callable, or a module that cannot be copied.
     """
 
     def __init__(self, members: Members) -> None:
         self._call, self.num_maps = _batched(members)
         self._layers = _perceptron(self._call)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._derivative = Derivative(self._evaluated)
+        self._trial = Trial(self._values, self._pushed)
 
     @property
     def fused(self) -> bool:
@@ -131,6 +161,7 @@ class Maps:
     def _with(self, call: Immersion, layers: "list[Layer] | None") -> "Maps":
         maps = object.__new__(Maps)
         maps._call, maps.num_maps, maps._layers = call, self.num_maps, layers
+        maps._prepare()
         return maps
 
     def values(self, z: Float[Tensor, "point latent"]) -> Float[Tensor, "point member observation"]:
@@ -145,15 +176,9 @@ class Maps:
         Raises:
             ValueError: maps whose output is not (member, point, observation).
         """
-        if self._layers is None:
-            return _checked(self._call(z), z, self.num_maps).transpose(0, 1)
-        x = z.expand(self.num_maps, *z.shape)
-        for layer in self._layers:
-            if isinstance(layer, Affine):
-                x = torch.baddbmm(layer.bias.to(z)[:, None], x, layer.weight.to(z))
-            else:
-                x = layer(x)
-        return x.transpose(0, 1)
+        self._try(z)
+        with plainly(z):
+            return self._values(z).transpose(0, 1)
 
     def jets(self, z: Float[Tensor, "point latent"]) -> Float[Tensor, "point order member observation"]:
         """[f_s(z), ∂_1 f_s(z), …, ∂_d f_s(z)] along the second axis, by forward mode.
@@ -167,16 +192,48 @@ class Maps:
         Raises:
             ValueError: maps whose output is not (member, point, observation).
         """
-        if self._layers is not None:
-            return _perceptron_jets(self._layers, z, self.num_maps)
-        directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+        self._try(z)
+        with plainly(z):
+            if self._layers is not None:
+                return _perceptron_jets(self._layers, z, self.num_maps)
+            # All directions in one pass, side by side along the points, each of which is a matter of its own.
+            points, latent = z.shape
+            directions = torch.eye(latent, dtype=z.dtype, device=z.device).repeat_interleave(points, 0)
+            values, tangents = self._derivative(z.repeat(latent, 1), directions)
+            tangents = tangents.unflatten(1, (latent, points)).permute(2, 1, 0, 3)
+            return torch.cat([values[:, :points].permute(1, 0, 2)[:, None], tangents], dim=1)
 
-        def pushed(direction: Tensor) -> tuple[Tensor, Tensor]:
-            value, tangent, *_ = jvp(self._call, (z.contiguous(),), (direction.expand_as(z).contiguous(),))
-            return _checked(value, z, self.num_maps), tangent
+    def rounding(self, z: Float[Tensor, "point latent"]) -> float:
+        """The relative error of the values at points like these: eps of z, or more where a map computes in less."""
+        self._try(z)
+        return max(torch.finfo(z.dtype).eps, self._trial.rounding)
 
-        values, tangents = vmap(pushed, randomness="same")(directions)
-        return torch.cat([values[:1], tangents]).permute(2, 0, 1, 3).contiguous()
+    def _try(self, z: Tensor) -> None:
+        """Evaluations at which the maps are tried, unless all of what they do is known."""
+        if self._layers is None or any(type(layer) not in (Affine, *_ELEMENTWISE) for layer in self._layers):
+            with plainly(z):
+                self._trial(z)
+
+    def _values(self, z: Float[Tensor, "point latent"]) -> Float[Tensor, "member point observation"]:
+        if self._layers is None:
+            return self._evaluated(z)
+        x = z.expand(self.num_maps, *z.shape)
+        for layer in self._layers:
+            if isinstance(layer, Affine):
+                x = torch.baddbmm(layer.bias.to(z)[:, None], x, layer.weight.to(z))
+            else:
+                x = layer(x)
+        return x
+
+    def _evaluated(self, z: Float[Tensor, "point latent"]) -> Float[Tensor, "member point observation"]:
+        return checked_output(self._call(z), z, self.num_maps)
+
+    def _pushed(self, z: Float[Tensor, "point latent"], v: Float[Tensor, "point latent"]) -> tuple[Tensor, Tensor]:
+        """f_s(z) and J_s(z)v."""
+        if self._layers is None:
+            return self._derivative(z, v)
+        jets = _perceptron_jets(self._layers, z, self.num_maps).permute(1, 2, 0, 3)
+        return jets[0], torch.einsum("kspo,pk->spo", jets[1:], v)
 
     def num_floats(self, z: Float[Tensor, "point latent"]) -> int:
         """How many floats the evaluation of one point's values holds at once, roughly.
@@ -188,50 +245,11 @@ class Maps:
             The widest layer of all maps together; for general maps a multiple of their outputs.
         """
         if self._layers is None:
-            with torch.no_grad():
-                return 8 * self._call(z[:1]).numel()
+            self._try(z)
+            with torch.no_grad(), plainly(z):
+                return 8 * self._evaluated(z[:1].clone()).numel()
         widths = [width for layer in self._layers if isinstance(layer, Affine) for width in layer.weight.shape[1:]]
         return self.num_maps * max(widths)
-
-
-def snapshot(function: AnyCallable) -> AnyCallable:
-    """The function with weights of its own: a copy of a module, or of the module whose method it is; else itself.
-
-    Args:
-        function: any callable.
-
-    Returns:
-        What gives the same values now, and later, whatever becomes of the module's weights.
-
-    Raises:
-        TypeError: a module that cannot be copied.
-    """
-    if isinstance(function, partial):
-        keywords = {name: snapshot(value) for name, value in function.keywords.items()}
-        return partial(snapshot(function.func), *map(snapshot, function.args), **keywords)  # type: ignore[return-value]
-    owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
-    if not isinstance(owner, nn.Module):
-        return function
-    try:
-        with _Detached():
-            copied = copy.deepcopy(owner).requires_grad_(False)
-    except Exception as error:
-        raise TypeError(
-            f"decoder: a metric keeps a copy of a module's weights, and {type(owner).__name__} cannot be copied "
-            f"({type(error).__name__}: {error}). Pass a function instead, `lambda z: decoder(z)`, which is called as "
-            "it is."
-        ) from error
-    return copied if owner is function else MethodType(function.__func__, copied)  # type: ignore[attr-defined, return-value]
-
-
-class _Detached(TorchFunctionMode):
-    """Inside, results of computations, which modules may hold, are copied as the tensors that they are."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
-            tensor, memo = args
-            return memo.setdefault(id(tensor), tensor.detach().clone())
-        return func(*args, **(kwargs or {}))
 
 
 def smallest_singular_value(members: Members, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
@@ -273,23 +291,20 @@ def _batched(members: Members) -> tuple[Immersion, int]:
     if len(modules) == len(members) and _of_one_architecture(modules):
         return Stacked(modules), len(members)
     calls = tuple(snapshot(member) for member in members)
-    return lambda z: torch.stack([call(z) for call in calls]), len(calls)
+
+    def each(z: Tensor) -> Tensor:
+        return torch.stack([single_output(call(z), z) for call in calls])
+
+    return each, len(calls)
 
 
 def _of_one_architecture(modules: Sequence[nn.Module]) -> bool:
-    """Whether all modules are the same up to their weights: known of torch.nn's, whose text shows their settings."""
-
-    def settings(part: nn.Module) -> dict[str, object] | None:
-        if type(part).__module__.startswith("torch.nn."):
-            return {}
-        return {name: value for name, value in vars(part).items() if name[0] != "_"} if _elementwise(part) else None
-
-    first = [settings(part) for part in modules[0].modules()]
+    """Whether all modules are known to be the same up to their weights."""
     return (
-        None not in first
+        all(type(part) in _STACKABLE or _elementwise(part) for part in modules[0].modules())
         and any(True for _ in modules[0].parameters())
-        and len({repr(module) for module in modules}) == 1
-        and all([settings(part) for part in module.modules()] == first for module in modules)
+        and not any(is_altered(part) for module in modules for part in module.modules())
+        and not any(difference(modules[0], module) for module in modules[1:])
     )
 
 
@@ -303,6 +318,8 @@ def _perceptron(call: Immersion) -> list[Layer] | None:
     if type(call) is not Stacked:
         return None
     layers: list[Layer] = []
+    if any(is_altered(part) for part in call.template.modules()) or is_altered(call):
+        return None
     for part in _flattened(call.template):
         if type(part) is nn.Linear:
             weight = part.weight.detach().mT.clone(memory_format=torch.contiguous_format)
@@ -361,12 +378,3 @@ def _value_and_slope(activation: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         return value, gate + value * (1 - gate)
     value, slope, *_ = jvp(activation, (x.clone(),), (torch.ones_like(x),))
     return value, slope
-
-
-def _checked(output: Tensor, z: Tensor, num_maps: int) -> Tensor:
-    if output.ndim != 3 or output.shape[:2] != (num_maps, z.shape[0]):
-        raise ValueError(
-            f"immersion: expected outputs (point, observation) for every point and member, here "
-            f"({num_maps}, {z.shape[0]}, observation); got {tuple(output.shape)}. Flatten images to one last axis."
-        )
-    return output

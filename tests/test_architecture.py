@@ -18,6 +18,8 @@ ORDER = (
     "sample_quality",
     "identifiability",
     "likelihoods",
+    "immersions",
+    "trials",
     "jacobians",
     "metrics",
     "newton",

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probgeo.jacobians import Maps, snapshot
+from probgeo.immersions import snapshot
+from probgeo.jacobians import Maps
 from probgeo.metrics.chunks import chunk_size, point_chunks
 from probgeo.metrics.energy import Linearization, Metric, from_residuals
 

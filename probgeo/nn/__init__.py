@@ -20,6 +20,7 @@ from probgeo.nn.images import Convolutional as Convolutional
 from probgeo.nn.images import ResizeConvolutional as ResizeConvolutional
 from probgeo.nn.images import check_activation
 from probgeo.nn.injective import Injective as Injective
+from probgeo.nn.sameness import difference
 
 
 def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.SiLU) -> nn.Sequential:
@@ -178,22 +179,24 @@ class Stacked(nn.Module):
         modules: at least one module; all of the same architecture, without buffers that change in the forward pass.
 
     Raises:
-        ValueError: no modules, or modules whose parameters differ in name or shape.
+        ValueError: no modules, or modules that differ in more than the values of their weights: in parameters' names or
+            shapes, in a setting, in a hook.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
         if not modules:
             raise ValueError("modules: expected at least one module; got none.")
+        for index, module in enumerate(modules[1:], 1):
+            if found := difference(modules[0], module):
+                raise ValueError(
+                    f"modules: expected one architecture; module {index} differs from module 0 in {found}. Modules "
+                    "that compute different functions are called one by one: pass a list of them to ExpectedMetric."
+                )
         states = [dict(module.named_parameters()) | dict(module.named_buffers()) for module in modules]
-        shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in states]
-        if any(shape != shapes[0] for shape in shapes):
-            raise ValueError(
-                "modules: expected one architecture; got modules whose parameters differ in name or shape."
-            )
         self.num_members = len(modules)
         self.template = copy.deepcopy(modules[0])
-        for path in shapes[0]:
+        for path in states[0]:
             owner_name, _, name = path.rpartition(".")
             owner = self.template.get_submodule(owner_name)
             stacked = torch.stack([state[path].detach() for state in states])

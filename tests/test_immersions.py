@@ -1,0 +1,255 @@
+"""A decoder gives the right distance or is refused in words: each fault beside the same function without it."""
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import probgeo as pg
+from probgeo.jacobians import Maps
+from probgeo.metrics import ExpectedMetric, PullbackMetric
+from probgeo.nn import Stacked, mlp
+
+START, STOP = torch.tensor([[-1.5, 0.05]]), torch.tensor([[1.5, 0.05]])
+
+
+def hill(z: Tensor) -> Tensor:
+    return torch.cat([z, 3 * (-2 * z.square().sum(-1, keepdim=True)).exp()], dim=-1)
+
+
+def points(count: int = 40, latent: int = 2, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(count, latent, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def net(seed: int = 0, *sizes: int, activation: type[nn.Module] = nn.SiLU) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return mlp(sizes or (2, 16, 12), activation).double()
+
+
+def detached_hill(z: Tensor) -> Tensor:
+    return torch.cat([z, hill(z)[..., 2:].detach()], dim=-1)
+
+
+def half_hill(z: Tensor) -> Tensor:
+    return torch.cat([z, hill(z)[..., 2:] / 2 + hill(z)[..., 2:].detach() / 2], dim=-1)
+
+
+def rounded(z: Tensor) -> Tensor:
+    return (hill(z) * 255).round() / 255
+
+
+def straight_through(z: Tensor) -> Tensor:
+    return hill(z) + (rounded(z) - hill(z)).detach()
+
+
+def through_numpy(z: Tensor) -> Tensor:
+    return torch.cat([z, torch.from_numpy(hill(z).detach().numpy())[..., 2:]], dim=-1)
+
+
+def moved(z: Tensor) -> Tensor:
+    z -= 0.3
+    return hill(z)
+
+
+def batch_normalised(z: Tensor) -> Tensor:
+    return hill(z / z.abs().max())
+
+
+def drawn(z: Tensor) -> Tensor:
+    return torch.distributions.Normal(hill(z), 0.01).rsample()
+
+
+class Once:
+    """Under no_grad by a decorator; forward mode does not mind, reverse mode does."""
+
+    @torch.inference_mode()
+    def __call__(self, z: Tensor) -> Tensor:
+        return hill(z)
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "a detached output": (detached_hill, "derivative does not belong to its values.*of member 0.*detach"),
+    "a gradient that is scaled": (half_hill, "derivative does not belong to its values.* 0.50 of"),
+    "rounded to 1/255": (rounded, "derivative does not belong to its values"),
+    "inference mode inside": (Once(), "derivative does not belong to its values"),
+    "eight bits": (lambda z: (hill(z) * 50).to(torch.uint8), "outputs in float32 or float64.*uint8"),
+    "half precision": (lambda z: hill(z).half(), "outputs in float32 or float64.*float16"),
+    "complex numbers": (lambda z: hill(z) + 0j, "outputs in float32 or float64.*complex"),
+    "a tuple": (lambda z: (hill(z), z), "expected a tensor.*got tuple"),
+    "a distribution": (lambda z: torch.distributions.Normal(hill(z), 1), "expected a tensor.*got Normal"),
+    "in place": (moved, "changes its argument in place"),
+    "normalised by the batch": (batch_normalised, "depend on the other points"),
+    "a draw": (drawn, "called twice"),
+    "dropout": (lambda z: nn.functional.dropout(hill(z), 0.1), r"training mode.*Call \.eval\(\)"),
+    "one point only": (lambda z: hill(z)[0], "expected outputs"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_decoder_whose_geodesics_would_be_wrong_is_refused_in_words(name, dtype):
+    decoder, message = REFUSED[name]
+    start, stop = START.to(dtype), STOP.to(dtype)
+    before = start.clone()
+    with pytest.raises((ValueError, TypeError), match=rf"(?s){message}"):
+        pg.geodesic(PullbackMetric(decoder), start, stop)
+    assert torch.equal(start, before)
+
+
+def test_one_detached_member_of_ten_is_named():
+    members = [net(seed) for seed in range(10)]
+    broken = [*members[:7], lambda z: members[7](z.detach()), *members[8:]]
+    with pytest.raises(ValueError, match=r"derivative does not belong .* of member 7"):
+        ExpectedMetric(broken).tensor(points())
+    ExpectedMetric([*members[:7], lambda z: members[7](z), *members[8:]]).tensor(points())
+
+
+SOUND: dict[str, Callable[[Tensor], Tensor]] = {
+    "hill": hill,
+    "constant outputs": lambda z: torch.cat([hill(z), torch.ones_like(z), 0 * z], dim=-1),
+    "a large offset": lambda z: hill(z) + 1e5,
+    "steep walls": lambda z: (200 * z).tanh(),
+    "narrow bumps": lambda z: torch.cat([z, (-2e4 * z.square().sum(-1, keepdim=True)).exp()], dim=-1),
+    "fast waves": lambda z: (60 * z).sin(),
+    "clamped": lambda z: hill(z).clamp(0.1, 0.9),
+    "float32 inside": lambda z: hill(z.float()),
+    "not a number in places": lambda z: torch.where(z[..., :1] > 0.5, torch.nan, hill(z)),
+    "absolute values": lambda z: hill(z).abs().sqrt(),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_decoders_are_not_refused(name, dtype):
+    for count in (1, 3, 500):
+        Maps([SOUND[name]]).jets(points(count, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("width", "depth", "latent"), [(256, 3, 2), (64, 12, 2), (1024, 2, 24), (32, 6, 8)])
+def test_kinks_are_not_taken_for_wrong_derivatives(width, depth, latent, dtype):
+    nets = [net(seed, latent, *[width] * depth, 60, activation=nn.ReLU).to(dtype) for seed in range(4)]
+    for scale in (1e-3, 1.0, 30.0):
+        Maps([lambda z, one=one: one(z) for one in nets]).jets(scale * points(64, latent, dtype))
+
+
+def test_a_trial_leaves_the_random_state_as_it_was():
+    before = torch.get_rng_state()
+    with contextlib.suppress(ValueError):
+        PullbackMetric(drawn).tensor(points())
+    PullbackMetric(hill).tensor(points())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("how", ["module", "method", "function"])
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(16), nn.Dropout(0.2)], ids=["BatchNorm", "Dropout"])
+def test_a_module_in_training_mode_is_refused_and_its_statistics_stay(layer, how):
+    module = nn.Sequential(nn.Linear(2, 16), layer, nn.ReLU(), nn.Linear(16, 5)).double().train()
+    decoder = {"module": module, "method": module.forward, "function": lambda z: module(z)}[how]
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises(ValueError, match=r"training mode.*Call \.eval\(\)"):
+        PullbackMetric(decoder).tensor(points())
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    module.eval()
+    tensor = PullbackMetric(decoder).tensor(points())
+    jacobian = torch.func.vmap(torch.func.jacfwd(lambda z: module(z[None])[0]))(points())
+    assert torch.allclose(tensor, jacobian.mT @ jacobian, rtol=1e-10)
+
+
+# --- modules that do more than their class says -----------------------------------------------------------------------
+
+
+def tripled(module: nn.Module) -> None:
+    module[-1].register_forward_hook(lambda part, inputs, output: 3 * output)
+
+
+def shifted(module: nn.Module) -> None:
+    module.register_forward_pre_hook(lambda part, inputs: (inputs[0] + 1,))
+
+
+def patched(module: nn.Module) -> None:
+    plain = module[1].forward
+    module[1].forward = lambda x: 2 * plain(x)
+
+
+def parametrised(module: nn.Module) -> None:
+    nn.utils.parametrizations.weight_norm(module[0])
+    with torch.no_grad():
+        module[0].parametrizations.weight.original0.mul_(2)
+
+
+def old_weight_norm(module: nn.Module) -> None:
+    with pytest.warns(FutureWarning):
+        nn.utils.weight_norm(module[0])
+    with torch.no_grad():
+        module[0].weight_g.mul_(2)
+
+
+def slope(module: nn.Module) -> None:
+    module[1] = nn.LeakyReLU(0.5)
+
+
+class Scaled(nn.Module):
+    """A user's layer, whose setting is in no text."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.linear = nn.Linear(12, 12).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.linear(x)
+
+
+def scaled(module: nn.Module) -> None:
+    module.append(Scaled(3.0))
+
+
+class Twice(nn.Linear):
+    """A class made of torch's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def subclassed(module: nn.Module) -> None:
+    other = Twice(16, 12).double()
+    other.load_state_dict(module[2].state_dict())
+    module[2] = other
+
+
+ALTERATIONS = (tripled, shifted, patched, parametrised, old_weight_norm, slope, scaled, subclassed)
+
+
+@pytest.mark.parametrize("alteration", ALTERATIONS)
+@pytest.mark.parametrize("altered", ["one", "all"])
+def test_what_a_module_does_beyond_its_class_is_in_its_metric(alteration, altered):
+    members = [net(seed, activation=nn.LeakyReLU) for seed in range(3)]
+    for member in members if altered == "all" else members[1:2]:
+        alteration(member)
+    z = points()
+    both, one = ExpectedMetric(members).tensor(z), PullbackMetric(members[1]).tensor(z)
+    jacobians = [torch.func.vmap(torch.func.jacfwd(lambda z, m=m: m(z[None])[0]))(z) for m in members]
+    expected = torch.stack([jacobian.mT @ jacobian for jacobian in jacobians])
+    assert torch.allclose(both, expected.mean(0), rtol=1e-9)
+    assert torch.allclose(one, expected[1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("alteration", [tripled, shifted, patched, slope, scaled, subclassed])
+def test_modules_that_compute_different_functions_are_not_stacked(alteration):
+    members = [net(seed, activation=nn.LeakyReLU) for seed in range(3)]
+    Stacked(members)
+    alteration(members[2])
+    with pytest.raises(ValueError, match="module 2 differs from module 0 in"):
+        Stacked(members)
+
+
+def test_a_setting_that_is_in_no_text_keeps_modules_apart():
+    first, second = Scaled(1.0), Scaled(2.0)
+    assert repr(first) == repr(second)
+    with pytest.raises(ValueError, match="module 1 differs from module 0 in scale"):
+        Stacked([first, second])
+    Stacked([Scaled(2.0), Scaled(2.0)])
