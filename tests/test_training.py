@@ -1,20 +1,25 @@
 """Training: retrainings are independent of each other, reproducible, resumable, and fail alone."""
 
+import dataclasses
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pyro
 import pytest
 import torch
+from pyro import poutine
+from torch import nn
 
 from probgeo import stacks, storage
-from probgeo.likelihoods import Bernoulli
+from probgeo.likelihoods import Bernoulli, HeteroscedasticGaussian, Poisson
 from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder
 from probgeo.models.shared import SharedLatentVAE
 from probgeo.models.vae import VAE, Warmup
 from probgeo.models.views import View
 from probgeo.nn import MLP
+from probgeo.objectives import _GivenNoise
 from probgeo.retrainings import Optimisation
 from probgeo.specs import stream
 from probgeo.training import Training, TrainingDiverged, fit
@@ -124,6 +129,91 @@ def test_the_same_seed_gives_the_same_result_and_nothing_global_changes(spec):
     pyro.set_rng_seed(7)
     (second,) = trained(spec)
     same(first, second)
+
+
+@EVERY
+@pytest.mark.parametrize("likelihood", [None, HeteroscedasticGaussian(), Poisson()], ids=["own", "widths", "counts"])
+def test_a_recorded_step_is_that_of_the_pyro_model_row_by_row(spec, likelihood):
+    if likelihood is not None:
+        if spec is SPECS["rbf"]:
+            pytest.skip("an RBF decoder is a Gaussian's")
+        spec = dataclasses.replace(spec, likelihood=likelihood)
+    x = data(dtype=torch.float64)
+    x = (9 * x).round() if isinstance(likelihood, Poisson) else x
+    stack = stacks.Stack(spec, x, None, (0, 1), 16)
+    parameters = stack.trained(stack.phases[0])
+    step = stack.backward(parameters)
+    for minibatch in stack.minibatches(0, 1):
+        with stacks.pyro_settings():
+            terms = step(minibatch).clone()
+        for index in range(2):
+            model = stack.member(index).requires_grad_()
+            noise = {name: value[index] for name, value in minibatch.noise.items()}
+            with _GivenNoise(noise):
+                guide = poutine.trace(model.guide).get_trace(minibatch.x[index], len(x), minibatch.beta[index])
+            joint = poutine.trace(poutine.replay(model.model, guide))
+            trace = joint.get_trace(minibatch.x[index], len(x), minibatch.beta[index])
+            trace.compute_log_prob()
+            log_likelihood = trace.nodes["x"]["log_prob_sum"] / len(x)
+            divergence = torch.distributions.kl_divergence(guide.nodes["z"]["fn"], trace.nodes["z"]["fn"])
+            loss = (minibatch.beta[index] * divergence).sum() / 16 - log_likelihood
+            torch.testing.assert_close(terms[:2, index], torch.stack([loss, log_likelihood]))
+            for name, expected in zip(
+                parameters,
+                torch.autograd.grad(loss, [model.get_parameter(n) for n in parameters], allow_unused=True),
+                strict=True,
+            ):
+                found = parameters[name].grad
+                if expected is not None:
+                    torch.testing.assert_close(found[index], expected, rtol=1e-9, atol=1e-12)
+                else:
+                    assert found is None or not found.any()
+        with torch.no_grad():
+            for parameter in parameters.values():
+                parameter += 0.01
+
+
+def test_a_retraining_is_the_same_to_1e_4_whatever_trains_beside_it():
+    one = Training(epochs=1, batch_size=16)
+    (alone,) = trained(SPECS["ensemble"], seeds=(4,), training=one)
+    for seeds in ((4, 1), (0, 1, 2, 3, 4, 5, 6)):
+        beside = trained(SPECS["ensemble"], seeds=seeds, training=one)[seeds.index(4)]
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(beside.state_dict()[name], value, rtol=1e-4, atol=1e-4)
+
+
+@dataclass(frozen=True)
+class WithLayer:
+    """A network with a layer of the user's own."""
+
+    layer: type[nn.Module]
+
+    def build(self, num_inputs: int, num_outputs: int) -> nn.Module:
+        own = nn.Dropout(0.5) if self.layer is nn.Dropout else self.layer(6)
+        return nn.Sequential(nn.Linear(num_inputs, 6), own, nn.Linear(6, num_outputs))
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout, nn.BatchNorm1d])
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_networks_whose_outputs_a_seed_does_not_decide_are_refused(layer, part):
+    change = {"encoder": WithLayer(layer)} if part == "encoder" else {"decoder": Decoder(WithLayer(layer))}
+    with pytest.raises(ValueError, match="network: expected one whose output follows from its input and weights alone"):
+        trained(dataclasses.replace(SPECS["single"], **change))
+
+
+def test_layers_without_statistics_of_their_batches_are_trained():
+    trained(dataclasses.replace(SPECS["single"], encoder=WithLayer(nn.LayerNorm)))
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_what_distributions_check_by_default_is_as_before(validates):
+    before = torch.distributions.Distribution._validate_args
+    try:
+        torch.distributions.Distribution.set_default_validate_args(validates)
+        trained()
+        assert torch.distributions.Distribution._validate_args is validates
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
 
 
 def test_threads_take_turns():
