@@ -26,7 +26,8 @@ def optimizer_of(
     Returns:
         An instance of a subclass of `kind` of the same name.
     """
-    plain = _without_compiler(kind)
+    hashable: Any = kind
+    plain = _without_compiler(hashable)
     given = inspect.signature(kind).parameters
     if not {"fused", "foreach"} & options.keys():
         if "fused" in given and _fusable(parameters):
