@@ -64,6 +64,9 @@ class Stack:
         self.spec, self.train, self.held_out, self.seeds = spec, train, held_out, tuple(seeds)
         models = [spec.build(train.shape[1], seed).to(train) for seed in seeds]
         self.phases = models[0].phases
+        for phase in self.phases:
+            if phase.check:
+                phase.check(models[0], train)
         self.batch_size = min(batch_size, len(train))
         blocks = () if held_out is None else held_out.split(VALIDATED_ROWS)
         examples = (train[: self.batch_size], *blocks)
@@ -90,20 +93,16 @@ class Stack:
         """What the phase does before its first epoch, on those that go on; seconds that it took of each."""
         seconds = torch.zeros(len(self.seeds), dtype=torch.float64)
         assert phase.start is not None
+        states = []
         for index, seed in enumerate(self.seeds):
+            began, member = time.monotonic(), self.member(index)
             if going_on[index]:
-                began, member = time.monotonic(), self.member(index)
                 phase.start(member, self.train, seed)
-                self._replace(index, member)
                 seconds[index] = time.monotonic() - began
+            states.append(member.state_dict())
+        prefix = "template.model."
+        self.load({prefix + name: torch.stack([state[name] for state in states]) for name in states[0]})
         return seconds
-
-    @torch.no_grad()
-    def _replace(self, index: int, member: FittedAutoencoder) -> None:
-        """Retraining `index` as the model given."""
-        state = member.state_dict()
-        for name, value in self.state().items():
-            value[index].copy_(state[name.removeprefix("template.model.")])
 
     def trained(self, phase: Phase) -> dict[str, nn.Parameter]:
         """Parameters (retraining, *shape) that the phase moves, by name; no others ask for gradients any more."""

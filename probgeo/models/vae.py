@@ -17,7 +17,7 @@ from probgeo.likelihoods import Gaussian, Likelihood, Parameters, TwoParameterLi
 from probgeo.metrics import Metric
 from probgeo.models.decoders import Decoder, DecoderModule, DecoderSpec
 from probgeo.models.phase import Phase, inside, target, with_decoder
-from probgeo.nn import MLP, Network
+from probgeo.nn import MLP, Network, check_network
 
 
 class Encoding(NamedTuple):
@@ -159,6 +159,9 @@ class EncoderDecoder(nn.Module, abc.ABC):
         self.num_features = num_features
         num_inputs = spec.likelihood.encoder_input(torch.ones(1, num_features)).shape[1]
         num_outputs = spec.likelihood.num_outputs(num_features)
+        check_network("encoder", spec.encoder)
+        if not isinstance(spec.decoder, DecoderSpec) or isinstance(spec.decoder, type):
+            raise TypeError(f"decoder: expected a spec, such as Decoder(); got {spec.decoder!r}.")
         self.encoder = spec.encoder.build(num_inputs, num_encoder_outputs)
         self.decoder: DecoderModule = spec.decoder.build(latent, num_outputs, spec.likelihood)
         self.shared = nn.ParameterDict(
