@@ -213,10 +213,10 @@ def costs(case: Case, repeats: int) -> np.ndarray:
 def peak_memory(case: Case, stack: int) -> float:
     """Peak of a process that trains so many at once, in MB."""
     script = (
-        "import resource\n"
+        "from pathlib import Path\n"
         "from experiments.benchmarks.training import Case, library_cost\n"
         f"library_cost(Case{(*case[:3], stack, case.num_steps)})\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     return int(done.stdout.split()[-1]) / 1024
