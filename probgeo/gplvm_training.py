@@ -1,7 +1,7 @@
 """Training of a Gaussian process latent variable model: stochastic variational inference with a code for every row."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from probgeo.models.gplvm import GPLVM, FittedGPLVM
 from probgeo.models.phase import Phase
 from probgeo.objectives import random_noise, random_rows
+from probgeo.optimisers import gradients_of
 
 
 class SingleGPLVM:
@@ -74,15 +75,20 @@ class SingleGPLVM:
         with torch.no_grad():
             self._terms(order[0], noise[0])  # the last step may have spoilt it
 
-    def backward(self, minibatch: tuple[Tensor, Tensor]) -> Float[Tensor, "term retraining"]:
-        """TERMS of a minibatch; the gradients of its loss are added to those of the parameters.
+    def backward(self, parameters: Mapping[str, nn.Parameter]) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
+        """A function that gives TERMS (term, retraining) of a minibatch, and sets the gradients of the parameters.
 
-        Raises:
-            ArithmeticError: the objective is not finite, or a kernel matrix is not positive definite.
+        It raises an ArithmeticError where the objective is not finite, or a kernel matrix not positive definite.
         """
-        terms = self._terms(*minibatch)
-        terms[0].backward()
-        return terms.detach()[:, None]
+        moved = list(parameters.values())
+
+        def step(minibatch: tuple[Tensor, Tensor]) -> Float[Tensor, "term retraining"]:
+            terms = self._terms(*minibatch)
+            for parameter, gradient in zip(moved, gradients_of(terms[0], moved), strict=True):
+                parameter.grad = gradient
+            return terms.detach()[:, None]
+
+        return step
 
     def validation(self, phase: int) -> None:
         """No row is held out."""

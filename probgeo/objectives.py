@@ -12,6 +12,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
+from probgeo.likelihoods.normal import Normal
 from probgeo.specs import stream
 
 
@@ -39,7 +40,7 @@ class ELBO(nn.Module):
             if site["type"] != "sample":
                 continue
             if site["is_observed"]:
-                log_likelihood = log_likelihood + (site["scale"] * site["fn"].log_prob(site["value"])).sum()
+                log_likelihood = log_likelihood + _summed_log_prob(site["fn"], site["value"], site["scale"])
             else:
                 fitted: Any = posterior.nodes[name]
                 divergence = kl_divergence(fitted["fn"], site["fn"])
@@ -47,6 +48,15 @@ class ELBO(nn.Module):
                 weighted_kl = weighted_kl + (site["scale"] * divergence).sum()
         terms = {"loss": weighted_kl - log_likelihood, "log_likelihood": log_likelihood, "kl": kl}
         return {name: value / self.num_rows for name, value in terms.items()}
+
+
+def _summed_log_prob(distribution: Any, value: Tensor, scale: Tensor | float) -> Float[Tensor, ""]:
+    """Σ scale · log p(value), with as few tensors of the value's size as the distribution allows."""
+    if isinstance(scale, Tensor) and scale.numel() > 1:
+        return (scale * distribution.log_prob(value)).sum()
+    if isinstance(distribution, Normal) and value.shape == distribution.batch_shape:
+        return scale * distribution.summed_log_prob(value)
+    return scale * distribution.log_prob(value).sum()
 
 
 def _plate_scale(site: dict[str, Any]) -> float:

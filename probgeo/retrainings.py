@@ -1,7 +1,7 @@
 """The loop of training: phase by phase, epoch by epoch, with checkpoints."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from probgeo import storage
 from probgeo.gplvm_training import SingleGPLVM
 from probgeo.models.base import FittedModel
 from probgeo.models.phase import Epochs, Phase
+from probgeo.optimisers import optimizer_of
 from probgeo.stacks import Stack, pyro_settings
 from probgeo.svi import Report, Training, learning_rate, num_epochs
 from probgeo.training_state import (
@@ -105,9 +106,10 @@ class Optimisation:
     def __init__(self, group: Group, phase: Phase, epochs: Epochs, training: Training, num_epochs: int) -> None:
         self.group, self.phase, self.epochs, self.training, self.num_epochs = group, phase, epochs, training, num_epochs
         self.parameters = group.trained(phase)
-        optimizer: Any = training.optimizer
+        self.backward: Callable[[Any], Tensor] = group.backward(self.parameters)
         rate = learning_rate(epochs, training, 0, num_epochs)
-        self.optimizer = optimizer(self.parameters.values(), lr=rate, **(training.optimizer_options or {}))
+        parameters = list(self.parameters.values())
+        self.optimizer = optimizer_of(training.optimizer, parameters, rate, training.optimizer_options or {})
 
     @property
     def values(self) -> dict[str, Tensor]:
@@ -140,8 +142,7 @@ class Optimisation:
         num_steps = 0
         minibatches: Iterator[Any] = self.group.minibatches(state.phase, state.epoch)
         for minibatch in minibatches:
-            self.optimizer.zero_grad()
-            terms = self.group.backward(minibatch)
+            terms = self.backward(minibatch)
             if self.training.max_gradient_norm is not None:
                 _clip(self._gradients(), self.training.max_gradient_norm)
             self.optimizer.step()

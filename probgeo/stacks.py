@@ -4,7 +4,7 @@ All state is per retraining, along the first dimension of every parameter; nothi
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -17,7 +17,10 @@ from probgeo.models.base import FittedModel
 from probgeo.models.phase import Phase
 from probgeo.models.vae import LatentSpec
 from probgeo.nn import Stacked
+from probgeo.nn.affine import batched_linear_layers
 from probgeo.objectives import ELBO, noise_shapes, random_noise, random_rows
+from probgeo.optimisers import gradients_of
+from probgeo.recording import NotRecordable, Recording
 from probgeo.training_state import TERMS
 
 MAX_NOISE = 2**22  # numbers per retraining that are drawn at once
@@ -27,8 +30,13 @@ VALIDATED_ROWS = 1024  # at once
 @contextmanager
 def pyro_settings() -> Iterator[None]:
     """Inside vmap Pyro must neither look at values (validation) nor share parameters between models (its store)."""
-    with pyro.validation_enabled(False), pyro.settings.context(module_local_params=True):
-        yield
+    # Pyro's context gives torch's own default back as what Pyro's is, which at first is another.
+    torch_validates = torch.distributions.Distribution._validate_args
+    try:
+        with pyro.validation_enabled(False), pyro.settings.context(module_local_params=True):
+            yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(torch_validates)
 
 
 class Minibatch(NamedTuple):
@@ -57,6 +65,9 @@ class Stack:
         self.spec, self.train, self.held_out, self.seeds = spec, train, held_out, tuple(seeds)
         models = [spec.build(train.shape[1], seed).to(train) for seed in seeds]
         self.phases = models[0].phases
+        for phase in self.phases:
+            if phase.check:
+                phase.check(models[0], train)
         self.batch_size = min(batch_size, len(train))
         blocks = () if held_out is None else held_out.split(VALIDATED_ROWS)
         examples = (train[: self.batch_size], *blocks)
@@ -83,20 +94,16 @@ class Stack:
         """What the phase does before its first epoch, on those that go on; seconds that it took of each."""
         seconds = torch.zeros(len(self.seeds), dtype=torch.float64)
         assert phase.start is not None
+        states = []
         for index, seed in enumerate(self.seeds):
+            began, member = time.monotonic(), self.member(index)
             if going_on[index]:
-                began, member = time.monotonic(), self.member(index)
                 phase.start(member, self.train, seed)
-                self._replace(index, member)
                 seconds[index] = time.monotonic() - began
+            states.append(member.state_dict())
+        prefix = "template.model."
+        self.load({prefix + name: torch.stack([state[name] for state in states]) for name in states[0]})
         return seconds
-
-    @torch.no_grad()
-    def _replace(self, index: int, member: FittedModel) -> None:
-        """Retraining `index` as the model given."""
-        state = member.state_dict()
-        for name, value in self.state().items():
-            value[index].copy_(state[name.removeprefix("template.model.")])
 
     def trained(self, phase: Phase) -> dict[str, nn.Parameter]:
         """Parameters (retraining, *shape) that the phase moves, by name; no others ask for gradients any more."""
@@ -131,11 +138,9 @@ class Stack:
             given = {name: value[:, step % chunk] for name, value in noise.items()}
             yield Minibatch(self.train[order[:, step]], given, beta.expand(len(self.seeds), -1))
 
-    def backward(self, minibatch: Minibatch) -> Float[Tensor, "term retraining"]:
-        """TERMS of a minibatch; the gradients of its loss are added to those of the parameters."""
-        terms = self._terms(minibatch)
-        terms[0].sum().backward()
-        return terms.detach()
+    def backward(self, parameters: Mapping[str, nn.Parameter]) -> Callable[[Minibatch], Tensor]:
+        """A function that gives TERMS (term, retraining) of a minibatch, and sets the gradients of the parameters."""
+        return RecordedStep(self._terms, list(parameters.values()), self.elbo)
 
     @torch.no_grad()
     def validation(self, phase: int) -> Float[Tensor, "term retraining"] | None:
@@ -153,5 +158,47 @@ class Stack:
         return sums / len(self.held_out)
 
     def _terms(self, minibatch: Minibatch) -> Float[Tensor, "term retraining"]:
-        terms = self.elbo.each(*minibatch)
+        with batched_linear_layers():
+            terms = self.elbo.each(*minibatch)
         return torch.stack([terms[name] for name in TERMS])
+
+
+class RecordedStep:
+    """TERMS and gradients of one minibatch after another: recorded at the first, replayed at the others.
+
+    Args:
+        terms: TERMS of a minibatch, the loss first.
+        parameters: whose gradients are set; they stay where they are, as does all that the module holds.
+        module: what `terms` reads.
+    """
+
+    def __init__(
+        self, terms: Callable[[Minibatch], Tensor], parameters: Sequence[nn.Parameter], module: nn.Module
+    ) -> None:
+        self.terms, self.parameters, self.module = terms, parameters, module
+        self._recorded: dict[tuple[str, ...], Recording] = {}
+
+    def __call__(self, minibatch: Minibatch) -> Float[Tensor, "term retraining"]:
+        names = tuple(minibatch.noise)
+        inputs = (minibatch.x, minibatch.beta, *minibatch.noise.values())
+        if names not in self._recorded:
+            self._recorded[names] = self._recording(names, inputs)
+        terms, *gradients = self._recorded[names](*inputs)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return terms
+
+    def _recording(self, names: tuple[str, ...], inputs: Sequence[Tensor]) -> Recording:
+        state = [*self.module.parameters(), *self.module.buffers()]
+        try:
+            return Recording(lambda *values: self._computed(names, values), inputs, state)
+        except NotRecordable as error:
+            raise ValueError(
+                "network: expected one whose output follows from its input and weights alone, so that a seed decides "
+                f"what is trained; {error}. For dropout use DropoutDecoder; leave out batch normalisation."
+            ) from error
+
+    def _computed(self, names: Sequence[str], values: Sequence[Tensor]) -> list[Tensor | None]:
+        x, beta, *noise = values
+        terms = self.terms(Minibatch(x, dict(zip(names, noise, strict=True)), beta))
+        return [terms, *gradients_of(terms[0].sum(), self.parameters)]

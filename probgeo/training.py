@@ -1,11 +1,14 @@
 """Training: models fitted by variational inference, in folders where a run resumes."""
 
+import operator
 import os
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -45,7 +48,7 @@ class TrainingDiverged(ArithmeticError):
 
 def fit(
     spec: ModelSpec,
-    x: Tensor,
+    x: Any,
     seeds: Sequence[int] = (0,),
     *,
     training: Training = Training(),
@@ -62,7 +65,7 @@ def fit(
 
     Args:
         spec: what to train, e.g. `VAE(...)` or `GPLVM(...)`.
-        x: data (row, observation), floating point; training runs on its device.
+        x: data (row, observation), floating point: a tensor, on whose device training runs, an array or a table.
         seeds: one retraining per seed.
         training: epochs, batch size, optimiser, learning rates, validation, early stopping.
         folder: where retraining `seed` is saved, as `folder/seed-<seed>`; finished ones are loaded instead of trained,
@@ -84,7 +87,10 @@ def fit(
         TrainingDiverged: an objective became NaN or infinite; the message names seeds and epochs, and
             its `models` are all retrainings. It is raised again for finished ones: to go on, leave these seeds out.
     """
-    seeds = [int(seed) for seed in seeds]
+    seeds = checked_seeds(seeds)
+    if not isinstance(training, Training):
+        raise TypeError(f"training: expected Training(...); got {training!r}.")
+    x = as_tensor(x)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one seed, none repeated; got {seeds}.")
     if stack < 1:
@@ -130,6 +136,35 @@ def fit(
     return found
 
 
+def checked_seeds(seeds: Any) -> list[int]:
+    """Seeds as a list of whole numbers.
+
+    Raises:
+        TypeError: something else, with what was probably meant.
+    """
+    advice = "expected a sequence of whole numbers, such as range(10)"
+    if isinstance(seeds, Training):
+        raise TypeError(f"seeds: {advice}; got {seeds!r}. Give it by name: fit(spec, x, training=...).")
+    try:
+        return [operator.index(seed) for seed in seeds]
+    except TypeError as error:
+        name = f" Did you mean range({seeds})?" if isinstance(seeds, int) else ""
+        raise TypeError(f"seeds: {advice}; got {seeds!r}.{name}") from error
+
+
+def as_tensor(x: Any) -> Tensor:
+    """Rows as a tensor: arrays of NumPy, mapped ones too, without a copy; tables of pandas by their values."""
+    if isinstance(x, Tensor):
+        return x
+    values = x.to_numpy() if hasattr(x, "to_numpy") else x
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+        kind = f"{type(x).__name__} of {values.dtype}" if isinstance(values, np.ndarray) else type(x).__name__
+        raise TypeError(f"x: expected a tensor, an array or a table of numbers; got {kind}.")
+    with warnings.catch_warnings():  # of arrays that must not be written to: nothing here does
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values)
+
+
 def _check_applies(training: Training) -> None:
     """Refuse options that were set and that a GPLVM cannot follow: each of its rows has a code, so none is held out."""
     if training.patience is not None:
@@ -157,6 +192,11 @@ def _split(x: Tensor, training: Training) -> tuple[Tensor, Tensor | None]:
             f"x: expected at least two rows to train on; got {len(x)}, {num_held_out} of them held out for validation."
         )
     if num_held_out == 0:
+        if training.patience is not None:
+            raise ValueError(
+                f"patience: expected rows held out, by whose objective to stop; a fraction {training.validation} of "
+                f"{len(x)} rows is none. Raise validation, or leave patience out."
+            )
         return x, None
     order = torch.randperm(len(x), generator=stream("validation", len(x))).to(x.device)
     return x[order[num_held_out:]], x[order[:num_held_out]]

@@ -12,6 +12,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py"))
 ORDER = (
     "linalg",
     "sources",
+    "recording",
     "specs",
     "nn",
     "datasets",
@@ -55,6 +56,7 @@ ORDER = (
     "storage",
     "svi",
     "training_state",
+    "optimisers",
     "stacks",
     "gplvm_training",
     "retrainings",

@@ -17,7 +17,7 @@ from probgeo.models.decoders import DecoderModule, DrawnModule
 from probgeo.models.lastlayer import Conjugate, LaplaceApproximation, draw_noise, linear_layer, prior_std, varied
 from probgeo.models.phase import Epochs, Phase
 from probgeo.models.sampled import NUTS, Autoguide
-from probgeo.nn import MLP, Network, Stacked
+from probgeo.nn import MLP, Network, Stacked, check_network
 from probgeo.objectives import noise_shape, transformed
 
 # A posterior starts with this fraction of the prior's standard deviations: near a single network, which then widens.
@@ -244,6 +244,7 @@ class BayesianDecoder:
                 "guide: expected MeanField(), LowRank(), LaplaceApproximation(), Conjugate(), NUTS() or a guide of "
                 f"Pyro's, such as pyro.infer.autoguide.AutoNormal; got {self.guide!r}."
             )
+        check_network("network", self.network)
         if not self.prior > 0:
             raise ValueError(f"prior: expected a positive standard deviation; got {self.prior}.")
         if self.draws < 1:

@@ -16,7 +16,7 @@ from probgeo.likelihoods import Gaussian, Likelihood, Parameters
 from probgeo.metrics import ExpectedMetric, Metric, PullbackMetric, TensorMetric
 from probgeo.models.gp import RBFPrecision
 from probgeo.models.phase import Epochs, Phase, Target
-from probgeo.nn import MLP, Network, Stacked
+from probgeo.nn import MLP, Network, Stacked, check_network
 
 
 class DecoderModule(nn.Module, abc.ABC):
@@ -146,7 +146,7 @@ class EnsembleModule(DrawnModule):
         self.assignment = assignment
 
     def guide(self, z: Float[Tensor, "row latent"]) -> None:
-        self.assignment.guide()
+        self.assignment.guide(len(z), self.members.num_members)
 
     def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
         return self.assignment.decode(self.members, z), parameters
@@ -182,11 +182,13 @@ class RBFModule(DecoderModule):
     def phases(self) -> tuple[Phase, ...]:
         mean = Epochs(lambda name: not name.startswith("precision."))
         weights = Epochs(lambda name: name == "precision.log_weights", share=0.5, rate=10.0)
-        return Phase("mean", mean), Phase("precision", weights, start=_place_centers)
+        return Phase("mean", mean), Phase("precision", weights, _place_centers, _check_centers)
 
     def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
         # In the first phase the likelihood's own standard deviation holds: the centres are not placed yet. In the
         # second the codes are fixed: the precision is fitted to them and does not move them, hence `detach`.
+        if not self.precision.any_placed:
+            return self.network(z), parameters
         log_std = torch.where(self.precision.placed, -0.5 * self.precision(z.detach()).log(), parameters["log_std"])
         return self.network(z), {**parameters, "log_std": log_std}
 
@@ -229,6 +231,10 @@ def _place_centers(module: RBFModule, target: Target, seed: int) -> None:
     module.precision.place(target.z, (-2 * target.parameters["log_std"]).exp(), seed)
 
 
+def _check_centers(module: RBFModule, target: Target) -> None:
+    module.precision.check(target.z)
+
+
 # --- specs -----------------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +261,9 @@ class Decoder:
     network: Network = MLP()
     num_members = 1
 
+    def __post_init__(self) -> None:
+        check_network("network", self.network)
+
     def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> SingleDecoder:
         """The module, freshly initialised from torch's random state."""
         return SingleDecoder(self.network.build(latent, num_outputs))
@@ -262,13 +271,23 @@ class Decoder:
 
 @dataclass(frozen=True)
 class SplitBatch:
-    """Row i of a minibatch is decoded by member i mod S: every member learns from every batch."""
+    """Row i of a minibatch is decoded by member i mod S: every member learns from every batch.
 
-    def guide(self) -> None:
-        """Nothing is random: the minibatch is shuffled already."""
+    Where a minibatch has fewer rows than there are members, row i is decoded by member i + k mod S, with k drawn anew.
+    """
+
+    def guide(self, num_rows: int, num_members: int) -> Tensor | None:
+        """Nothing is random where every member has a row, as the minibatch is shuffled already; otherwise k / S is."""
+        return pyro.sample("rotation", dist.Uniform(0.0, 1.0)) if num_rows < num_members else None
 
     def decode(self, members: Stacked, z: Float[Tensor, "row latent"]) -> Float[Tensor, "row observation"]:
         num_rows, num_members = len(z), members.num_members
+        share = self.guide(num_rows, num_members)
+        if share is not None:
+            rows = torch.arange(num_members, device=z.device)
+            k = (share * num_members).long().clamp(max=num_members - 1)
+            given = z[(rows - k) % num_members % num_rows]  # some rows more than once, to members that do not count
+            return members.each(given[:, None])[(rows[:num_rows] + k) % num_members, 0]
         padding = -num_rows % num_members
         padded = torch.cat([z, z[:1].expand(padding, -1)]) if padding else z
         by_member = padded.reshape(-1, num_members, z.shape[-1]).transpose(0, 1)
@@ -283,12 +302,14 @@ class RandomMember:
         Syrota, Moreno-Muñoz & Hauberg (2024), Decoder ensembling for learned latent geometries, section 3.
     """
 
-    def guide(self) -> Tensor:
+    def guide(self, num_rows: int, num_members: int) -> Tensor:
         """The Pyro sample statement of the member, as a uniform variable on [0, 1); the same in model and guide."""
         return pyro.sample("member", dist.Uniform(0.0, 1.0))
 
     def decode(self, members: Stacked, z: Float[Tensor, "row latent"]) -> Float[Tensor, "row observation"]:
-        index = (self.guide() * members.num_members).long().clamp(max=members.num_members - 1)
+        index = (
+            (self.guide(len(z), members.num_members) * members.num_members).long().clamp(max=members.num_members - 1)
+        )
         return members.one(index, z)
 
 
@@ -315,6 +336,7 @@ class EnsembleDecoder:
     def __post_init__(self) -> None:
         if self.members < 1:
             raise ValueError(f"members: expected at least one decoder; got {self.members}.")
+        check_network("network", self.network)
 
     @property
     def num_members(self) -> int:
@@ -357,6 +379,7 @@ class RBFDecoder:
             raise ValueError(f"floor: expected a fraction between 0 and 1; got {self.floor}.")
         if not self.curve > 0:
             raise ValueError(f"curve: expected a positive multiple of the cluster radius; got {self.curve}.")
+        check_network("network", self.network)
 
     def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> RBFModule:
         """The module, freshly initialised from torch's random state.

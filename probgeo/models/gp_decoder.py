@@ -12,7 +12,7 @@ from probgeo.metrics import Metric
 from probgeo.models.decoders import DecoderModule
 from probgeo.models.gp import PathwiseDraws, SparseGP
 from probgeo.models.phase import Epochs, Phase, Target
-from probgeo.nn import MLP, Network
+from probgeo.nn import MLP, Network, check_network
 from probgeo.specs import stream
 
 
@@ -28,7 +28,7 @@ class GPModule(DecoderModule):
     @property
     def phases(self) -> tuple[Phase, ...]:
         network = Epochs(lambda name: not name.startswith("process."))
-        return Phase("fit", network), Phase("posterior", epochs=None, start=_fit_process)
+        return Phase("fit", network), Phase("posterior", None, _fit_process, _check_inducing)
 
     def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
         return self.network(z), parameters
@@ -51,6 +51,10 @@ class GPModule(DecoderModule):
     def _slope(self, head: nn.Module | None) -> float:
         """The mean and the isometry of a Gaussian are multiples of the output: by how much."""
         return 1.0 if head is None else float(head(self.process.scale.new_ones(())))
+
+
+def _check_inducing(module: GPModule, target: Target) -> None:
+    module.process.check(target.z)
 
 
 @torch.no_grad()
@@ -90,6 +94,7 @@ class GPDecoder:
     num_members = 1
 
     def __post_init__(self) -> None:
+        check_network("network", self.network)
         if min(self.num_inducing, self.num_rows, self.num_steps) < 1:
             raise ValueError(
                 "num_inducing, num_rows, num_steps: expected at least 1; got "

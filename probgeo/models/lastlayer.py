@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from probgeo.likelihoods import (
     Categorical,
@@ -219,7 +220,7 @@ class GaussianModule(LastLayerModule):
         mean, factors = self.weights[:, :-1].double(), self.factors[:, :-1].double()
         moment = mean.T @ mean + len(mean) / len(factors) * (factors @ factors.mT).sum(0)
         values, vectors = torch.linalg.eigh(moment)
-        root = nn.Linear(len(moment), len(moment), bias=False).to(self.factors)
+        root = skip_init(nn.Linear, len(moment), len(moment), bias=False).to(self.factors)
         with torch.no_grad():
             root.weight.copy_(values.clamp(min=0).sqrt()[:, None] * vectors.T)
         return PullbackMetric(with_head(nn.Sequential(self.network[:-1], root), head))

@@ -36,11 +36,13 @@ class Phase:
         epochs: None for a phase that is its `start` alone, such as a posterior in closed form given the trained codes.
         start: called once before the first epoch with the module, what it is fitted to (rows x for a model, `Target`
             for a decoder) and the seed; it may set buffers and initial values in place.
+        check: called once with the first two of these, before any phase: raises what `start` would of their sizes.
     """
 
     name: str
     epochs: Epochs | None = Epochs()
     start: Callable[[Any, Any, int], None] | None = None
+    check: Callable[[Any, Any], None] | None = None
 
     def trains(self, name: str) -> bool:
         """Whether the parameter of this name, relative to the phase's own module, moves."""
@@ -76,7 +78,7 @@ def inside(phase: Phase, path: str, data: Callable[[Any, Any], Any]) -> Phase:
         path: where it stands in the module, dotted.
         data: (module, what the module is fitted to) -> what the part is fitted to.
     """
-    prefix, epochs, start = f"{path}.", phase.epochs, phase.start
+    prefix, epochs, start, check = f"{path}.", phase.epochs, phase.start, phase.check
 
     def trains(name: str) -> bool:
         return name.startswith(prefix) and phase.trains(name.removeprefix(prefix))
@@ -87,7 +89,14 @@ def inside(phase: Phase, path: str, data: Callable[[Any, Any], Any]) -> Phase:
             given = data(module, fitted_to)
         start(module.get_submodule(path), given, seed)
 
-    return Phase(phase.name, epochs and dataclasses.replace(epochs, trains=trains), start and start_part)
+    @torch.no_grad()
+    def check_part(module: nn.Module, fitted_to: Any) -> None:
+        given = data(module, fitted_to)
+        if check is not None:
+            check(module.get_submodule(path), given)
+
+    epochs = epochs and dataclasses.replace(epochs, trains=trains)
+    return Phase(phase.name, epochs, start and start_part, check_part if start else None)
 
 
 def with_decoder(phase: Phase) -> Phase:

@@ -194,7 +194,12 @@ def together(name: str, parts: Sequence[Phase]) -> Phase:
             if part.start:
                 part.start(model, x, seed)
 
-    return Phase(name, Epochs(lambda path: any(part.trains(path) for part in parts)), start)
+    def check(model: Any, x: Tensor) -> None:
+        for part in parts:
+            if part.check:
+                part.check(model, x)
+
+    return Phase(name, Epochs(lambda path: any(part.trains(path) for part in parts)), start, check)
 
 
 def phases_of(name: str, index: int, view: FittedView) -> list[Phase]:
