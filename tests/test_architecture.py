@@ -20,6 +20,7 @@ ORDER = (
     "jacobians",
     "metrics",
     "newton",
+    "routes",
     "paths",
     "geodesics",
     "calculus",

@@ -200,8 +200,9 @@ class StraightLine(Measure):
         status = torch.where(finite, int(Status.CONVERGED), int(Status.NONFINITE))
         # At equal ends the nodes are equal, but their images only up to rounding.
         zero = (start == stop).all(1) & finite
-        steps = torch.zeros_like(status)
-        return Geodesics(line, energies.masked_fill(zero, 0), lengths.masked_fill(zero, 0), steps, status)
+        steps, rivals, gap = torch.zeros_like(status), torch.full_like(status, -1), torch.full_like(lengths, torch.nan)
+        lengths = lengths.masked_fill(zero, 0)
+        return Geodesics(line, energies.masked_fill(zero, 0), lengths, steps, status, rivals, gap)
 
     def angles(
         self, model: Subject, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor

@@ -44,6 +44,7 @@ def distances(measure: Measure, model: Subject, at: Sequence[Tensor], codes: Ten
     seconds = torch.tensor(time.monotonic() - began, dtype=torch.float64)
     drawn = measure.draw_lengths(model, found.path)
     values = {"distance": found.length, "energy": found.energy, "status": found.status, "seconds": seconds}
+    values |= {"rivals": found.rivals, "gap": found.gap}
     return values if drawn is None else {**values, "draw_length": drawn}
 
 
