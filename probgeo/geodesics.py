@@ -120,16 +120,16 @@ def geodesic(
         metric: a metric or another energy.
         start: first points, (batch, latent).
         stop: last points, (batch, latent).
-        init: None for the straight line; paths (batch, node, latent); a callable (start, stop) -> paths; or what gives a
-            pair several starts, such as `paths.Graph(metric, encodings)`, of which the best is found. Their number of
+        init: None for the straight line; paths (batch, node, latent); a callable (start, stop) -> paths; or what gives
+            a pair several starts, such as `paths.Graph(metric, encodings)`, of which the best is found. Their number of
             segments is that of the first level: two or more.
         solver: by default `GaussNewton(num_segments=256)`.
         throw: raise an error if any pair does not converge.
 
     Returns:
-        Paths, energies, lengths, steps, status, and where several starts were tried `rivals` and `gap`: how many valleys
-        they led to, and how much longer the second shortest path is. One alone is no proof that there are no others; a
-        small gap says that a little change of the metric, such as another retraining, may swap the two. At equal ends
+        Paths, energies, lengths, steps, status, and where several starts were tried `rivals` and `gap`: how many
+        valleys they led to, and how much longer the second shortest path is. One alone is no proof that there are no
+        others; a small gap says that a little change of the metric, as by retraining, may swap the two. At equal ends
         the path is constant, energy and length are 0. Where the energy is not finite the status is NONFINITE, energy
         and length NaN, and there are no rivals. Nothing that happens to one pair touches another.
 
