@@ -24,6 +24,7 @@ ORDER = (
     "jacobians",
     "metrics",
     "newton",
+    "routes",
     "paths",
     "geodesics",
     "calculus",
