@@ -93,6 +93,16 @@ def test_summary_and_figures_take_what_a_users_model_gives(dataset):
     assert axes is not None
 
 
+def test_the_footer_of_the_table_names_what_is_lost():
+    lost = Own(1)
+    nn.init.zeros_(lost.encoder[-1].weight)
+    with pytest.warns(pg.study.RetrainingLost):
+        found = pg.measure({"mine": [Own(0), lost, Own(2)], "two": [Own(3), Own(4)]}, X, PAIRS, MEASURES)
+    table = pg.identifiability.summary(found.distance)
+    assert "Lost, and left out: model mine, retraining 1 (all codes are equal)." in " ".join(str(table).split())
+    assert table.retrainings.tolist() == [2] * 6
+
+
 def test_what_a_users_model_lacks_is_refused_by_name():
     for measure, lack in {
         pg.Geodesic(pg.study.fisher_rao_metric): "fisher_rao_metric: Own says nothing of the distribution",

@@ -24,6 +24,8 @@ from probgeo.identifiability.statistics import (
 from probgeo.identifiability.tables import Table
 from probgeo.identifiability.trainings import with_trainings
 
+ABSENT = "there is none"  # of a list of trainings that is shorter than others
+
 Label = tuple[Hashable, ...]
 
 
@@ -102,7 +104,21 @@ def summary(
         _correct(table, family, list(others))
     table.attrs = {"level": level, "unit": unit, "num_pairs": kept.size, "references": list(others)}
     table.attrs["family"] = bool(family)
+    table.attrs["lost"] = _lost(distance)
     return table
+
+
+def _lost(distance: xr.DataArray) -> list[str]:
+    """The trainings that have no distances, and why, where the coordinate `lost`, (model, retraining), says so."""
+    if "lost" not in distance.coords or "retraining" not in distance.lost.dims:
+        return []
+    frame = distance.lost.to_dataframe(name="why").reset_index()
+    named = [name for name in ("model", "retraining", "seed") if name in frame]
+    return [
+        f"{', '.join(f'{name} {row[name]}' for name in named)} ({row.why})"
+        for _, row in frame.iterrows()
+        if row.why not in ("", ABSENT)
+    ]
 
 
 def comparable(distance: xr.DataArray) -> dict[Label, xr.DataArray]:

@@ -34,6 +34,8 @@ def _text(table: pd.DataFrame) -> str:
         + (". " if used == given else ": the others have distances missing or 0 in some row. ")
         + f"Spread and ICC hold for {unit}s drawn as these: compare them within one table."
     )
+    if table.attrs["lost"]:
+        notes += f" Lost, and left out: {'; '.join(table.attrs['lost'])}."
     parts = [pd.DataFrame(columns, index=table.index).to_string(), textwrap.fill(notes, 98)]
     for name in references:
         compared = table[table[f"difference_{name}"].notna()]

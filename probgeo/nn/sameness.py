@@ -42,7 +42,7 @@ def difference(first: nn.Module, second: nn.Module) -> str | None:
     parts, others = dict(first.named_modules()), dict(second.named_modules())
     if list(parts) != list(others):
         return f"parts {[*parts][1:]} and {[*others][1:]}"
-    known = {id(part): id(others[name]) for name, part in parts.items()}
+    known = {id(part): (part, others[name]) for name, part in parts.items()}
     for name, part in parts.items():
         where, other = f" of part {name!r}" if name else "", others[name]
         if type(part) is not type(other):
@@ -72,13 +72,13 @@ def _settings(part: nn.Module) -> dict[str, Any]:
     }
 
 
-def _same(one: Any, two: Any, known: dict[int, int]) -> bool:
+def _same(one: Any, two: Any, known: dict[int, tuple[Any, Any]]) -> bool:
     """Equality of values that may hold each other; `known` are the objects already taken for equal."""
-    if one is two or known.get(id(one)) == id(two):
+    if one is two or (id(one) in known and known[id(one)][1] is two):
         return True
     if type(one) is not type(two):
         return False
-    known[id(one)] = id(two)
+    known[id(one)] = one, two  # held, so that nothing else gets their numbers meanwhile
     if isinstance(one, Tensor):
         return one.shape == two.shape and one.dtype == two.dtype and torch.equal(one.cpu(), two.cpu())
     if isinstance(one, (list, tuple)):
@@ -88,17 +88,21 @@ def _same(one: Any, two: Any, known: dict[int, int]) -> bool:
     if isinstance(one, MethodType):
         return one.__func__ is two.__func__ and _same(one.__self__, two.__self__, known)
     if isinstance(one, FunctionType):
-        cells = [[cell.cell_contents for cell in function.__closure__ or ()] for function in (one, two)]
-        parts = [(f.__defaults__, f.__kwdefaults__, found) for f, found in zip((one, two), cells, strict=True)]
-        return one.__code__ == two.__code__ and one.__globals__ is two.__globals__ and _same(*parts, known)
+        first, second = _kept_by(one), _kept_by(two)
+        return one.__code__ == two.__code__ and one.__globals__ is two.__globals__ and _same(first, second, known)
     if isinstance(one, (type, BuiltinFunctionType, CodeType)):
         return bool(one == two)
     if isinstance(one, nn.Module):
         return difference(one, two) is None and _same(one.state_dict(), two.state_dict(), known)
     if type(one).__eq__ is object.__eq__:
-        fields = [getattr(value, "__dict__", None) for value in (one, two)]
-        return fields[0] is not None and _same(*fields, known)
+        return hasattr(one, "__dict__") and _same(vars(one), vars(two), known)
     try:
         return bool(one == two)
     except (TypeError, ValueError, RuntimeError):  # arrays, whose equality is an array
         return bool(getattr(one == two, "all", lambda: False)())
+
+
+def _kept_by(function: FunctionType) -> tuple[Any, ...]:
+    """Defaults of a function, and what it keeps of an enclosing one."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return function.__defaults__, function.__kwdefaults__, cells
