@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probgeo.doubts import doubts, worth_a_look
 from probgeo.metrics import Energy, Metric
 from probgeo.newton import BlockTridiagonal, MatrixFree, System, chosen, default_system, finite, rows
 from probgeo.paths import Straight, resampled
@@ -26,6 +27,8 @@ class Status(IntEnum):
     MAX_STEPS = 1  #: the steps were used up before
     STALLED = 2  #: no step found that lowers the energy
     NONFINITE = 3  #: the energy along the path is not finite; energy and length are NaN
+    ROUNDING = 4  #: chords within 10·eps·‖f‖, so that the length is not to be trusted
+    JUMP = 5  #: the decoder jumps within a segment, so that the length is that of a leap and no curve's
 
 
 class Geodesics(NamedTuple):
@@ -146,11 +149,49 @@ def geodesic(
         bytes_per_pair = newton.num_floats(solver.num_segments, start.shape[1]) * start.element_size()
         parts = [_solved(metric, newton, some, solver) for some in path.split(max(1, solver.memory // bytes_per_pair))]
         solution = parts[0] if len(parts) == 1 else Geodesics(*map(torch.cat, zip(*parts, strict=True)))
+        if isinstance(metric, Metric):
+            solution = solution._replace(status=_doubted(metric, solution))
     if throw and (solution.status != Status.CONVERGED).any():
         pairs = (solution.status != Status.CONVERGED).nonzero()[:, 0].tolist()
         names = ", ".join(f"{pair}: {Status(int(solution.status[pair])).name}" for pair in pairs[:10])
         raise RuntimeError(f"geodesic: {len(pairs)} of {len(start)} pairs did not converge ({names}).")
     return solution
+
+
+def _doubted(metric: Metric, found: Geodesics) -> Int[Tensor, "batch"]:
+    """The status, once rounding and jumps are looked for where energy and length leave room for them."""
+    status = found.status.clone()
+    pairs = (status != Status.NONFINITE).nonzero()[:, 0]
+    pairs = pairs[worth_a_look(metric, *(values[pairs] for values in found[:3]))]
+    if len(pairs):
+        chords = metric.squared_residuals(found.path[pairs]).sqrt()
+        status[pairs] = with_doubts(metric, found.path[pairs], chords, status[pairs])
+    return status
+
+
+def with_doubts(
+    metric: Metric,
+    path: Float[Tensor, "batch node latent"],
+    chords: Float[Tensor, "batch segment"],
+    status: Int[Tensor, "batch"],
+) -> Int[Tensor, "batch"]:
+    """The status of paths, ROUNDING or JUMP where their length is not to be trusted; NONFINITE stays.
+
+    Args:
+        metric: a metric.
+        path: nodes.
+        chords: lengths of the segments.
+        status: what is known otherwise.
+    """
+    rounded, leaps = doubts(metric, path, chords)
+    doubted = torch.where(rounded, int(Status.ROUNDING), torch.where(leaps, int(Status.JUMP), status))
+    return torch.where(status == Status.NONFINITE, status, doubted)
+
+
+def worse(first: Int[Tensor, "*batch"], second: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+    """Of two `Status` the one that says less of a result: NONFINITE, where there is none; else the higher number."""
+    lost = (first == Status.NONFINITE) | (second == Status.NONFINITE)
+    return torch.where(lost, int(Status.NONFINITE), torch.maximum(first, second))
 
 
 def _check(metric: Energy, start: Tensor, stop: Tensor) -> None:

@@ -23,6 +23,7 @@ ORDER = (
     "jacobians",
     "metrics",
     "newton",
+    "doubts",
     "paths",
     "geodesics",
     "calculus",

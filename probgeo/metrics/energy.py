@@ -89,6 +89,11 @@ class Metric(Energy):
             width = self.residuals(points[:1].repeat(2, 1)).numel()
         return chunk_points(points, None, 4 * 8 * width, fused=False)
 
+    def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "point"]:
+        """Lengths of segments beside these points that are no more than rounding: 10·eps·√(zᵀGz)."""
+        squares = torch.einsum("bi,bij,bj->b", points, self.tensor(points), points)
+        return 10 * torch.finfo(points.dtype).eps * squares.clamp_min(0).sqrt()
+
     def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
         """‖r_i‖² of each segment."""
         points = path.flatten(0, 1)
@@ -184,6 +189,10 @@ class SumMetric(Metric):
     def num_points(self, points: Float[Tensor, "point latent"]) -> int:
         """The smaller chunk's size."""
         return min(self.first.num_points(points), self.second.num_points(points))
+
+    def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "point"]:
+        """√(ρ_1² + ρ_2²)."""
+        return torch.hypot(self.first.resolution(points), self.second.resolution(points))
 
     def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """The two linearisations added."""
