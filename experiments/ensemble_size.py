@@ -5,6 +5,7 @@ Ensembles of the largest size are trained several times; distances of the same p
 with the published numbers beside; draws a figure. Run again, it resumes.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -245,6 +246,8 @@ def report(result: Path, folder: Path) -> None:
     """Table and figure of a result file; computes nothing."""
     dataset = load_result(result)["distances"]
     distance = dataset.distance.transpose("measure", "members", "retraining", "pair")
+    if not json.loads(dataset.attrs["config"])["each_trained"]:  # the first members of one ensemble per retraining
+        distance = distance.assign_coords(training=("retraining", np.arange(distance.sizes["retraining"])))
     references = {"euclidean": distance.sel(measure="euclidean", drop=True)}
     summary = pg.identifiability.summary(distance, references)
     print(printed(summary, dataset))

@@ -38,7 +38,8 @@ class StraightEnergy(pg.study.Measure):
         energies = pg.energy(energy_of_1999_segments(model), line)
         finite = energies.isfinite()
         status = torch.where(finite, int(pg.Status.CONVERGED), int(pg.Status.NONFINITE))
-        return pg.Geodesics(line, energies, (2 * energies).sqrt(), torch.zeros_like(status), status)
+        steps, rivals, gap = torch.zeros_like(status), torch.full_like(status, -1), torch.full_like(energies, torch.nan)
+        return pg.Geodesics(line, energies, (2 * energies).sqrt(), steps, status, rivals, gap)
 
 
 def first_members(model: Any, members: int) -> FittedModel:

@@ -194,9 +194,18 @@ def table(summary: pd.DataFrame, distances: xr.Dataset, uncertainty: xr.DataArra
     frame = summary.xs("geodesic", level="measure")[[*columns, "spread", "rank_agreement"]]
     growth = relative_growth(uncertainty).sel(quantile=0.5).median("retraining")
     failed = distances.status.sel(measure="geodesic") > pg.Status.CONVERGED
+    compared = summary.xs("geodesic", level="measure")
+    missing = pd.Series(np.nan, index=frame.index)
+    reconstructed = missing
+    if "euclidean_reconstructed" in distances:
+        cv = pg.identifiability.coefficient_of_variation(distances.euclidean_reconstructed)
+        reconstructed = cv.mean("pair").to_series()
     more = {
         "cv_straight": summary.cv.xs("straight", level="measure"),
         "cv_euclidean": summary.cv.xs("euclidean", level="measure"),
+        "cv_reconstructed": reconstructed,
+        **{name: compared.get(name, missing) for name in (f"{kind}_rbf" for kind in ("ratio", "p", "smallest_p"))},
+        "swapped_rbf": compared.get("swapped_rbf", missing),
         "training_seconds": distances.training_seconds.mean("retraining").to_series(),
         "distance_seconds": distances.seconds.sel(measure="geodesic").mean("retraining").to_series(),
         "not_converged": failed.sum(("retraining", "pair")).to_series(),
@@ -223,19 +232,27 @@ def printed(frame: pd.DataFrame, distances: xr.Dataset) -> str:
         "spread": rounded("spread", ".2f"),
         "ICC": with_interval("icc"),
         "rank": rounded("rank_agreement", ".3f"),
+        "recon": rounded("cv_reconstructed", ".3f"),
+        "ratio": rounded("ratio_rbf", ".2f"),
+        "p": rounded("p_rbf", ".4f"),
+        "by": frame["swapped_rbf"].map({1.0: "swap", 0.0: "perm"}).fillna("–"),
         "train s": rounded("training_seconds", ".1f"),
         "dist. s": rounded("distance_seconds", ".1f"),
         "failed": rounded("not_converged", "d"),
         **{f"×{away} std": rounded(f"growth_{away}", ".2f") for away in (1, 2, 4)},
     }
+    smallest = frame["smallest_p_rbf"].max()
+    least = f"; so few exchanges allow no p below {smallest:.2g}" if smallest > 0.05 else ""
     return (
         f"{pd.DataFrame(columns).to_string()}\n"
         "CV, spread, ICC, rank: of geodesic distances, [95 % bootstrap intervals]; line, euclid: CV of the straight "
-        "line\nunder the same metric, and of the Euclidean distance of the codes. train s: of one retraining, its "
-        f"share where ten\nare trained at once. dist. s: geodesics of all {distances.sizes['pair']} pairs of one "
-        "retraining. failed: not converged.\n×1, ×2, ×4 std: the decoder's standard deviation at that many standard "
-        "deviations of the codes from the nearest code,\nover that at the codes; medians over directions and "
-        f"{distances.sizes['retraining']} retrainings."
+        "line\nunder the same metric, and of the Euclidean distance of the codes; recon: of reconstructions, where "
+        "stored.\nratio: of the CV to that of rbf; p: two-sided, by permuting whole retrainings (perm) or exchanging "
+        f"within the same\ntrainings (swap){least}. train s: of one retraining, its share where\nten are trained at "
+        f"once. dist. s: geodesics of all {distances.sizes['pair']} pairs of one retraining. failed: not converged.\n"
+        "×1, ×2, ×4 std: the decoder's standard deviation at that many standard deviations of the codes from the "
+        f"nearest code,\nover that at the codes; medians over directions and {distances.sizes['retraining']} "
+        "retrainings."
     )
 
 

@@ -10,9 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probgeo.doubts import doubts, worth_a_look
+from probgeo.immersions import plainly
 from probgeo.metrics import Energy, Metric
 from probgeo.newton import BlockTridiagonal, MatrixFree, System, chosen, default_system, finite, rows
 from probgeo.paths import Straight, resampled
+from probgeo.routes import REACH, Beaten, Search, Starts, distinct, excess, firsts, ranked, split
 from probgeo.specs import ADDED_LATER
 
 Start = Callable[[Tensor, Tensor], Tensor]
@@ -39,6 +41,8 @@ class Geodesics(NamedTuple):
     length: Float[Tensor, "batch"]  #: L of the path; √(2E) for an energy that is no metric
     steps: Int[Tensor, "batch"]  #: Gauss–Newton steps tried, over all levels
     status: Int[Tensor, "batch"]  #: a `Status` each
+    rivals: Int[Tensor, "batch"]  #: distinct locally shortest paths that were found; −1 where none were looked for
+    gap: Float[Tensor, "batch"]  #: L₂/L₁ − 1 of the second shortest of them; NaN where there is none
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def geodesic(
     start: Tensor,
     stop: Tensor,
     *,
-    init: Tensor | Start | None = None,
+    init: Tensor | Start | Search | None = None,
     solver: GaussNewton | None = None,
     throw: bool = False,
 ) -> Geodesics:
@@ -127,15 +131,18 @@ def geodesic(
         metric: a metric or another energy.
         start: first points, (batch, latent).
         stop: last points, (batch, latent).
-        init: None for the straight line; paths (batch, node, latent); or a callable (start, stop) -> paths, such as
-            `paths.Graph(metric, encodings)`. Their number of segments is that of the first level: two or more.
+        init: None for the straight line; paths (batch, node, latent); a callable (start, stop) -> paths; or what gives
+            a pair several starts, such as `paths.Graph(metric, encodings)`, of which the best is found. Their number of
+            segments is that of the first level: two or more.
         solver: by default `GaussNewton(num_segments=256)`.
         throw: raise an error if any pair does not converge.
 
     Returns:
-        Paths, energies, lengths, steps and status. At equal ends the path is constant, energy and length are 0. Where
-        the energy is not finite the status is NONFINITE, energy and length NaN. Nothing that happens to one pair
-        touches another.
+        Paths, energies, lengths, steps, status, and where several starts were tried `rivals` and `gap`: how many
+        valleys they led to, and how much longer the second shortest path is. One alone is no proof that there are no
+        others; a small gap says that a little change of the metric, as by retraining, may swap the two. At equal ends
+        the path is constant, energy and length are 0. Where the energy is not finite the status is NONFINITE, energy
+        and length NaN, and there are no rivals. Nothing that happens to one pair touches another.
 
     Raises:
         TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
@@ -143,11 +150,13 @@ def geodesic(
     """
     solver = GaussNewton() if solver is None else solver
     _check(metric, start, stop)
-    with torch.no_grad():
-        path = _initial(init, start, stop, min(metric.line_segments, solver.num_segments))
+    with torch.no_grad(), plainly(start):
+        starts = _initial(init, start, stop, min(metric.line_segments, solver.num_segments))
         newton: Any = (solver.system or default_system(metric, start.shape[1]))(metric)
-        bytes_per_pair = newton.num_floats(solver.num_segments, start.shape[1]) * start.element_size()
-        parts = [_solved(metric, newton, some, solver) for some in path.split(max(1, solver.memory // bytes_per_pair))]
+        num_floats = newton.num_floats(solver.num_segments, start.shape[1])
+        count = max(1, solver.memory // (num_floats * start.element_size()))
+        searched = isinstance(init, Search)
+        parts = [_solved(metric, newton, some, searched, solver) for some in split(starts, count)]
         solution = parts[0] if len(parts) == 1 else Geodesics(*map(torch.cat, zip(*parts, strict=True)))
         if isinstance(metric, Metric):
             solution = solution._replace(status=_doubted(metric, solution))
@@ -162,7 +171,8 @@ def _doubted(metric: Metric, found: Geodesics) -> Int[Tensor, "batch"]:
     """The status, once rounding and jumps are looked for where energy and length leave room for them."""
     status = found.status.clone()
     pairs = (status != Status.NONFINITE).nonzero()[:, 0]
-    pairs = pairs[worth_a_look(metric, *(values[pairs] for values in found[:3]))]
+    if len(pairs):
+        pairs = pairs[worth_a_look(metric, *(values[pairs] for values in found[:3]))]
     if len(pairs):
         chords = metric.squared_residuals(found.path[pairs]).sqrt()
         status[pairs] = with_doubts(metric, found.path[pairs], chords, status[pairs])
@@ -215,14 +225,18 @@ def _check(metric: Energy, start: Tensor, stop: Tensor) -> None:
         raise ValueError(f"stop: expected the device of start, {start.device}; got {stop.device}.")
 
 
-def _initial(init: Tensor | Start | None, start: Tensor, stop: Tensor, line_segments: int) -> Tensor:
-    """Initial paths with ends exactly start and stop; constant at equal ends."""
+def _initial(init: Tensor | Start | Search | None, start: Tensor, stop: Tensor, line_segments: int) -> Starts:
+    """Initial paths with ends exactly start and stop; constant at equal ends, and then one alone."""
+    pair = torch.arange(len(start), device=start.device)
     if init is None:
-        return Straight(line_segments)(start, stop)
-    path = init if isinstance(init, Tensor) else init(start, stop)
-    if path.ndim != 3 or path.shape[0] != len(start) or path.shape[1] < 3 or path.shape[2] != start.shape[1]:
+        return Starts(Straight(line_segments)(start, stop), pair)
+    if isinstance(init, Search):
+        path, pair = init.starts(start, stop)
+    else:
+        path = init if isinstance(init, Tensor) else init(start, stop)
+    if path.ndim != 3 or path.shape[0] != len(pair) or path.shape[1] < 3 or path.shape[2] != start.shape[1]:
         raise ValueError(
-            f"init: expected paths (batch, node, latent) = ({len(start)}, at least 3, {start.shape[1]}); "
+            f"init: expected paths (batch, node, latent) = ({len(pair)}, at least 3, {start.shape[1]}); "
             f"got {tuple(path.shape)}."
         )
     if path.dtype != start.dtype or path.device != start.device:
@@ -230,9 +244,11 @@ def _initial(init: Tensor | Start | None, start: Tensor, stop: Tensor, line_segm
             f"init: expected the dtype and device of start, {start.dtype} on {start.device}; "
             f"got {path.dtype} on {path.device}."
         )
-    path = torch.cat([start[:, None], path[:, 1:-1], stop[:, None]], dim=1)
-    equal = (start == stop).all(1)
-    return torch.where(equal[:, None, None], start[:, None], path)
+    path = torch.cat([start[pair, None], path[:, 1:-1], stop[pair, None]], dim=1)
+    equal = (start == stop).all(1)[pair]
+    path = torch.where(equal[:, None, None], path[:, :1], path)
+    needed = firsts(pair) | ~equal
+    return Starts(path[needed], pair[needed])
 
 
 def _levels(first: int, last: int) -> list[int]:
@@ -245,19 +261,31 @@ def _levels(first: int, last: int) -> list[int]:
     return [*levels, last]
 
 
-def _solved(
-    metric: Energy,
-    newton: Any,
-    path: Float[Tensor, "batch node latent"],
-    solver: GaussNewton,
-) -> Geodesics:
-    """All levels, one after the other; pairs that turn out not to be finite drop out."""
-    start, stop = path[:, 0], path[:, -1]
+class _Descents(NamedTuple):
+    """Paths on their way down, several for a pair."""
+
+    path: Float[Tensor, "start node latent"]
+    pair: Int[Tensor, "start"]
+    energy: Float[Tensor, "start"]
+    durations: Float[Tensor, "start segment"]
+    steps: Int[Tensor, "start"]
+    status: Int[Tensor, "start"]
+
+    def those(self, which: Tensor) -> "_Descents":
+        """Some of them, by a mask or by their numbers."""
+        return _Descents(*(values[which] for values in self))
+
+
+def _solved(metric: Energy, newton: Any, starts: Starts, searched: bool, solver: GaussNewton) -> Geodesics:
+    """The lowest of each pair's descents, and how close another one came."""
+    first = firsts(starts.pair)
+    path, pair = starts.path, first.cumsum(0) - 1
+    start, stop = path[first, 0], path[first, -1]
     found = Straight(solver.num_segments)(start, stop)
-    energies = path.new_full((len(path),), torch.nan)
-    lengths = energies.clone()
-    steps = torch.zeros(len(path), dtype=torch.int64, device=path.device)
-    status = torch.full_like(steps, Status.CONVERGED)
+    energies = path.new_full((len(start),), torch.nan)
+    lengths, gap = energies.clone(), energies.clone()
+    steps = torch.zeros(len(start), dtype=torch.int64, device=path.device)
+    status, rivals = torch.full_like(steps, Status.CONVERGED), torch.full_like(steps, -1)
 
     # At equal ends the constant path is the answer, unless the metric has no value there.
     equal = (start == stop).all(1)
@@ -265,56 +293,69 @@ def _solved(
         energies[equal] = lengths[equal] = 0 * metric.measure(found[equal]).energy
         status[equal & energies.isnan()] = Status.NONFINITE
 
-    pairs = (~equal).nonzero()[:, 0]
-    path, durations = path[pairs], None
-    for num_segments in _levels(path.shape[1] - 1, solver.num_segments):
-        if not len(pairs):
-            break
-        if path.shape[1] - 1 != num_segments:
-            path = resampled(path, metric.measure(path).durations if durations is None else durations, num_segments)
-        if num_segments == solver.num_segments:
-            level = _minimised(metric, newton, path, solver.tolerance, solver.max_steps)
-        else:
-            level = _minimised(metric, newton, path, solver.coarse_tolerance, -(-solver.max_steps // 5))
-        steps[pairs] += level.steps
-        status[pairs] = level.status
-        sound = level.status != Status.NONFINITE
-        pairs, path, durations = pairs[sound], level.path[sound], level.durations[sound]
-        if num_segments == solver.num_segments:
-            found[pairs], energies[pairs] = path, level.energy[sound]
-            lengths[pairs] = durations.sum(1) if isinstance(metric, Metric) else (2 * energies[pairs]).sqrt()
-    return Geodesics(found, energies, lengths, steps, status)
+    if not equal.all():
+        path, pair = path[~equal[pair]], pair[~equal[pair]]
+        begun = _Descents(path, pair, *metric.measure(path), torch.zeros_like(pair), torch.zeros_like(pair))
+        descents, beaten = _descended(metric, newton, begun, searched, solver)
+        steps[descents.pair], status[descents.pair] = descents.steps, descents.status
+        best = descents.those(descents.status != Status.NONFINITE)
+        found[best.pair], energies[best.pair] = best.path, best.energy
+        lengths[best.pair] = best.durations.sum(1) if isinstance(metric, Metric) else (2 * best.energy).sqrt()
+        if searched:
+            rivals[descents.pair] = 0
+            rivals[best.pair] = 1 + torch.bincount(beaten.pair, minlength=len(start))[best.pair]
+            gap = torch.full_like(gap, torch.inf).scatter_reduce(0, beaten.pair, beaten.excess, "amin")
+            gap[~((rivals > 1) & gap.isfinite())] = torch.nan
+    return Geodesics(found, energies, lengths, steps, status, rivals, gap)
 
 
-class _Level(NamedTuple):
-    """What one level leaves to the next."""
+def _descended(
+    metric: Energy, newton: Any, descents: _Descents, searched: bool, solver: GaussNewton
+) -> tuple[_Descents, Beaten]:
+    """All levels, one after the other: the best descent of each pair, and by how much it beats those to other valleys.
 
-    path: Float[Tensor, "batch node latent"]
-    energy: Float[Tensor, "batch"]
-    durations: Float[Tensor, "batch segment"]
-    steps: Int[Tensor, "batch"]
-    status: Int[Tensor, "batch"]
-
-
-def _minimised(
-    metric: Energy,
-    newton: Any,
-    path: Float[Tensor, "batch node latent"],
-    tolerance: float,
-    max_steps: int,
-) -> _Level:
-    """Damped Gauss–Newton steps on one level, each pair until its own end.
-
-    A trial is linearised at once, as nearly all are accepted. Only a pair's last step, which promises less than the
-    tolerance, is not: its energy is compared at the end, for all pairs together; a tiny step is not taken at all.
+    Before the last level, which is the dear one, paths that lie in one valley become one, and those too far above the
+    best of their pair to come down to it are left.
     """
-    steps = torch.zeros(len(path), dtype=torch.int64, device=path.device)
+    beaten = Beaten(descents.pair[:0], descents.energy[:0])
+    if searched:
+        descents = descents.those(distinct(metric, *descents[:3]))
+    for num_segments in _levels(descents.path.shape[1] - 1, solver.num_segments):
+        last, refined = num_segments == solver.num_segments, num_segments != descents.path.shape[1] - 1
+        if last and refined and searched:
+            descents = descents.those(distinct(metric, *descents[:3]))
+            above = excess(descents.pair, descents.energy)
+            beaten = Beaten(descents.pair[above > REACH], above[above > REACH])
+            descents = descents.those(~(above > REACH))
+        if refined:
+            descents = descents._replace(path=resampled(descents.path, descents.durations, num_segments))
+        if last:
+            descents = _minimised(metric, newton, descents, solver.tolerance, solver.max_steps)
+        else:
+            descents = _minimised(metric, newton, descents, solver.coarse_tolerance, -(-solver.max_steps // 5))
+    if searched:
+        descents = descents.those(distinct(metric, *descents[:3]))
+        descents = descents.those(ranked(descents.pair, descents.energy))
+        best = firsts(descents.pair)
+        above = excess(descents.pair, descents.energy)[~best]
+        beaten = Beaten(torch.cat([beaten.pair, descents.pair[~best]]), torch.cat([beaten.excess, above]))
+        descents = descents.those(best)
+    return descents, beaten
+
+
+def _minimised(metric: Energy, newton: Any, descents: _Descents, tolerance: float, max_steps: int) -> _Descents:
+    """Damped Gauss–Newton steps on one level, each path until its own end.
+
+    A trial is linearised at once, as nearly all are accepted. Only a path's last step, which promises less than the
+    tolerance, is not: its energy is compared at the end, for all paths together; a tiny step is not taken at all.
+    """
+    path, steps = descents.path, descents.steps.clone()
     status = torch.full_like(steps, Status.MAX_STEPS)
     path, proposed = path.clone(), path.clone()
     model = newton.linearized(path)
     energies, durations = model.energy.clone(), model.durations.clone()
     damping = torch.zeros_like(energies)
-    active = finite(model)
+    active = finite(model) & (descents.status != Status.NONFINITE)
     status[~active] = Status.NONFINITE
     active, model, damping = active.nonzero()[:, 0], rows(model, active), damping[active]
     for _ in range(max_steps):
@@ -355,4 +396,4 @@ def _minimised(
         moved = moved[better]
         path[moved] = proposed[moved]
         energies[moved], durations[moved] = (x[better] for x in measure)
-    return _Level(path, energies, durations, steps, status)
+    return _Descents(path, descents.pair, energies, durations, steps, status)

@@ -1,108 +1,104 @@
-"""Training of Gaussian process latent variable models: stochastic variational inference with a code for every row."""
+"""Training of a Gaussian process latent variable model: stochastic variational inference with a code for every row."""
 
-import copy
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
-import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from probgeo.models.gplvm import GPLVM, FittedGPLVM
+from probgeo.models.phase import Phase
 from probgeo.objectives import random_noise, random_rows
-from probgeo.svi import Report, Training, learning_rate, num_epochs
-
-HISTORY = ("loss", "log_likelihood", "kl", "gradient_norm")
+from probgeo.optimisers import gradients_of
 
 
-class GPLVMRetrainings:
-    """Retrainings of one spec, one per seed, trained one after the other on all rows of x.
+class SingleGPLVM:
+    """One retraining, on all rows of x: what `Stack` is for several retrainings of an autoencoder.
 
     The objective, per row, is E log p(x_n | z_n, u) - KL(q(z_n) ‖ p) - KL(q(u) ‖ p) / N, with one sample of z_n.
+
+    Args:
+        spec: what to train.
+        train: rows, each of which gets a code of its own; so none is held out.
+        seed: of the retraining.
+        batch_size: rows of a minibatch.
     """
 
-    def __init__(self, spec: GPLVM, x: Float[Tensor, "row observation"], seeds: list[int], training: Training) -> None:
-        self.spec, self.x, self.seeds, self.training = spec, x, seeds, training
-        self.batch_size = min(training.batch_size, len(x))
+    held_out = None
 
-    def run(self, bar: tqdm, path: Path | None, checkpoint_seconds: float, report: Report | None = None) -> None:
-        """All epochs of all retrainings; one that is interrupted starts anew, so there are no checkpoints."""
-        self._results = [self._trained(seed, bar, report) for seed in self.seeds]
+    def __init__(self, spec: GPLVM, train: Float[Tensor, "row observation"], seed: int, batch_size: int) -> None:
+        self.spec, self.train, self.seeds = spec, train, (seed,)
+        self.model: FittedGPLVM = spec.build(train.shape[1], seed).to(train)
+        self.phases = self.model.phases
+        self.batch_size = min(batch_size, len(train))
 
-    def results(self) -> Iterator[tuple[int, FittedGPLVM, dict[str, Any], None]]:
-        """(seed, model, what to say of it, no other weights) per retraining."""
-        yield from self._results
+    def member(self, index: int) -> FittedGPLVM:
+        """The model."""
+        return self.model
 
-    def _trained(self, seed: int, bar: tqdm, report: Report | None) -> tuple[int, FittedGPLVM, dict[str, Any], None]:
-        began, training = time.monotonic(), self.training
-        model = self.spec.build(self.x.shape[1], seed).to(self.x)
-        (phase,) = model.phases
-        assert phase.start is not None
-        phase.start(model, self.x, seed)
-        self.trained = [parameter for name, parameter in model.named_parameters() if phase.trains(name)]
-        optimizer: Any = training.optimizer
-        rate = learning_rate(phase, training, 0)
-        self.optimizer = optimizer(self.trained, lr=rate, **(training.optimizer_options or {}))
-        history: list[Tensor] = []
-        diverged = ""
-        for epoch in range(num_epochs(phase, training)):
-            good = copy.deepcopy(model.state_dict())
-            for parameters in self.optimizer.param_groups:
-                parameters["lr"] = learning_rate(phase, training, epoch)
-            try:
-                history.append(self._epoch(model, seed, epoch))
-            except ArithmeticError as error:
-                model.load_state_dict(good)
-                diverged = f"seed {seed} at epoch {epoch} of phase {phase.name!r} ({error})"
-                break
-            if report:
-                report(seed, epoch, dict(zip(HISTORY, history[-1].tolist(), strict=True)))
-            bar.update()
-        values = torch.stack(history).double().cpu().numpy() if history else np.zeros((0, len(HISTORY)))
-        model.history = xr.Dataset(
-            {name: ("epoch", values[:, term]) for term, name in enumerate(HISTORY)},
-            coords={"epoch": range(len(values)), "phase": ("epoch", np.array([phase.name] * len(values), dtype=str))},
-            attrs={"seed": seed, "diverged": diverged},
-        )
-        seconds = {"seconds": time.monotonic() - began}
-        return seed, model.eval(), {"seed": seed, "diverged": diverged, **seconds}, None
+    def state(self) -> dict[str, Tensor]:
+        """All weights, codes and buffers by name."""
+        return self.model.state_dict()
 
-    def _epoch(self, model: FittedGPLVM, seed: int, epoch: int) -> Float[Tensor, " term"]:
-        """One pass over the data; mean of the terms, per row.
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Weights, codes and buffers that `state` gave."""
+        self.model.load_state_dict(state)
+
+    def start(self, phase: Phase, going_on: Sequence[bool]) -> Float[Tensor, " retraining"]:
+        """What the phase does before its first epoch; seconds that it took."""
+        began = time.monotonic()
+        if phase.start and going_on[0]:
+            phase.start(self.model, self.train, self.seeds[0])
+        return torch.tensor([time.monotonic() - began], dtype=torch.float64)
+
+    def trained(self, phase: Phase) -> dict[str, nn.Parameter]:
+        """Parameters that the phase moves, by name."""
+        return {name: parameter for name, parameter in self.model.named_parameters() if phase.trains(name)}
+
+    @staticmethod
+    def each(value: Tensor) -> Tensor:
+        """A parameter or its gradient as (retraining, *shape): in place, one retraining."""
+        return value[None]
+
+    def minibatches(self, phase: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows and noise of an epoch.
 
         Raises:
-            ArithmeticError: the objective is not finite, or a kernel matrix is not positive definite.
+            ArithmeticError: after the last, if the objective is not finite any more.
         """
-        num_rows, steps = len(self.x), len(self.x) // self.batch_size
-        order = random_rows([seed], steps, self.batch_size, num_rows, "order", epoch)[0].to(self.x.device)
-        shape = {"z": torch.Size([self.batch_size, self.spec.latent])}
-        noise = random_noise([seed], steps, shape, "noise", epoch)["z"][0].to(self.x)
-        max_norm = self.training.max_gradient_norm or torch.inf
-        total = torch.zeros(len(HISTORY), dtype=torch.float64, device=self.x.device)
-        for rows, at in zip(order, noise, strict=True):
-            self.optimizer.zero_grad()
-            terms = self._terms(model, rows, at)
-            terms[0].backward()
-            norm = nn.utils.clip_grad_norm_(self.trained, max_norm)
-            self.optimizer.step()
-            total += torch.stack([*(term.detach() for term in terms), norm.double()])
+        steps, shapes = len(self.train) // self.batch_size, {"z": torch.Size([self.batch_size, self.spec.latent])}
+        order = random_rows(self.seeds, steps, self.batch_size, len(self.train), "order", epoch)[0]
+        noise = random_noise(self.seeds, steps, shapes, "noise", epoch)["z"][0].to(self.train)
+        order = order.to(self.train.device)
+        yield from zip(order, noise, strict=True)
         with torch.no_grad():
-            self._terms(model, order[0], noise[0])  # the last step may have spoilt it
-        return total / steps
+            self._terms(order[0], noise[0])  # the last step may have spoilt it
 
-    def _terms(
-        self, model: FittedGPLVM, rows: Int[Tensor, " row"], noise: Float[Tensor, "row latent"]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, parameters: Mapping[str, nn.Parameter]) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
+        """A function that gives TERMS (term, retraining) of a minibatch, and sets the gradients of the parameters.
+
+        It raises an ArithmeticError where the objective is not finite, or a kernel matrix not positive definite.
+        """
+        moved = list(parameters.values())
+
+        def step(minibatch: tuple[Tensor, Tensor]) -> Float[Tensor, "term retraining"]:
+            terms = self._terms(*minibatch)
+            for parameter, gradient in zip(moved, gradients_of(terms[0], moved), strict=True):
+                parameter.grad = gradient
+            return terms.detach()[:, None]
+
+        return step
+
+    def validation(self, phase: int) -> None:
+        """No row is held out."""
+
+    def _terms(self, rows: Int[Tensor, " row"], noise: Float[Tensor, "row latent"]) -> Float[Tensor, " term"]:
         """Loss, log-likelihood and KL divergence of a minibatch, per row."""
-        mean, log_std = model.code_mean[rows], model.code_log_std[rows]
-        log_likelihoods, kls = model.terms(self.x[rows], mean, log_std, noise)
+        model = self.model
+        log_likelihoods, kls = model.terms(self.train[rows], model.code_mean[rows], model.code_log_std[rows], noise)
         log_likelihood = log_likelihoods.mean()
-        kl = kls.mean() + model.process.kl() / len(self.x)
+        kl = kls.mean() + model.process.kl() / len(self.train)
         if not (log_likelihood.isfinite() and kl.isfinite()):
             raise ArithmeticError("not finite")
-        return kl - log_likelihood, log_likelihood, kl
+        return torch.stack([kl - log_likelihood, log_likelihood, kl])

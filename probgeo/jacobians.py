@@ -196,12 +196,8 @@ class Maps:
         with plainly(z):
             if self._layers is not None:
                 return _perceptron_jets(self._layers, z, self.num_maps)
-            # All directions in one pass, side by side along the points, each of which is a matter of its own.
-            points, latent = z.shape
-            directions = torch.eye(latent, dtype=z.dtype, device=z.device).repeat_interleave(points, 0)
-            values, tangents = self._derivative(z.repeat(latent, 1), directions)
-            tangents = tangents.unflatten(1, (latent, points)).permute(2, 1, 0, 3)
-            return torch.cat([values[:, :points].permute(1, 0, 2)[:, None], tangents], dim=1)
+            values, tangents = self._derivative.along_axes(z)
+            return torch.cat([values[None], tangents]).permute(2, 0, 1, 3).contiguous()
 
     def rounding(self, z: Float[Tensor, "point latent"]) -> float:
         """The relative error of the values at points like these: eps of z, or more where a map computes in less."""

@@ -12,6 +12,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
+from probgeo.likelihoods.normal import Normal
 from probgeo.specs import stream
 
 
@@ -39,7 +40,7 @@ class ELBO(nn.Module):
             if site["type"] != "sample":
                 continue
             if site["is_observed"]:
-                log_likelihood = log_likelihood + (site["scale"] * site["fn"].log_prob(site["value"])).sum()
+                log_likelihood = log_likelihood + _summed_log_prob(site["fn"], site["value"], site["scale"])
             else:
                 fitted: Any = posterior.nodes[name]
                 divergence = kl_divergence(fitted["fn"], site["fn"])
@@ -49,15 +50,28 @@ class ELBO(nn.Module):
         return {name: value / self.num_rows for name, value in terms.items()}
 
 
+def _summed_log_prob(distribution: Any, value: Tensor, scale: Tensor | float) -> Float[Tensor, ""]:
+    """Σ scale · log p(value), with as few tensors of the value's size as the distribution allows."""
+    if isinstance(scale, Tensor) and scale.numel() > 1:
+        return (scale * distribution.log_prob(value)).sum()
+    if isinstance(distribution, Normal) and value.shape == distribution.batch_shape:
+        return scale * distribution.summed_log_prob(value)
+    return scale * distribution.log_prob(value).sum()
+
+
 def _plate_scale(site: dict[str, Any]) -> float:
     sizes = [(frame.full_size or frame.size) / frame.size for frame in site["cond_indep_stack"] if frame.vectorized]
     return math.prod(sizes, start=1.0)
 
 
 def noise_shapes(model: Any, x: Float[Tensor, "row observation"]) -> dict[str, torch.Size]:
-    """Shape of the standard normal noise that each latent variable of the guide needs for a minibatch like x."""
+    """Shape of the standard normal noise that each latent variable of the guide needs for a minibatch like x.
+
+    The model is run too: what is made at its first use is made here, and not under vmap.
+    """
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
         trace = poutine.trace(model.guide).get_trace(x)
+        poutine.replay(model.model, trace)(x)
     sites: Any = prune_subsample_sites(trace).nodes.items()
     return {name: noise_shape(site["fn"]) for name, site in sites if site["type"] == "sample"}
 

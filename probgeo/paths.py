@@ -1,11 +1,12 @@
 """Initial paths between latent points, and paths resampled to another number of segments."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
@@ -13,8 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from probgeo.metrics import Energy
+from probgeo.routes import Starts, Trees, interpolated, trails, vias
 
 LINE_PIECES = 32
+MEMORY = 2**28  # bytes of shortest paths that are held at a time, roughly
+REACH = 0.1
+SHARE = 0.3
+MOST = 12
 
 
 @final
@@ -99,11 +105,11 @@ def _slopes(
 
 @final
 class Graph:
-    """Shortest paths in a graph over the encodings: starts near the global minimum, on the right side of holes.
+    """Shortest paths in a graph over the encodings, and others nearly as short: starts near the global minimum.
 
     In two dimensions the graph is a square grid around the encodings, in more a neighbour graph of the encodings.
-    It is built once, from the encodings alone, and then gives the path of any pair, whatever other pairs are asked for
-    with it.
+    It is built once, from the encodings alone, and then gives the paths of any pair, whatever other pairs are asked for
+    with it. As `geodesic(..., init=graph)` it gives `starts`; `init=graph.__call__` tries the shortest path alone.
 
     Args:
         metric: gives the edges their weights.
@@ -146,31 +152,78 @@ class Graph:
             Paths of `metric.graph_segments` segments whose ends are exactly `start` and `stop`: the straight line where
             that is shorter, or where the graph does not join the two.
         """
-        segments = self._metric.graph_segments
-        paths = Straight(segments)(start, stop)
-        line = self._weights(torch.cat([start, stop]), np.arange(2 * len(start)).reshape(2, -1).T, LINE_PIECES)
+        paths, lines = Straight(self._metric.graph_segments)(start, stop), self._lines(start, stop)
+        routes, weights = self._routes(start, stop, lines, reach=0.0, share=1.0, most=1)
+        shorter = torch.from_numpy(weights < lines[routes.pair.cpu().numpy()]).to(routes.pair.device)
+        paths[routes.pair[shorter]] = routes.path[shorter]
+        return paths
+
+    def starts(
+        self,
+        start: Float[Tensor, "batch latent"],
+        stop: Float[Tensor, "batch latent"],
+        *,
+        reach: float = REACH,
+        share: float = SHARE,
+        most: int = MOST,
+    ) -> Starts:
+        """The straight line, the shortest path, and the distinct routes nearly as short, from start to stop.
+
+        The lower of them is unknown before they are solved, since a graph misjudges lengths by some percent.
+
+        Args:
+            start: first points.
+            stop: last points.
+            reach: routes are at most 1 + reach times as long as the shortest, in the graph's weights.
+            share: for at least this share of its length a route is shortest seen from both ends.
+            most: routes of a pair at most, besides the line.
+
+        Returns:
+            Paths of `metric.graph_segments` segments whose ends are exactly `start` and `stop`, and whose they are.
+        """
+        line = Straight(self._metric.graph_segments)(start, stop)
+        routes, _ = self._routes(start, stop, self._lines(start, stop), reach, share, most)
+        pair = torch.cat([torch.arange(len(start), device=start.device), routes.pair])
+        order = torch.argsort(pair, stable=True)
+        return Starts(torch.cat([line, routes.path])[order], pair[order])
+
+    def _lines(self, start: Float[Tensor, "batch latent"], stop: Float[Tensor, "batch latent"]) -> np.ndarray:
+        """Weights of the straight lines."""
+        return self._weights(torch.cat([start, stop]), np.arange(2 * len(start)).reshape(2, -1).T, LINE_PIECES)
+
+    def _routes(
+        self, start: Tensor, stop: Tensor, lines: np.ndarray, reach: float, share: float, most: int
+    ) -> tuple[Starts, np.ndarray]:
+        """Routes through the graph, the shortest of each pair first, and their weights; none where it joins no ends."""
         ends, number = torch.unique(torch.cat([start, stop]), dim=0, return_inverse=True)
         first, second = number.view(2, -1).cpu().numpy()
-        # A pair is solved from the end that comes first in the order of coordinates: a choice made without the batch.
-        source, target = np.minimum(first, second), np.maximum(first, second)
         near, weights = self._exits(ends)
-        sources = np.unique(source)
-        for chunk in np.array_split(sources, -(-len(sources) // 64)):
-            rows = np.flatnonzero(np.isin(source, chunk))
-            distance, previous = self._shortest(near[chunk], weights[chunk])
-            row = np.searchsorted(chunk, source[rows])
-            total = distance[row[:, None], near[target[rows]]] + weights[target[rows]]
-            exit_node = np.take_along_axis(near[target[rows]], total.argmin(1)[:, None], axis=1)[:, 0]
-            trail = _trails(previous, row, exit_node)
-            points = torch.cat([self._nodes, ends[chunk].to(self._nodes)])[trail]
-            points = torch.cat([points, ends[target[rows]].to(points)[:, None]], dim=1)
-            times = np.concatenate([distance[row[:, None], trail], total.min(1, keepdims=True)], axis=1)
-            better = total.min(1) < line[rows]
-            found = _interpolated(points[better], torch.from_numpy(times[better]).to(points), segments)
-            backwards = torch.from_numpy(first[rows] > second[rows])[better].to(points.device)
-            paths[rows[better]] = torch.where(backwards[:, None, None], found.flip(1), found).to(paths)
-        paths[:, 0], paths[:, -1] = start, stop
-        return paths
+        # No route is sought that is longer than this.
+        limit = np.zeros(len(ends))
+        for side in (first, second):
+            np.maximum.at(limit, side, (1 + reach) * lines)
+        found, lengths, pairs = [start.new_zeros(0, self._metric.graph_segments + 1, start.shape[1])], [], []
+        for rows in _groups(first, second, max(2, MEMORY // (12 * len(self._nodes)))):
+            used = np.unique([first[rows], second[rows]])
+            trees = self._trees(near[used], weights[used], limit[used])
+            one, two = np.searchsorted(used, first[rows]), np.searchsorted(used, second[rows])
+            via = vias(trees, one, two, reach, share, most)
+            from_one, from_two = one[via.pair], two[via.pair]
+            ahead, back = (
+                trails(trees.previous, from_one, via.node),
+                trails(trees.previous, from_two, via.node)[:, ::-1],
+            )
+            points = torch.cat([self._nodes, ends[used].to(self._nodes)])[np.concatenate([ahead, back], axis=1)]
+            length = trees.distance[from_one, via.node] + trees.distance[from_two, via.node]
+            gone, left = trees.distance[from_one[:, None], ahead], trees.distance[from_two[:, None], back]
+            times = torch.from_numpy(np.concatenate([gone, length[:, None] - left], axis=1)).to(points)
+            found.append(interpolated(points, times, self._metric.graph_segments).to(start))
+            lengths.append(length)
+            pairs.append(rows[via.pair])
+        path, pair = torch.cat(found), np.concatenate([*pairs, np.zeros(0, dtype=np.int64)])
+        index = torch.from_numpy(pair).to(start.device)
+        path[:, 0], path[:, -1] = start[index], stop[index]
+        return Starts(path, index), np.concatenate([*lengths, np.zeros(0)])
 
     def distances(
         self, start: Float[Tensor, "start latent"], stop: Float[Tensor, "stop latent"], *, progress: bool = False
@@ -190,7 +243,7 @@ class Graph:
         near_stop, weights_stop = self._exits(stop)
         found = np.full((len(start), len(stop)), np.inf)
         for rows in tqdm(np.array_split(np.arange(len(start)), -(-len(start) // 64)), "graph", disable=not progress):
-            reached = self._shortest(near[rows], weights[rows])[0]
+            reached = self._trees(near[rows], weights[rows], np.full(len(rows), np.inf)).distance
             for node, weight in zip(near_stop.T, weights_stop.T, strict=True):
                 found[rows] = np.minimum(found[rows], reached[:, node] + weight)
         # Points of one cell are joined by a line that passes no node.
@@ -218,15 +271,16 @@ class Graph:
     def _exits(self, ends: Float[Tensor, "end latent"]) -> tuple[np.ndarray, np.ndarray]:
         """The nodes near each end, and the weights of the edges to them; both (end, exit)."""
         count = min(8, len(self._nodes))
-        near = self._tree.query(ends.double().cpu().numpy(), k=[*range(1, count + 1)])[1]
+        # An end that is not finite has nodes as well, and edges to them that are not.
+        near = self._tree.query(ends.double().nan_to_num(0, 0, 0).cpu().numpy(), k=[*range(1, count + 1)])[1]
         edges = np.stack([np.repeat(np.arange(len(ends)), count) + len(self._nodes), near.reshape(-1)], axis=1)
         points = torch.cat([self._nodes, ends.to(self._nodes)])
         return near, self._weights(points, edges, self._pieces).reshape(near.shape)
 
-    def _shortest(self, near: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distances and predecessors from sources, given as edges (source, exit) out of each; node n + i is source i.
+    def _trees(self, near: np.ndarray, weights: np.ndarray, limit: Float[np.ndarray, "end"]) -> Trees:
+        """Shortest paths, as long as their end's limit at most, from ends given as edges (end, exit) out of each.
 
-        A source has edges out only, so that no path leads through another one: pairs do not see each other.
+        An end has edges out only, so that no path leads through another one: pairs do not see each other.
         """
         nodes, finite = len(self._nodes), np.isfinite(weights)
         augmented = csr_array(
@@ -237,31 +291,28 @@ class Graph:
             ),
             shape=(nodes + len(near),) * 2,
         )
-        return dijkstra(augmented, indices=np.arange(len(near)) + nodes, return_predecessors=True)
+        found = [
+            dijkstra(augmented, indices=nodes + end, limit=most, return_predecessors=True)
+            for end, most in enumerate(limit)
+        ]
+        return Trees(*map(np.stack, zip(*found, strict=True)))
 
 
-def _trails(previous: np.ndarray, row: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Nodes from each row's source to its last node, (pair, step), the source repeated in front of shorter trails."""
-    trail = [last]
-    while True:
-        step = previous[row, trail[-1]]
-        step = np.where(step < 0, trail[-1], step)
-        if (step == trail[-1]).all():
-            return np.stack(trail[::-1], axis=1)
-        trail.append(step)
-
-
-def _interpolated(
-    points: Float[Tensor, "batch point latent"], times: Float[Tensor, "batch point"], num_segments: int
-) -> Float[Tensor, "batch node latent"]:
-    """Piecewise linear curves through points at increasing times, at num_segments + 1 uniform ones."""
-    share = torch.linspace(0, 1, num_segments + 1, dtype=times.dtype, device=times.device)
-    wanted = share * times[:, -1:]
-    right = torch.searchsorted(times, wanted, right=True).clamp(1, times.shape[1] - 1)
-    begin, end = times.gather(1, right - 1), times.gather(1, right)
-    t = ((wanted - begin) / (end - begin).clamp_min(torch.finfo(times.dtype).tiny)).clamp(0, 1)
-    index = right[..., None].expand(-1, -1, points.shape[2])
-    return torch.lerp(points.gather(1, index - 1), points.gather(1, index), t[..., None])
+def _groups(
+    first: Int[np.ndarray, "pair"], second: Int[np.ndarray, "pair"], most: int
+) -> Iterator[Int[np.ndarray, "some"]]:
+    """Pairs in groups that have at most so many ends between them."""
+    rows: list[int] = []
+    ends: set[int] = set()
+    for row in np.lexsort([second, first]):
+        new = {first[row], second[row]}
+        if rows and len(ends | new) > most:
+            yield np.array(rows)
+            rows, ends = [], set()
+        rows.append(row)
+        ends |= new
+    if rows:
+        yield np.array(rows)
 
 
 def _grid(encodings: Float[Tensor, "point latent"], num_nodes: int) -> tuple[Tensor, np.ndarray]:

@@ -1,24 +1,30 @@
 """Training: models fitted by variational inference, in folders where a run resumes."""
 
+import operator
 import os
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from probgeo import storage
-from probgeo.gplvm_training import GPLVMRetrainings
+from probgeo.gplvm_training import SingleGPLVM
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
+from probgeo.retrainings import Group, results, train
 from probgeo.specs import digest, stream, to_config
-from probgeo.svi import Report, Retrainings, Training, num_epochs
+from probgeo.stacks import Stack
+from probgeo.svi import Report, Training, num_epochs
 
-Run = Retrainings | GPLVMRetrainings
+# Part of a checkpoint's name: one of another format, whose numbers differ, is left alone.
+CHECKPOINT_FORMAT = 2
 
 # Pyro's stack of handlers and torch's random state belong to the process: threads take turns.
 _TURN = threading.RLock()
@@ -42,7 +48,7 @@ class TrainingDiverged(ArithmeticError):
 
 def fit(
     spec: ModelSpec,
-    x: Tensor,
+    x: Any,
     seeds: Sequence[int] = (0,),
     *,
     training: Training = Training(),
@@ -59,11 +65,11 @@ def fit(
 
     Args:
         spec: what to train, e.g. `VAE(...)` or `GPLVM(...)`.
-        x: data (row, observation), floating point; training runs on its device.
+        x: data (row, observation), floating point: a tensor, on whose device training runs, an array or a table.
         seeds: one retraining per seed.
         training: epochs, batch size, optimiser, learning rates, validation, early stopping.
         folder: where retraining `seed` is saved, as `folder/seed-<seed>`; finished ones are loaded instead of trained,
-            and an interrupted run goes on from its last checkpoint (a GPLVM starts anew). None: nothing is saved.
+            and an interrupted run goes on from its last checkpoint. None: nothing is saved.
         stack: how many retrainings are trained at once, as one batched module; a GPLVM is trained alone.
         progress: show a bar with the remaining time.
         checkpoint_seconds: how often an unfinished run is saved, at most once an epoch.
@@ -72,7 +78,7 @@ def fit(
         data_digest: `specs.digest(x)`, where it is known already; with a folder only.
 
     Returns:
-        FittedModel models in the order of `seeds`, at the best validation epoch of each phase (the last epoch without
+        Fitted models in the order of `seeds`, at the best validation epoch of each phase (the last epoch without
         validation), each with its `history`.
 
     Raises:
@@ -81,12 +87,17 @@ def fit(
         TrainingDiverged: an objective became NaN or infinite; the message names seeds and epochs, and
             its `models` are all retrainings. It is raised again for finished ones: to go on, leave these seeds out.
     """
-    seeds = [int(seed) for seed in seeds]
+    seeds = checked_seeds(seeds)
+    if not isinstance(training, Training):
+        raise TypeError(f"training: expected Training(...); got {training!r}.")
+    x = as_tensor(x)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one seed, none repeated; got {seeds}.")
     if stack < 1:
         raise ValueError(f"stack: expected at least 1; got {stack}.")
     spec.check(x)
+    if isinstance(spec, GPLVM):
+        _check_applies(training)
     parts = _split(x, training)
     stack = 1 if isinstance(spec, GPLVM) else stack
     identity = {"training": to_config(training), "data": data_digest or (digest(x) if folder else "")}
@@ -96,16 +107,23 @@ def fit(
         groups = _groups(Path(folder) if folder else None, seeds, pending, stack, spec, identity)
         epochs = sum(num_epochs(phase, training) for phase in spec.build(x.shape[1], seed=0).phases)
         with tqdm(total=epochs * len(groups), unit="epoch", disable=not (progress and pending)) as bar:
-            for group in groups:
+            for some in groups:
                 source = type(getattr(spec, "decoder", spec)).__name__
-                bar.set_description(f"training {source}, seeds {group[0]} to {group[-1]}")
-                run: Run
+                bar.set_description(f"training {source}, seeds {some[0]} to {some[-1]}")
+                group: Group
                 if isinstance(spec, GPLVM):
-                    run = GPLVMRetrainings(spec, x, group, training)
+                    group = SingleGPLVM(spec, x, some[0], training.batch_size)
                 else:
                     assert isinstance(spec, LatentSpec)
-                    run = Retrainings(spec, *parts, group, training)
-                models |= _trained(run, Path(folder) if folder else None, identity, bar, checkpoint_seconds, report)
+                    group = Stack(spec, *parts, some, training.batch_size)
+                checkpoint = _checkpoint(Path(folder), identity, spec, some) if folder else None
+                state = train(group, training, bar, checkpoint, checkpoint_seconds, report)
+                for seed, model, extra, last in results(group, state):
+                    models[seed] = model
+                    if folder and not (Path(folder) / f"seed-{seed}").exists():
+                        storage.save(model, Path(folder) / f"seed-{seed}", {**identity, **extra}, last=last)
+                if checkpoint:
+                    checkpoint.unlink(missing_ok=True)
     found = [models[seed].to(x.device) for seed in seeds]
     diverged = [text for model in found if (text := _divergence(model))]
     if diverged:
@@ -116,6 +134,49 @@ def fit(
             found,
         )
     return found
+
+
+def checked_seeds(seeds: Any) -> list[int]:
+    """Seeds as a list of whole numbers.
+
+    Raises:
+        TypeError: something else, with what was probably meant.
+    """
+    advice = "expected a sequence of whole numbers, such as range(10)"
+    if isinstance(seeds, Training):
+        raise TypeError(f"seeds: {advice}; got {seeds!r}. Give it by name: fit(spec, x, training=...).")
+    try:
+        return [operator.index(seed) for seed in seeds]
+    except TypeError as error:
+        name = f" Did you mean range({seeds})?" if isinstance(seeds, int) else ""
+        raise TypeError(f"seeds: {advice}; got {seeds!r}.{name}") from error
+
+
+def as_tensor(x: Any) -> Tensor:
+    """Rows as a tensor: arrays of NumPy, mapped ones too, without a copy; tables of pandas by their values."""
+    if isinstance(x, Tensor):
+        return x
+    values = x.to_numpy() if hasattr(x, "to_numpy") else x
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+        kind = f"{type(x).__name__} of {values.dtype}" if isinstance(values, np.ndarray) else type(x).__name__
+        raise TypeError(f"x: expected a tensor, an array or a table of numbers; got {kind}.")
+    with warnings.catch_warnings():  # of arrays that must not be written to: nothing here does
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values)
+
+
+def _check_applies(training: Training) -> None:
+    """Refuse options that were set and that a GPLVM cannot follow: each of its rows has a code, so none is held out."""
+    if training.patience is not None:
+        raise ValueError(
+            f"patience: expected None, as a GPLVM holds out no rows whose objective could stop it; got "
+            f"{training.patience}. Set epochs instead."
+        )
+    if training.validation not in (0, Training.validation):
+        raise ValueError(
+            f"validation: expected 0, or the default, which has no effect then: every row of a GPLVM has a code of its "
+            f"own, so that none is held out; got {training.validation}."
+        )
 
 
 def _divergence(model: FittedModel) -> str:
@@ -131,34 +192,18 @@ def _split(x: Tensor, training: Training) -> tuple[Tensor, Tensor | None]:
             f"x: expected at least two rows to train on; got {len(x)}, {num_held_out} of them held out for validation."
         )
     if num_held_out == 0:
+        if training.patience is not None:
+            raise ValueError(
+                f"patience: expected rows held out, by whose objective to stop; a fraction {training.validation} of "
+                f"{len(x)} rows is none. Raise validation, or leave patience out."
+            )
         return x, None
     order = torch.randperm(len(x), generator=stream("validation", len(x))).to(x.device)
     return x[order[num_held_out:]], x[order[:num_held_out]]
 
 
-def _trained(
-    run: Retrainings | GPLVMRetrainings,
-    folder: Path | None,
-    identity: dict[str, Any],
-    bar: tqdm,
-    checkpoint_seconds: float,
-    report: Report | None,
-) -> dict[int, FittedModel]:
-    """Models by seed, trained from the group's checkpoint if there is one, and saved."""
-    checkpoint = _checkpoint(folder, identity, run.spec, run.seeds) if folder else None
-    run.run(bar, checkpoint, checkpoint_seconds, report)
-    models = {}
-    for seed, model, extra, last in run.results():
-        models[seed] = model
-        if folder and not (folder / f"seed-{seed}").exists():
-            storage.save(model, folder / f"seed-{seed}", {**identity, **extra}, last=last)
-    if checkpoint:
-        checkpoint.unlink(missing_ok=True)
-    return models
-
-
 def _checkpoint(folder: Path, identity: dict[str, Any], spec: ModelSpec, seeds: list[int]) -> Path:
-    return folder / f"unfinished-{digest(identity, spec, seeds)}.safetensors"
+    return folder / f"unfinished-{digest(CHECKPOINT_FORMAT, identity, spec, seeds)}.safetensors"
 
 
 def _groups(

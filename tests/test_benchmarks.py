@@ -10,7 +10,7 @@ from torch import nn
 
 import probgeo as pg
 from experiments.benchmarks import __main__ as benchmarks
-from experiments.benchmarks import comparison, methods, others
+from experiments.benchmarks import comparison, methods, others, training
 from experiments.benchmarks.growth import slope
 from experiments.benchmarks.measures import decorrelated_energy, expected_energy, floor, timing
 from experiments.benchmarks.problems import Problem, frozen, stored_ensemble
@@ -291,3 +291,40 @@ def test_command_writes_tables_and_figures_and_draws_them_again_from_the_result(
     again = capsys.readouterr().out
     assert again.split("wrote")[0] in first
     assert (tmp_path / "again" / "growth.png").stat().st_size > 0
+
+
+# --- training ---
+
+
+def test_the_training_benchmark_prints_its_table_and_prints_it_again_from_the_result(tmp_path, capsys):
+    tiny = ("--features", "4", "--batch-sizes", "8", "--decoders", "2", "--retrainings", "2", "--repeats", "1")
+    options = ("--steps", "2", "--stacks", "1", "--out", str(tmp_path))
+    benchmarks.main(["training", *tiny, *options])
+    first = capsys.readouterr().out.splitlines()
+    assert all(method in first[1] for method in training.METHODS)
+    benchmarks.main(["training", "--result", str(tmp_path / "training.nc")])
+    assert capsys.readouterr().out.splitlines() == first[:-1]
+
+
+def test_the_stack_by_hand_is_the_plain_models_objective():
+    case = training.Case(5, 6, 2, 3, 1)
+    stack, plain = training.HandStack(case), [training.PlainModel(case) for _ in range(3)]
+    layers = [[model.encoder[i] for i in (0, 2, 4)] for model in plain]
+    decoders = [[[decoder[i] for i in (0, 2, 4)] for decoder in model.decoders] for model in plain]
+    with torch.no_grad():
+        for index in range(3):
+            for retraining in range(3):
+                stack.weights[index][retraining] = layers[retraining][index].weight.T
+                stack.biases[index][retraining] = layers[retraining][index].bias
+                for member in range(2):
+                    place = 2 * retraining + member
+                    stack.weights[3 + index][place] = decoders[retraining][member][index].weight.T
+                    stack.biases[3 + index][place] = decoders[retraining][member][index].bias
+        noise = torch.randn(3, 6, 2)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "randn_like", lambda mean: noise if mean.ndim == 3 else noise[patch.row])
+            found = stack(case.x.expand(3, -1, -1))
+            total = 0.0
+            for patch.row, model in enumerate(plain):
+                total = total + model(case.x)
+    torch.testing.assert_close(found, total, rtol=1e-5, atol=1e-5)

@@ -8,12 +8,14 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from probgeo import gplvm_training, storage
+from probgeo import storage
 from probgeo.datasets.synthetic import circle, surface
 from probgeo.geodesics import GaussNewton
 from probgeo.models.gplvm import GPLVM, FittedGPLVM
+from probgeo.schedules import Cosine
 from probgeo.study import Geodesic, StraightLine, Study
 from probgeo.training import Training, TrainingDiverged, fit
+from tests.test_training import counted_epochs, interrupted_after, same
 
 TRAINING = Training(epochs=40, batch_size=50)
 SPEC = GPLVM(num_inducing=20)
@@ -153,7 +155,7 @@ def test_retrainings_differ_and_each_is_that_trained_alone(tmp_path):
 def test_a_loaded_model_is_the_fitted_one_and_is_not_trained_again(tmp_path, monkeypatch, dtype):
     x, quick = with_gaps(data()).to(dtype), Training(epochs=2)
     (model,) = trained(GPLVM(num_inducing=10, lengthscale=0.5), x, training=quick, folder=tmp_path)
-    monkeypatch.setattr(gplvm_training.GPLVMRetrainings, "run", None)
+    monkeypatch.setattr("probgeo.training.train", None)
     (again,) = trained(GPLVM(num_inducing=10, lengthscale=0.5), x, training=quick, folder=tmp_path)
     for loaded in (again, storage.load(tmp_path / "seed-0")):
         assert loaded.spec == model.spec
@@ -197,6 +199,33 @@ def test_a_study_measures_distances_under_the_model(tmp_path):
     assert (distance.sel(pair=2) == 0).all()
     shorter = distance.sel(measure="geodesic") <= 1.001 * distance.sel(measure="straight")
     assert shorter.all()
+
+
+@pytest.mark.parametrize("num_checkpoints", [1, 3])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, num_checkpoints):
+    training = Training(epochs=4, batch_size=50, schedule=Cosine(0.1), max_gradient_norm=5.0)
+
+    def run(folder):
+        return trained(seeds=(0, 1), training=training, folder=tmp_path / folder, checkpoint_seconds=0.0)
+
+    expected = run("whole")
+    interrupted_after(monkeypatch, num_checkpoints, lambda: run("resumed"))
+    epochs = counted_epochs(monkeypatch)
+    for first, second in zip(expected, run("resumed"), strict=True):
+        same(first, second)
+    assert epochs == [*range(num_checkpoints, 4), *range(4)]  # of the first retraining, then of the second
+    assert {path.name for path in (tmp_path / "resumed").iterdir()} == {"seed-0", "seed-1"}
+
+
+@pytest.mark.parametrize(("option", "value"), [("patience", 3), ("validation", 0.5)])
+def test_options_that_need_rows_held_out_are_refused_by_name(option, value):
+    with pytest.raises(ValueError, match=f"^{option}: .*holds? out|^{option}: .*held out"):
+        trained(training=Training(epochs=2, **{option: value}))
+
+
+def test_without_rows_held_out_the_default_share_of_them_makes_no_difference():
+    for name, value in trained(training=Training(epochs=2))[0].state_dict().items():
+        assert torch.equal(value, trained(training=Training(epochs=2, validation=0.0))[0].state_dict()[name])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

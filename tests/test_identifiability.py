@@ -13,12 +13,17 @@ from probgeo.identifiability import (
     bootstrap,
     coefficient_of_variation,
     comparable,
+    corrected_coefficient_of_variation,
     holm,
     icc,
     paired_test,
+    permutation_test,
     rank_agreement,
     spread,
     summary,
+    swap_test,
+    variation_by_length,
+    with_trainings,
 )
 
 EPS = np.finfo(float).eps
@@ -221,7 +226,12 @@ def test_summary_tests_against_rbf_and_against_euclidean_of_the_same_model():
         expected = paired_test(geodesic, reference)
         row = table.loc[("single", "geodesic")]
         assert row[f"t_{name}"] == pytest.approx(float(expected.t), rel=1e-10)
-        assert row[f"p_{name}"] == pytest.approx(float(expected.p), rel=1e-8)
+        assert row[f"p_t_{name}"] == pytest.approx(float(expected.p), rel=1e-8)
+        valid = (swap_test if name == "euclidean" else permutation_test)(geodesic, reference)
+        assert row[f"swapped_{name}"] == (name == "euclidean")
+        assert row[f"p_{name}"] == float(valid.p_value) and row[f"smallest_p_{name}"] == float(valid.smallest_p)
+        bounds = [row[f"ratio_{name}{bound}"] for bound in ("", "_lower", "_upper")]
+        np.testing.assert_allclose(bounds, [valid.estimate, *valid.interval], rtol=1e-9)
     assert np.isnan(table.loc[("rbf", "geodesic"), "t_rbf"])  # no difference from itself
     assert np.isnan(table.loc[("rbf", "euclidean"), "t_euclidean"])
 
@@ -293,18 +303,78 @@ def test_printed_summary_is_narrow_and_has_one_line_per_row_and_per_comparison()
     assert "95% bootstrap interval over retrainings and end points" in " ".join(text.split())
 
 
-def test_summary_corrects_for_all_tests_of_the_table_and_shows_differences_with_intervals():
+def test_summary_corrects_the_family_that_is_named_and_nothing_else():
     d = study()
-    table = summary(d, num_resamples=50)
-    for kind in ("p", "p_wilcoxon"):
-        raw = table[[f"{kind}_rbf", f"{kind}_euclidean"]].to_numpy()
-        corrected = holm(xr.DataArray(raw, dims=["row", "reference"]))
-        np.testing.assert_array_equal(table[[f"{kind}_holm_rbf", f"{kind}_holm_euclidean"]].to_numpy(), corrected)
-        assert np.isfinite(raw).sum() == 4 + 3  # all but the references themselves
+    family = {"rbf": [("single", "geodesic")], "euclidean": [("single", "geodesic"), ("rbf", "straight")]}
+    table, plain = summary(d, num_resamples=50, family=family), summary(d, num_resamples=50)
+    assert not [column for column in plain if "holm" in column]
+    tests = [(name, label) for name, labels in family.items() for label in labels]
+    expected = holm(xr.DataArray([table.loc[label, f"p_{name}"] for name, label in tests], dims="test"))
+    assert [table.loc[label, f"p_holm_{name}"] for name, label in tests] == expected.values.tolist()
+    assert table[["p_holm_rbf", "p_holm_euclidean"]].notna().to_numpy().sum() == len(tests)
+    assert "Holm's p within the family" in " ".join(str(table).split()) and "Holm" not in str(plain)
+    with pytest.raises(ValueError, match=r"family: expected references .*; got other, \('single', 'none'\)"):
+        summary(d, num_resamples=50, family={"other": [("single", "none")]})
+
+
+def test_summary_shows_differences_with_intervals():
+    table = summary(study(), num_resamples=50)
     row = table.loc[("single", "geodesic")]
     assert row["difference_euclidean"] == pytest.approx(row["cv"] - table.loc[("single", "euclidean"), "cv"])
     assert row["difference_euclidean_lower"] < row["difference_euclidean"] < row["difference_euclidean_upper"] < 0
     assert row["effect_euclidean"] == pytest.approx(row["t_euclidean"] / np.sqrt(12))
+
+
+def test_models_with_equal_distances_of_codes_share_trainings_and_go_through_the_swap_test():
+    d = study()
+    d.loc[{"model": "single", "measure": "euclidean"}] = d.sel(model="rbf", measure="euclidean") * (1 + 1e-6)
+    training = with_trainings(d).training
+    assert training.dims == ("model", "retraining")
+    assert (training.sel(model="single") == training.sel(model="rbf")).all() and len(np.unique(training)) == 6
+    assert summary(d, num_resamples=50).loc[("single", "geodesic"), "swapped_rbf"] == 1
+    apart = with_trainings(study()).training
+    assert len(np.unique(apart)) == 12
+    # The coordinate is believed, where it is given.
+    given = d.assign_coords(training=(("model", "retraining"), np.arange(12).reshape(2, 6)))
+    assert summary(given, num_resamples=50).loc[("single", "geodesic"), "swapped_rbf"] == 0
+    assert with_trainings(given) is given
+    all_the_same = d.assign_coords(training=("retraining", np.arange(6)))
+    assert (summary(all_the_same, num_resamples=50)["swapped_rbf"].dropna() == 1).all()
+
+
+def test_trainings_that_are_shared_in_part_and_two_retrainings_have_no_test_and_it_is_said():
+    ids = np.arange(12).reshape(2, 6)
+    ids[1, :2] = ids[0, :2]
+    table = summary(study().assign_coords(training=(("model", "retraining"), ids)), num_resamples=50)
+    assert np.isnan(table.loc[("single", "geodesic"), "p_rbf"])
+    few = summary(study(num_retrainings=2), num_resamples=50)
+    assert few[["p_rbf", "p_euclidean"]].isna().all(axis=None)
+    assert "–: no test, which takes three retrainings" in " ".join(str(few).split())
+
+
+def test_summary_says_that_three_retrainings_cannot_tell():
+    text = " ".join(str(summary(study(num_retrainings=3), num_resamples=50)).split())
+    assert "?: so few retrainings allow no p below .25, nothing can be told" in text
+
+
+@pytest.mark.parametrize("num", [3, 5, 10, 30])
+def test_corrected_variation_does_not_depend_on_the_number_of_retrainings(num):
+    values = 1 + 0.1 * np.random.default_rng(num).normal(size=(num, 40_000))
+    corrected = float(corrected_coefficient_of_variation(distances(values)).mean())
+    assert corrected == pytest.approx(0.1, rel=0.01)  # c4 from 0.886 to 0.991; four standard errors of 40 000 pairs
+    assert float(coefficient_of_variation(distances(values)).mean()) < corrected
+
+
+def test_variation_by_length_is_that_of_thirds_of_the_pairs():
+    values = np.array([[1.0, 30.0, 2.0, 10.0, 11.0, 29.0], [3.0, 31.0, 2.5, 12.0, 13.0, 33.0]])
+    cv = coefficient_of_variation(distances(values)).values
+    found = variation_by_length(distances(values))
+    assert found.length.values.tolist() == ["short", "middle", "long"]
+    np.testing.assert_allclose(found, [cv[[0, 2]].mean(), cv[[3, 4]].mean(), cv[[1, 5]].mean()], rtol=4 * EPS)
+    by = xr.DataArray(-np.arange(6.0), dims="pair")
+    np.testing.assert_allclose(variation_by_length(distances(values), by)[0], cv[4:].mean(), rtol=4 * EPS)
+    with pytest.raises(ValueError, match="at least 3 along 'pair'; got 2"):
+        variation_by_length(distances(values[:, :2]))
 
 
 def test_summary_resamples_points_where_they_are_given():

@@ -296,3 +296,13 @@ def test_newtons_method_says_when_it_has_not_arrived():
     kinked = Regression(x + 1, x, lambda output: torch.distributions.Laplace(output, 1e-3))
     with pytest.warns(UserWarning, match="posterior: Newton's method is still"):
         kinked.mode(x[:1] + 0.5, 1)
+
+
+@pytest.mark.parametrize("guide", [Conjugate(), LaplaceApproximation()])
+def test_metrics_and_draws_leave_the_random_state(guide):
+    model, before = fitted(guide), torch.get_rng_state()
+    model.metric().tensor(points())
+    model.fisher_rao_metric()
+    model.draws(2)
+    model.uncertainty(points())
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,9 +1,47 @@
 """The README: its script runs as printed (with fewer seeds, members and epochs), its commands are those of CI."""
 
+import importlib
 import re
 from pathlib import Path
 
+import pytest
+
 README = Path(__file__).parents[1] / "README.md"
+PAGES = (README, README.parent / "experiments" / "README.md")
+# What a page says that a command printed: the command of a stored result, then the block.
+PRINTED = re.compile(r"<!-- printed by: python -m (experiments\.\w+) --result (\S+) -->\n```text\n(.*?)```", re.DOTALL)
+# Tests and intervals of thirty retrainings take a minute each.
+LONG = ("identifiability-mnist-3", "identifiability-mnist", "identifiability-fashion-mnist", "sources")
+
+
+def printed_blocks():
+    found: dict[tuple[str, str], list[str]] = {}
+    for page in PAGES:
+        for module, result, block in PRINTED.findall(page.read_text()):
+            found.setdefault((module, result), []).append(block)
+    for (module, result), blocks in found.items():
+        marks = [pytest.mark.slow] if Path(result).stem in LONG else []
+        yield pytest.param(module, result, blocks, id=Path(result).stem, marks=marks)
+
+
+@pytest.mark.parametrize(("module", "result", "blocks"), list(printed_blocks()))
+def test_printed_tables_are_what_the_command_prints_whole_but_where_dots_say_so(
+    module, result, blocks, tmp_path, capsys
+):
+    importlib.import_module(module).main(["--result", str(README.parent / result), "--out", str(tmp_path)])
+    output = "\n" + "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines()) + "\n"
+    for block in blocks:
+        lines = [line.rstrip() for line in block.splitlines()]
+        for part in re.split(r"\n\.\.\.\n", "\n" + "\n".join(lines) + "\n"):
+            assert f"\n{part.strip(chr(10))}\n" in output
+
+
+def test_every_block_of_numbers_says_which_command_printed_it_or_is_a_benchmark():
+    for page in PAGES:
+        text = page.read_text()
+        assert len(re.findall(r"^```text$", text, re.MULTILINE)) == len(PRINTED.findall(text)) + text.count(
+            "<!-- not from one command -->\n```text\n"
+        )
 
 
 def test_script_runs_and_prints_the_table(tmp_path, monkeypatch, capsys):

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from probgeo import svi
 from probgeo.models.gplvm import GPLVM
+from probgeo.retrainings import Optimisation
 from probgeo.schedules import Cosine, LinearWarmup, Piecewise
 from probgeo.specs import digest, from_config, to_config
 from probgeo.training import Training, fit
+from probgeo.training_state import State
 from tests.test_training import SPECS, data, interrupted_after, same, trained
 
 SCHEDULES = (Cosine(0.1), Piecewise((1, 3), (0.5, 0.05)), LinearWarmup(2, Cosine()), LinearWarmup(3))
@@ -82,13 +83,14 @@ def test_impossible_schedules_are_refused(kind, arguments, complaint):
 
 def test_steps_are_those_of_the_scheduled_rate_in_every_phase(monkeypatch):
     rates = []
-    one = svi.Retrainings._epoch
+    one = Optimisation.epoch
 
-    def recorded(self, phase_index: int, epoch: int) -> None:
-        one(self, phase_index, epoch)
+    def recorded(self, state: State) -> State:
+        after = one(self, state)
         rates.append(self.optimizer.param_groups[0]["lr"])
+        return after
 
-    monkeypatch.setattr(svi.Retrainings, "_epoch", recorded)
+    monkeypatch.setattr(Optimisation, "epoch", recorded)
     trained(SPECS["rbf"], training=Training(epochs=4, batch_size=16, learning_rate=1e-2, schedule=Cosine()))
     mean, precision = factors(Cosine(), 4), factors(Cosine(), 2)
     np.testing.assert_allclose(rates, [1e-2 * factor for factor in mean] + [1e-1 * factor for factor in precision])

@@ -11,7 +11,7 @@ import pytest
 import torch
 import xarray as xr
 
-from probgeo import svi
+from probgeo import stacks
 from probgeo.geodesics import GaussNewton, Status, length
 from probgeo.likelihoods import Bernoulli
 from probgeo.metrics import PullbackMetric
@@ -67,7 +67,7 @@ def timeless(dataset: xr.Dataset) -> xr.Dataset:
 def work_done(monkeypatch) -> list[tuple]:
     """What is trained and measured from now on."""
     done = []
-    start, measure = svi.Retrainings.__init__, studies.measure_into
+    start, measure = stacks.Stack.__init__, studies.measure_into
 
     def training(self, spec, train, held_out, seeds, *rest):
         done.append(("train", *seeds))
@@ -77,7 +77,7 @@ def work_done(monkeypatch) -> list[tuple]:
         done.append(("measure", model.name))
         measure(model, *rest)
 
-    monkeypatch.setattr(svi.Retrainings, "__init__", training)
+    monkeypatch.setattr(stacks.Stack, "__init__", training)
     monkeypatch.setattr(studies, "measure_into", measuring)
     return done
 
@@ -347,7 +347,7 @@ def test_progress_is_shown_only_when_asked(copied, tmp_path, capsys):
 
 def spoilt(monkeypatch) -> None:
     """From now on, the training of seed 1 diverges at epoch 1."""
-    usual = svi.random_noise
+    usual = stacks.random_noise
 
     def noise(seeds, steps, shapes, *purpose):
         found = usual(seeds, steps, shapes, *purpose)
@@ -355,7 +355,7 @@ def spoilt(monkeypatch) -> None:
             found["z"][list(seeds).index(1)] = torch.nan
         return found
 
-    monkeypatch.setattr(svi, "random_noise", noise)
+    monkeypatch.setattr(stacks, "random_noise", noise)
 
 
 @pytest.mark.parametrize("pool", [None, Elsewhere], ids=["here", "elsewhere"])

@@ -1,20 +1,32 @@
 """Training: retrainings are independent of each other, reproducible, resumable, and fail alone."""
 
+import dataclasses
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pyro
 import pytest
 import torch
+from pyro import poutine
+from torch import nn
 
-from probgeo import storage, svi
-from probgeo.likelihoods import Bernoulli
-from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder
+from probgeo import stacks, storage
+from probgeo.likelihoods import Bernoulli, HeteroscedasticGaussian, Poisson
+from probgeo.models.bayesian import BayesianDecoder
+from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
+from probgeo.models.gp_decoder import GPDecoder
+from probgeo.models.shared import SharedLatentVAE
 from probgeo.models.vae import VAE, Warmup
-from probgeo.nn import MLP
+from probgeo.models.views import View
+from probgeo.nn import MLP, Stacked, check_network
+from probgeo.objectives import _GivenNoise
+from probgeo.retrainings import Optimisation
 from probgeo.specs import stream
-from probgeo.training import Training, TrainingDiverged, fit
+from probgeo.training import Training, TrainingDiverged, checked_seeds, fit
+from probgeo.training_state import State
 
 NET = MLP((8,))
 SPECS = {
@@ -62,13 +74,13 @@ def interrupted_after(monkeypatch, num_checkpoints: int, run) -> None:
 
 def counted_epochs(monkeypatch) -> list[int]:
     """The epochs that are trained from now on."""
-    epochs, one = [], svi.Retrainings._epoch
+    epochs, one = [], Optimisation.epoch
 
-    def counted(self, phase_index: int, epoch: int) -> None:
-        epochs.append(epoch)
-        one(self, phase_index, epoch)
+    def counted(self, state: State) -> State:
+        epochs.append(state.epoch)
+        return one(self, state)
 
-    monkeypatch.setattr(svi.Retrainings, "_epoch", counted)
+    monkeypatch.setattr(Optimisation, "epoch", counted)
     return epochs
 
 
@@ -120,6 +132,91 @@ def test_the_same_seed_gives_the_same_result_and_nothing_global_changes(spec):
     pyro.set_rng_seed(7)
     (second,) = trained(spec)
     same(first, second)
+
+
+@EVERY
+@pytest.mark.parametrize("likelihood", [None, HeteroscedasticGaussian(), Poisson()], ids=["own", "widths", "counts"])
+def test_a_recorded_step_is_that_of_the_pyro_model_row_by_row(spec, likelihood):
+    if likelihood is not None:
+        if spec is SPECS["rbf"]:
+            pytest.skip("an RBF decoder is a Gaussian's")
+        spec = dataclasses.replace(spec, likelihood=likelihood)
+    x = data(dtype=torch.float64)
+    x = (9 * x).round() if isinstance(likelihood, Poisson) else x
+    stack = stacks.Stack(spec, x, None, (0, 1), 16)
+    parameters = stack.trained(stack.phases[0])
+    step = stack.backward(parameters)
+    for minibatch in stack.minibatches(0, 1):
+        with stacks.pyro_settings():
+            terms = step(minibatch).clone()
+        for index in range(2):
+            model = stack.member(index).requires_grad_()
+            noise = {name: value[index] for name, value in minibatch.noise.items()}
+            with _GivenNoise(noise):
+                guide = poutine.trace(model.guide).get_trace(minibatch.x[index], len(x), minibatch.beta[index])
+            joint = poutine.trace(poutine.replay(model.model, guide))
+            trace = joint.get_trace(minibatch.x[index], len(x), minibatch.beta[index])
+            trace.compute_log_prob()
+            log_likelihood = trace.nodes["x"]["log_prob_sum"] / len(x)
+            divergence = torch.distributions.kl_divergence(guide.nodes["z"]["fn"], trace.nodes["z"]["fn"])
+            loss = (minibatch.beta[index] * divergence).sum() / 16 - log_likelihood
+            torch.testing.assert_close(terms[:2, index], torch.stack([loss, log_likelihood]))
+            for name, expected in zip(
+                parameters,
+                torch.autograd.grad(loss, [model.get_parameter(n) for n in parameters], allow_unused=True),
+                strict=True,
+            ):
+                found = parameters[name].grad
+                if expected is not None:
+                    torch.testing.assert_close(found[index], expected, rtol=1e-9, atol=1e-12)
+                else:
+                    assert found is None or not found.any()
+        with torch.no_grad():
+            for parameter in parameters.values():
+                parameter += 0.01
+
+
+def test_a_retraining_is_the_same_to_1e_4_whatever_trains_beside_it():
+    one = Training(epochs=1, batch_size=16)
+    (alone,) = trained(SPECS["ensemble"], seeds=(4,), training=one)
+    for seeds in ((4, 1), (0, 1, 2, 3, 4, 5, 6)):
+        beside = trained(SPECS["ensemble"], seeds=seeds, training=one)[seeds.index(4)]
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(beside.state_dict()[name], value, rtol=1e-4, atol=1e-4)
+
+
+@dataclass(frozen=True)
+class WithLayer:
+    """A network with a layer of the user's own."""
+
+    layer: type[nn.Module]
+
+    def build(self, num_inputs: int, num_outputs: int) -> nn.Module:
+        own = nn.Dropout(0.5) if self.layer is nn.Dropout else self.layer(6)
+        return nn.Sequential(nn.Linear(num_inputs, 6), own, nn.Linear(6, num_outputs))
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout, nn.BatchNorm1d])
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_networks_whose_outputs_a_seed_does_not_decide_are_refused(layer, part):
+    change = {"encoder": WithLayer(layer)} if part == "encoder" else {"decoder": Decoder(WithLayer(layer))}
+    with pytest.raises(ValueError, match="network: expected one whose output follows from its input and weights alone"):
+        trained(dataclasses.replace(SPECS["single"], **change))
+
+
+def test_layers_without_statistics_of_their_batches_are_trained():
+    trained(dataclasses.replace(SPECS["single"], encoder=WithLayer(nn.LayerNorm)))
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_what_distributions_check_by_default_is_as_before(validates):
+    before = torch.distributions.Distribution._validate_args
+    try:
+        torch.distributions.Distribution.set_default_validate_args(validates)
+        trained()
+        assert torch.distributions.Distribution._validate_args is validates
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
 
 
 def test_threads_take_turns():
@@ -298,13 +395,27 @@ def test_a_run_resumed_again_and_again_stops_as_early_as_an_uninterrupted_one(tm
         same(first, second)
 
 
+def test_a_resumed_run_remembers_which_epochs_each_phase_had(tmp_path, monkeypatch):
+    # The second of three phases stops early.
+    views = {"a": View(4, NET, RBFDecoder(NET, num_centers=4)), "b": View(4, NET, RBFDecoder(NET, num_centers=4))}
+    training = Training(epochs=16, batch_size=16, learning_rate=0.2, patience=1)
+
+    def run(folder):
+        spec = SharedLatentVAE(views)
+        return trained(spec, training=training, folder=tmp_path / folder, checkpoint_seconds=0.0)
+
+    (expected,) = run("whole")
+    lengths = {name: int((expected.history.phase == name).sum()) for name in expected.history.phase.values}
+    assert len(lengths) == 3 and lengths["a: precision"] < 8
+    interrupted_after(monkeypatch, expected.history.sizes["epoch"] - 1, lambda: run("resumed"))
+    same(expected, run("resumed")[0])
+
+
 def test_finished_retrainings_are_loaded_and_more_seeds_train_alone(tmp_path, monkeypatch):
     first = trained(seeds=(0, 1), folder=tmp_path)
     started = []
-    start = svi.Retrainings.__init__
-    monkeypatch.setattr(
-        svi.Retrainings, "__init__", lambda self, *args: (started.append(args[3]), start(self, *args))[1]
-    )
+    start = stacks.Stack.__init__
+    monkeypatch.setattr(stacks.Stack, "__init__", lambda self, *args: (started.append(args[3]), start(self, *args))[1])
     again = trained(seeds=(0, 1), folder=tmp_path)
     assert not started
     more = trained(seeds=(2, 0), folder=tmp_path)
@@ -401,7 +512,7 @@ def test_progress_is_shown_only_when_asked(capsys):
 
 def diverging(monkeypatch, seed: int, epoch: int, phase_index: int = 0) -> None:
     """The noise of one seed is NaN in one epoch."""
-    usual = svi.random_noise
+    usual = stacks.random_noise
 
     def noise(seeds, steps, shapes, *purpose):
         found = usual(seeds, steps, shapes, *purpose)
@@ -409,7 +520,7 @@ def diverging(monkeypatch, seed: int, epoch: int, phase_index: int = 0) -> None:
             found["z"][list(seeds).index(seed)] = torch.nan
         return found
 
-    monkeypatch.setattr(svi, "random_noise", noise)
+    monkeypatch.setattr(stacks, "random_noise", noise)
 
 
 @pytest.mark.parametrize("name", ["single", "rbf"])
@@ -493,9 +604,51 @@ def test_a_truncated_checkpoint_is_reported_with_its_name(tmp_path, monkeypatch)
         run()
 
 
-def test_fewer_rows_than_centres_are_refused():
-    with pytest.raises(ValueError, match=r"at most as many centres as codes \(54\); got 64"):
-        trained(VAE(2, RBFDecoder(NET, num_centers=64), encoder=NET))
+@pytest.mark.parametrize(
+    ("decoder", "complaint"),
+    [
+        (RBFDecoder(NET, num_centers=64), r"at most as many centres as codes \(54\); got 64"),
+        (GPDecoder(NET, num_inducing=64), r"at most as many inducing points as rows of x \(54\); got 64"),
+    ],
+)
+def test_too_few_rows_for_what_follows_are_refused_before_anything_is_trained(monkeypatch, decoder, complaint):
+    epochs = counted_epochs(monkeypatch)
+    for spec in (VAE(2, decoder, encoder=NET), SharedLatentVAE({"a": View(5, NET, decoder), "b": View(3, NET)})):
+        with pytest.raises(ValueError, match=complaint):
+            trained(spec)
+    assert not epochs
+
+
+@pytest.mark.parametrize("assignment", [SplitBatch(), RandomMember()])
+def test_every_member_learns_though_batches_have_fewer_rows_than_members(assignment):
+    spec = VAE(2, EnsembleDecoder(10, NET, assignment), encoder=NET)
+    before = spec.build(8, 0).decoder.members.template[0].weight
+    model = trained(spec, training=Training(epochs=4, batch_size=8, learning_rate=1e-2, validation=0.0))[0]
+    moved = (model.decoder.members.template[0].weight - before).abs().amax((1, 2))
+    assert (moved > 0).all()
+
+
+def test_rows_of_a_small_batch_are_decoded_by_different_members_each_equally_often():
+    members = Stacked([nn.Linear(1, 1, bias=False) for _ in range(4)])
+    with torch.no_grad():
+        members.template.weight.copy_(torch.arange(4.0)[:, None, None])
+    counts = torch.zeros(3, 4)
+    for share in (torch.arange(40) + 0.5) / 40:
+        with _GivenNoise({"rotation": torch.special.ndtri(share)}):
+            used = SplitBatch().decode(members, torch.ones(3, 1)).long().flatten()
+        assert len(set(used.tolist())) == 3
+        counts[torch.arange(3), used] += 1
+    assert (counts == 10).all()
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_arrays_tables_and_mapped_files_are_trained_on_as_tensors_are(tmp_path, kind):
+    x = data(dtype=getattr(torch, kind))
+    np.save(tmp_path / "x.npy", x.numpy())
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    (expected,) = trained(x=x)
+    for other in (x.numpy(), pd.DataFrame(x.numpy()), mapped):
+        same(trained(x=other)[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -504,6 +657,7 @@ def test_fewer_rows_than_centres_are_refused():
         ({"seeds": ()}, "seeds: expected at least one seed"),
         ({"seeds": (1, 1)}, "none repeated"),
         ({"stack": 0}, "stack: expected at least 1"),
+        ({"x": torch.rand(4, 2), "training": Training(patience=1, validation=0.1)}, "patience: expected rows held out"),
         ({"x": torch.full((9, 2), torch.nan)}, "x: expected finite values"),
         ({"x": torch.rand(1, 2)}, "x: expected at least two rows to train on; got 1"),
         ({"x": torch.rand(20, 2), "training": Training(validation=0.99)}, "20 of them held out"),
@@ -513,6 +667,51 @@ def test_fewer_rows_than_centres_are_refused():
 def test_what_cannot_be_trained_is_refused(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         trained(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"x": "rows"}, "x: expected a tensor, an array or a table of numbers; got str"),
+        ({"x": np.array([["a", "b"]])}, "x: expected a tensor, an array or a table of numbers; got ndarray of <U1"),
+        ({"x": np.ones((9, 2), int)}, "x: expected a floating-point tensor; got torch.int64"),
+        ({"spec": VAE(2, encoder=WithLayer)}, r"encoder: expected a spec of a network, such as MLP\(\(128, 128\)\)"),
+        ({"spec": VAE(2, EnsembleDecoder)}, r"decoder: expected a spec, such as Decoder\(\); got <class"),
+    ],
+)
+def test_what_is_no_argument_of_fit_is_refused_by_name(options, complaint):
+    with pytest.raises(TypeError, match=complaint):
+        trained(**options)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "complaint"),
+    [
+        (10, r"seeds: expected a sequence of whole numbers, .* got 10. Did you mean range\(10\)"),
+        (["a"], "seeds: expected a sequence of whole numbers"),
+        ([0.5], "seeds: expected a sequence of whole numbers"),
+        (QUICK, r"seeds: .*fit\(spec, x, training=...\)"),
+    ],
+)
+def test_what_is_no_sequence_of_seeds_is_refused_with_what_was_meant(seeds, complaint):
+    with pytest.raises(TypeError, match=complaint):
+        checked_seeds(seeds)
+
+
+def test_seeds_are_whole_numbers_of_any_type():
+    assert checked_seeds(np.arange(3)) == checked_seeds(torch.arange(3)) == checked_seeds(range(3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("network", [nn.Linear(2, 3), nn.Linear, MLP, 5], ids=["module", "class", "spec class", "int"])
+def test_modules_and_classes_are_no_specs_of_networks(network):
+    with pytest.raises(TypeError, match=r"network: expected a spec of a network, such as MLP"):
+        check_network("network", network)
+
+
+@pytest.mark.parametrize("kind", [Decoder, EnsembleDecoder, RBFDecoder, GPDecoder, BayesianDecoder])
+def test_decoders_check_their_networks(kind):
+    with pytest.raises(TypeError, match=r"network: expected a spec of a network, such as MLP"):
+        kind(network=MLP)
 
 
 @pytest.mark.parametrize(

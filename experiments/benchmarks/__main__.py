@@ -1,12 +1,14 @@
 """Geodesic solvers compared in one process: ratios of time and energy, growth with size; a table and two figures."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import xarray as xr
 
+from experiments.benchmarks import training
 from experiments.benchmarks.comparison import DECORRELATED, EXPECTED, Budget, comparison, table
 from experiments.benchmarks.figures import comparison_figure, growth_figure
 from experiments.benchmarks.growth import growth, slope
@@ -153,7 +155,11 @@ def report(result: Path, folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute, print the tables, draw the figures, say where they are."""
+    """Compute, print the tables, draw the figures, say where they are; `training` times training instead."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["training"]:
+        training.main(arguments[1:])
+        return
     config = parsed(Config, {}, QUICK, arguments)
     folder = output_folder("benchmarks", None, config.out)
     if config.result:

@@ -1,8 +1,9 @@
 """Which distances survive retraining: statistics over the dims `retraining` and `pair` of labelled arrays.
 
 A low coefficient of variation is not yet identifiability: a constant has none. So the variation over retrainings
-(`coefficient_of_variation`) is read beside what the distance tells apart (`spread`, `icc`, `rank_agreement`). Whether
-one training's error bar can be trusted is told by `calibration`.
+(`coefficient_of_variation`) is read beside what the distance tells apart (`spread`, `icc`, `rank_agreement`). Whether a
+difference would hold in other trainings is told by `permutation_test`, for independent trainings, and `swap_test`, for
+two measures of the same ones; whether one training's error bar can be trusted, by `calibration`.
 
 Every function takes an `xarray.DataArray` from any source, reduces the dims it names and keeps all others (model,
 measure, ...). A missing distance makes a statistic missing; only `summary` leaves pairs out, and counts them.
@@ -39,14 +40,18 @@ from probgeo.identifiability.resampling import (
 )
 from probgeo.identifiability.statistics import (
     coefficient_of_variation,
+    corrected_coefficient_of_variation,
     icc,
     icc_interval,
     kendall_agreement,
     rank_agreement,
     rank_correlation,
     spread,
+    variation_by_length,
 )
-from probgeo.identifiability.summaries import Table, comparable, summary
+from probgeo.identifiability.summaries import comparable, summary
+from probgeo.identifiability.tables import Table
+from probgeo.identifiability.trainings import with_trainings
 
 __all__ = [
     "Table",
@@ -57,6 +62,7 @@ __all__ = [
     "coefficient_of_variation",
     "comparable",
     "conformal_quantile",
+    "corrected_coefficient_of_variation",
     "error_scale",
     "ess",
     "exchangeable_coverage",
@@ -86,5 +92,7 @@ __all__ = [
     "spread",
     "summary",
     "swap_test",
+    "variation_by_length",
     "wilcoxon_test",
+    "with_trainings",
 ]

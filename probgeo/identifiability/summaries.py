@@ -1,8 +1,7 @@
 """One table: variation over retrainings beside what the distance tells apart, every row on the same pairs."""
 
 import math
-import textwrap
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,22 +9,22 @@ import pandas as pd
 import xarray as xr
 
 from probgeo.identifiability.comparisons import holm, paired_test, wilcoxon_test
+from probgeo.identifiability.permutations import permutation_test, swap_test
 from probgeo.identifiability.resampling import bootstrap, bootstrap_difference
 from probgeo.identifiability.statistics import (
     CORE,
     checked,
     coefficient_of_variation,
+    corrected_coefficient_of_variation,
     icc,
     rank_agreement,
     spread,
+    variation_by_length,
 )
+from probgeo.identifiability.tables import Table
+from probgeo.identifiability.trainings import with_trainings
 
-
-class Table(pd.DataFrame):
-    """A `pandas.DataFrame` of unrounded numbers, from `summary`, that prints rounded and explained."""
-
-    def __str__(self) -> str:
-        return _text(self)
+Label = tuple[Hashable, ...]
 
 
 def summary(
@@ -35,35 +34,47 @@ def summary(
     level: float = 0.95,
     seed: int = 0,
     points: np.ndarray | None = None,
+    num_permutations: int = 9999,
+    family: Mapping[str, Sequence[Label]] | None = None,
 ) -> Table:
     """Variation over retrainings beside what the distance tells apart: one row per (model, measure).
 
     All rows and references are compared on the same pairs: those whose distances are finite in all of them, with a
     mean above 0. A row without any distance is left out, and so is a retraining without any distance in its row.
 
+    Each row is tested against its references by `swap_test` where both come from the same trainings, and by
+    `permutation_test` where none is shared. The coordinate `training`, dims (retraining, ...), says which are the same;
+    where there is none, `with_trainings` finds it: rows that differ in their measure alone come from the same
+    trainings, and so do models whose Euclidean distances of codes are equal.
+
     Args:
         distance: distances, dims (retraining, pair, ...); rows are the combinations of the other dims' labels. Or
             angles, dims (retraining, triple, ...), or volumes, dims (retraining, region, ...): the statistics are the
             same, with triples or regions for pairs, each resampled by itself.
-        references: name -> distances (retraining, pair, ...) whose pairs' CVs each row's are tested against; further
+        references: name -> distances (retraining, pair, ...) whose variation each row's is tested against; further
             dims, as `model`, are matched to the row. Default: those present among "rbf" (the `geodesic` of model
-            `rbf`) and "euclidean" (measure `euclidean` of the row's own model).
+            `rbf`) and "euclidean" (measure `euclidean` of the row's own model). One that is no row of `distance`, and
+            has no coordinate `training`, is taken for other trainings.
         num_resamples, level, seed, points: of the intervals, see `bootstrap`.
+        num_permutations: of the tests, see `permutation_test`.
+        family: reference -> rows whose tests are to be corrected together by `holm`; None for no correction.
 
     Returns:
         DataFrame with, per row: `cv` (mean over pairs), `cv_median`, `spread`, `icc`, `rank_agreement`, each but the
-        median with `_lower` and `_upper`; per reference `difference_NAME`, the mean CV less the reference's, with
-        `_lower` and `_upper` of `bootstrap_difference`, `t_NAME`, `p_NAME` and `effect_NAME` of the one-sided
-        `paired_test` that the row varies less, `p_wilcoxon_NAME` of `wilcoxon_test`, and both p-values corrected for
-        all tests of their kind in the table, `p_holm_NAME` and `p_wilcoxon_holm_NAME` (all missing for the reference
-        itself); `retrainings` and `pairs` used, and `pairs_missing`, those that the row itself lacks. `print` shows
-        it rounded.
+        median with `_lower` and `_upper`; `cv_corrected` for the number of retrainings, `cv_short`, `cv_middle`,
+        `cv_long` by `variation_by_length`. Per reference, and missing for the reference itself: `ratio_NAME` of the
+        CVs with `_lower` and `_upper`, `p_NAME`, two-sided, `smallest_p_NAME` and whether it is by `swap_test`,
+        `swapped_NAME` (all missing below three retrainings, or where only some trainings are shared); `p_holm_NAME`
+        of a family; `difference_NAME`, the mean CV less the reference's, with `_lower` and `_upper` of
+        `bootstrap_difference`; and, to compare with published numbers, `t_NAME`, `p_t_NAME` and `effect_NAME` of the
+        one-sided `paired_test` and `p_wilcoxon_NAME` of `wilcoxon_test`. `retrainings` and `pairs` used, and
+        `pairs_missing`, those that the row itself lacks. `print` shows it rounded.
 
     Raises:
         ValueError: a dim is missing, a row has fewer than two retrainings, fewer than two pairs are left, a reference
-            has other pairs or other labels, or an argument is out of range.
+            has other pairs or other labels, `family` names no test of the table, or an argument is out of range.
     """
-    d = _labelled(distance)
+    d = with_trainings(_labelled(distance))
     others = _default_references(d) if references is None else references
     unit = _unit(distance)
     others = {name: _by_row(_matched(name, reference, d)) for name, reference in others.items()}
@@ -78,19 +89,23 @@ def summary(
             raise ValueError(f"distance: expected at least 2 retrainings in row {label}; got 1. Train more seeds.")
         record = _estimates(row[:, kept], options)
         for name, other in others.items():
+            reference = other.sel(row=label, drop=True)
             record |= _comparison(row[:, kept], name, _present(other, label)[:, kept], options)
+            trainings = _trainings(d, label), _of_reference(reference, d)
+            whole = d.sel(row=label, drop=True)[:, kept], reference[:, kept]
+            is_other = not math.isnan(record[f"difference_{name}"])
+            record |= _test(*whole, name, trainings if is_other else None, (num_permutations, level, seed))
         counts = {"retrainings": row.sizes["retraining"], "pairs": kept.sum(), "pairs_missing": (~_usable(row)).sum()}
         records.append(record | {name: int(count) for name, count in counts.items()})
     table = Table(records, index=d.indexes["row"])
-    for kind in ("p", "p_wilcoxon") if others else ():
-        table[[f"{kind}_holm_{name}" for name in others]] = holm(
-            xr.DataArray(table[[f"{kind}_{name}" for name in others]].to_numpy(), dims=["row", "reference"])
-        ).values
+    if family:
+        _correct(table, family, list(others))
     table.attrs = {"level": level, "unit": unit, "num_pairs": kept.size, "references": list(others)}
+    table.attrs["family"] = bool(family)
     return table
 
 
-def comparable(distance: xr.DataArray) -> dict[tuple[Hashable, ...], xr.DataArray]:
+def comparable(distance: xr.DataArray) -> dict[Label, xr.DataArray]:
     """The rows of `summary`: label -> distances (retraining, pair), all on the same pairs, none missing.
 
     Args:
@@ -155,7 +170,7 @@ def _by_row(distance: xr.DataArray) -> xr.DataArray:
     return distance.where(np.isfinite(distance)).stack(row=dims).transpose("row", *CORE)
 
 
-def _present(distance: xr.DataArray, label: tuple[Hashable, ...]) -> xr.DataArray:
+def _present(distance: xr.DataArray, label: Label) -> xr.DataArray:
     """Distances (retraining, pair) of one row, without the retrainings that have none."""
     return distance.sel(row=label, drop=True).dropna("retraining", how="all")
 
@@ -197,6 +212,10 @@ def _estimates(distance: xr.DataArray, options: dict[str, Any]) -> dict[str, flo
     bounds = bounds.assign({name: bounds[name].clip(min=0) for name in ("cv", "spread")})
     bounds = bounds.assign({name: bounds[name].clip(max=1) for name in ("icc", "rank_agreement")})
     record = {"cv_median": float(coefficient_of_variation(distance).median("pair"))}
+    record["cv_corrected"] = float(corrected_coefficient_of_variation(distance).mean("pair"))
+    by_length = variation_by_length(distance) if distance.sizes["pair"] >= 3 else None
+    for name in ("short", "middle", "long"):
+        record[f"cv_{name}"] = math.nan if by_length is None else float(by_length.sel(length=name))
     for name in map(str, estimate):
         lower, upper = bounds[name].values.tolist()
         record |= {name: float(estimate[name]), f"{name}_lower": lower, f"{name}_upper": upper}
@@ -204,8 +223,8 @@ def _estimates(distance: xr.DataArray, options: dict[str, Any]) -> dict[str, flo
 
 
 def _comparison(row: xr.DataArray, name: str, reference: xr.DataArray, options: dict[str, Any]) -> dict[str, float]:
-    """How much less the row varies, and tests that it does; missing for the reference itself or without distances."""
-    kinds = ("difference", "difference_lower", "difference_upper", "t", "p", "effect", "p_wilcoxon")
+    """How much less the row varies, and tests over pairs; missing for the reference itself or without distances."""
+    kinds = ("difference", "difference_lower", "difference_upper", "t", "p_t", "effect", "p_wilcoxon")
     values = [math.nan] * len(kinds)
     if reference.size and not np.array_equal(row, reference):
         test, ranks = paired_test(row, reference), wilcoxon_test(row, reference)
@@ -215,61 +234,57 @@ def _comparison(row: xr.DataArray, name: str, reference: xr.DataArray, options: 
     return dict(zip([*keys, *(f"{kind}_{name}" for kind in kinds[3:])], map(float, values), strict=True))
 
 
-def _text(table: pd.DataFrame) -> str:
-    """Two narrow tables of rounded numbers, estimates and comparisons, and what they mean."""
-    columns = {
-        "CV": _with_interval(table, "cv", 3),
-        "med.": [_short(value, 3) for value in table["cv_median"]],
-        "spread": _with_interval(table, "spread", 2),
-        "ICC": _with_interval(table, "icc", 3),
-        "rank": _with_interval(table, "rank_agreement", 3),
-    }
-    level, references = table.attrs["level"], table.attrs["references"]
-    retrainings = " to ".join(map(str, sorted({table["retrainings"].min(), table["retrainings"].max()})))
-    used, given, unit = table["pairs"].iloc[0], table.attrs["num_pairs"], table.attrs["unit"]
-    notes = (
-        f"CV = std/mean over retrainings: mean and median over {unit}s. spread = std/mean over {unit}s. rank = mean "
-        f"Spearman ρ between retrainings. [{level:.0%} bootstrap interval over retrainings and end points]. "
-        f"{retrainings} retrainings, {used} of {given} {unit}s"
-        + ("." if used == given else ": the others have distances missing or 0 in some row.")
-    )
-    parts = [pd.DataFrame(columns, index=table.index).to_string(), textwrap.fill(notes, 98)]
-    for name in references:
-        compared = table[table[f"difference_{name}"].notna()]
-        if len(compared):
-            parts += ["", _comparison_text(compared, name)]
-    if len(parts) > 2:
-        notes = (
-            f"Δ CV: below 0 the row varies less; [{level:.0%} bootstrap interval over retrainings and end points]. "
-            f"t, d = t/√{unit}s, p: one-sided paired t-test over the {unit}s, the retrainings taken as given; "
-            "Wilcoxon's signed-rank test beside it; (Holm): corrected for all such tests of the table."
+def _test(
+    row: xr.DataArray,
+    reference: xr.DataArray,
+    name: str,
+    trainings: tuple[np.ndarray, np.ndarray] | None,
+    options: tuple[int, float, int],
+) -> dict[str, float]:
+    """The valid test of a row against a reference; missing where there is none."""
+    keys = ("ratio_{}", "ratio_{}_lower", "ratio_{}_upper", "p_{}", "smallest_p_{}", "swapped_{}")
+    values = [math.nan] * len(keys)
+    num_permutations, level, seed = options
+    if trainings is not None:
+        same = np.array_equal(*trainings)
+        shared = bool(set(trainings[0].tolist()) & set(trainings[1].tolist()))
+        present = [d.notnull().any("pair").values for d in (row, reference)]
+        least = (present[0] & present[1]).sum() if same else min(each.sum() for each in present)
+        if least >= 3 and (same or not shared):
+            a, b = (d.reset_coords(drop=True).drop_vars("retraining", errors="ignore") for d in (row, reference))
+            found = (swap_test if same else permutation_test)(
+                a, b, num_permutations=num_permutations, level=level, seed=seed
+            )
+            values = [found.estimate, *found.interval.values, found.p_value, found.smallest_p, float(same)]
+    return dict(zip([key.format(name) for key in keys], map(float, values), strict=True))
+
+
+def _trainings(distance: xr.DataArray, label: Label) -> np.ndarray:
+    """The identities of a row's trainings (retraining,)."""
+    training = distance["training"]  # without the dim of rows where all come from the same trainings
+    return (training.sel(row=label) if "row" in training.dims else training).values
+
+
+def _of_reference(reference: xr.DataArray, distance: xr.DataArray) -> np.ndarray:
+    """The identities of a reference's trainings: its own, or of the row that it is, or else of no row."""
+    if "training" in reference.coords:
+        return reference["training"].values
+    for label in distance.indexes["row"]:
+        if np.array_equal(distance.sel(row=label), reference, equal_nan=True):
+            return _trainings(distance, label)
+    return np.array([f"reference {index}" for index in range(reference.sizes["retraining"])])
+
+
+def _correct(table: Table, family: Mapping[str, Sequence[Label]], references: Sequence[str]) -> None:
+    """Holm's p-values of the tests that `family` names, as columns of the table."""
+    unknown = [name for name in family if name not in references]
+    unknown += [str(label) for labels in family.values() for label in labels if label not in table.index]
+    if unknown:
+        raise ValueError(
+            f"family: expected references among {list(references)} and rows of the table; got {', '.join(unknown)}."
         )
-        parts.append(textwrap.fill(notes, 98))
-    return "\n".join(parts)
-
-
-def _comparison_text(table: pd.DataFrame, name: str) -> str:
-    columns = {
-        f"Δ CV to {name}": _with_interval(table, f"difference_{name}", 3),
-        "t": [f"{t:.2f}" for t in table[f"t_{name}"]],
-        "d": [f"{d:.2f}" for d in table[f"effect_{name}"]],
-        "p (Holm)": _with_holm(table, "p", name),
-        "Wilcoxon p (Holm)": _with_holm(table, "p_wilcoxon", name),
-    }
-    return pd.DataFrame(columns, index=table.index).to_string()
-
-
-def _with_holm(table: pd.DataFrame, kind: str, name: str) -> list[str]:
-    values = zip(table[f"{kind}_{name}"], table[f"{kind}_holm_{name}"], strict=True)
-    return [f"{p:.1g} ({corrected:.1g})" for p, corrected in values]
-
-
-def _with_interval(table: pd.DataFrame, name: str, digits: int) -> list[str]:
-    values = zip(table[name], table[f"{name}_lower"], table[f"{name}_upper"], strict=True)
-    return ["{} [{}, {}]".format(*(_short(value, digits) for value in triple)) for triple in values]
-
-
-def _short(value: float, digits: int) -> str:
-    """Rounded, without the zero before the point: these numbers hardly ever reach 1."""
-    text = f"{value:.{digits}f}"
-    return text.replace("0.", ".", 1) if abs(value) < 1 and text.lstrip("-").startswith("0.") else text
+    chosen = pd.DataFrame(math.nan, index=table.index, columns=list(family))
+    for name, labels in family.items():
+        chosen.loc[list(labels), name] = table.loc[list(labels), f"p_{name}"]
+    corrected = holm(xr.DataArray(chosen.to_numpy(), dims=["row", "reference"]))
+    table[[f"p_holm_{name}" for name in family]] = corrected.where(chosen.notna().to_numpy()).values

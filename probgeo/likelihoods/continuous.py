@@ -24,6 +24,7 @@ from probgeo.likelihoods.likelihood import (
     not_finite,
     outside_unit_interval,
 )
+from probgeo.likelihoods.normal import Normal
 
 
 def _check_positive(name: str, value: float | None) -> None:
@@ -55,7 +56,7 @@ class Gaussian(Likelihood):
         return {"log_std": _initial_log_std(x)} if self.std is None else {}
 
     def distribution(self, output: Float[Tensor, "*batch output"], parameters: Parameters) -> dist.Distribution:
-        return dist.Normal(output, parameters["log_std"].exp() if self.std is None else self.std)
+        return Normal(output, parameters["log_std"].exp() if self.std is None else self.std)
 
     def mean(self) -> nn.Module:
         return nn.Identity()
@@ -89,7 +90,7 @@ class HeteroscedasticGaussian(TwoParameterLikelihood):
 
     def distribution(self, output: Float[Tensor, "*batch output"], parameters: Parameters) -> dist.Distribution:
         mean, raw = output.chunk(2, dim=-1)
-        return dist.Normal(mean, self.floor + softplus(raw))
+        return Normal(mean, self.floor + softplus(raw))
 
     def mean(self) -> nn.Module:
         return FirstHalf()
@@ -297,7 +298,7 @@ class Perceptual(Likelihood):
         return {"log_std": _initial_log_std(None if x is None else self._features(x))}
 
     def distribution(self, output: Float[Tensor, "*batch output"], parameters: Parameters) -> dist.Distribution:
-        return dist.Normal(self._features(output), parameters["log_std"].exp() if self.std is None else self.std)
+        return Normal(self._features(output), parameters["log_std"].exp() if self.std is None else self.std)
 
     def mean(self) -> nn.Module:
         return nn.Identity()

@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import jvp
 
+from probgeo.immersions import plainly
+
 # Gauss–Newton takes the turning of the image along the path, ‖(J_{i+1} − J_i)δ‖², for stiffness, which the exact second
 # variation hardly has (by Gauss's equation the sectional curvature cancels it), so that its steps are too short in the
 # slow modes. Blocks of the latent path in the frozen metric, ½N Σ ‖δ_{i+1} − δ_i‖² in the mean of G_i and G_{i+1}, are
@@ -150,8 +152,9 @@ class Metric(Energy):
     @final
     def measure(self, path: Float[Tensor, "batch node latent"]) -> Measure:
         """E = ½ N Σ ‖r_i‖², and ‖r_i‖: at the least energy a path has constant speed."""
-        squares = self.squared_residuals(path)
-        return Measure((path.shape[1] - 1) / 2 * squares.sum(1), squares.sqrt())
+        with plainly(path):
+            squares = self.squared_residuals(path)
+            return Measure((path.shape[1] - 1) / 2 * squares.sum(1), squares.sqrt())
 
     @final
     def __add__(self, other: "Metric") -> "Metric":

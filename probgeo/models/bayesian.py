@@ -13,10 +13,11 @@ from torch.distributions import Distribution
 from torch.func import functional_call
 
 from probgeo.likelihoods import Likelihood, Parameters
-from probgeo.models.decoders import DecoderModule, DrawnModule, Phase
+from probgeo.models.decoders import DecoderModule, DrawnModule
 from probgeo.models.lastlayer import Conjugate, LaplaceApproximation, draw_noise, linear_layer, prior_std, varied
+from probgeo.models.phase import Epochs, Phase
 from probgeo.models.sampled import NUTS, Autoguide
-from probgeo.nn import MLP, Network, Stacked
+from probgeo.nn import MLP, Network, Stacked, check_network
 from probgeo.objectives import noise_shape, transformed
 
 # A posterior starts with this fraction of the prior's standard deviations: near a single network, which then widens.
@@ -74,8 +75,8 @@ class VariationalModule(DrawnModule):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """Everything together; then the widths σ alone, which move slowly, to where they belong given the rest."""
-        widths = [f"decoder.posteriors.{name}.log_std" for name in self.posteriors]
-        return (*super().phases, Phase("posterior", trains=lambda name: name in widths, share=0.5, rate=10.0))
+        widths = [f"posteriors.{name}.log_std" for name in self.posteriors]
+        return (*super().phases, Phase("posterior", Epochs(lambda name: name in widths, share=0.5, rate=10.0)))
 
     def posterior(self) -> dict[str, Any]:
         """q([W, b]) by the layer's place in the network."""
@@ -243,6 +244,7 @@ class BayesianDecoder:
                 "guide: expected MeanField(), LowRank(), LaplaceApproximation(), Conjugate(), NUTS() or a guide of "
                 f"Pyro's, such as pyro.infer.autoguide.AutoNormal; got {self.guide!r}."
             )
+        check_network("network", self.network)
         if not self.prior > 0:
             raise ValueError(f"prior: expected a positive standard deviation; got {self.prior}.")
         if self.draws < 1:

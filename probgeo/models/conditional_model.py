@@ -1,8 +1,6 @@
 """The Pyro model and guide of conditional variational autoencoders: masks, missing values, how training starts."""
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pyro
@@ -14,8 +12,8 @@ from torch import Tensor
 
 from probgeo.likelihoods import Likelihood, Mixed, OneHotCategorical
 from probgeo.models.base import Encoding
-from probgeo.models.decoders import Phase
 from probgeo.models.networks import Networks
+from probgeo.models.phase import Phase, Target, inside, start_from_data, target, with_decoder
 from probgeo.models.vae import data_plate, positive
 from probgeo.specs import stream
 
@@ -75,11 +73,10 @@ class ConditionalModel(Networks):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
+        """Everything together; then what else the decoder needs, given codes and conditions."""
         first, *later = self.decoder.phases
-        return (
-            dataclasses.replace(first, start=partial(_start, first.start)),
-            *(dataclasses.replace(phase, start=phase.start and partial(_start_later, phase.start)) for phase in later),
-        )
+        closing = (inside(phase, "decoder", _target) for phase in later)
+        return (dataclasses.replace(with_decoder(first), start=_start), *closing)
 
     # --- rows, masks and conditions ---
 
@@ -176,8 +173,8 @@ class ConditionalModel(Networks):
 
 
 @torch.no_grad()
-def _start(start: Callable | None, model: ConditionalModel, x: Tensor, seed: int) -> None:
-    """The decoder's own start, on data whose missing values are drawn from those of their columns."""
+def _start(model: ConditionalModel, x: Tensor, seed: int) -> None:
+    """The start of any model, on data whose missing values are drawn from those of their columns."""
     y, covariates = model.split(x)
     model.reference.copy_(covariates.mean(0))
     y, missing = y.clone(), y.isnan()
@@ -187,27 +184,14 @@ def _start(start: Callable | None, model: ConditionalModel, x: Tensor, seed: int
             raise ValueError(f"x: column {model.modelled[column]} has no value in any row trained on; leave it out.")
         drawn = torch.randint(len(values), (int(missing[:, column].sum()),), generator=stream(seed, "missing", column))
         y[missing[:, column], column] = values[drawn.to(values.device)]
-    if start:
-        start(model, y, seed)
+    start_from_data(model, y, seed)
 
 
-class _OfInputs:
-    """What a decoder's later starts read of a model, the decoder's inputs [z; c] for its codes."""
-
-    def __init__(self, model: ConditionalModel, inputs: Tensor) -> None:
-        self.spec, self.decoder, self.inputs = model.spec, model.decoder, inputs
-        self.parameters_of_likelihood = model.parameters_of_likelihood
-
-    def encode(self, x: Tensor) -> Encoding:
-        return Encoding(self.inputs, torch.zeros_like(self.inputs))
-
-
-@torch.no_grad()
-def _start_later(start: Callable, model: ConditionalModel, x: Tensor, seed: int) -> None:
-    """A start that fits the decoder to codes and covariates, of the rows without missing values."""
+def _target(model: ConditionalModel, x: Tensor) -> Target:
+    """What a decoder is fitted to after training: codes and covariates [z; c] of the rows without missing values."""
     complete = x[~x.isnan().any(1)]
     if not len(complete):
         raise ValueError("x: a decoder that is fitted after training needs rows without missing values; got none.")
     y, covariates = model.split(complete)
     mean, _ = model.encoding(y, torch.zeros_like(y, dtype=torch.bool), covariates)
-    start(_OfInputs(model, torch.cat([mean, covariates], dim=-1)), y, seed)
+    return target(model, torch.cat([mean, covariates], dim=-1), y)

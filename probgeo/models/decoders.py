@@ -15,27 +15,8 @@ from torch.func import jvp, vmap
 from probgeo.likelihoods import Gaussian, Likelihood, Parameters
 from probgeo.metrics import ExpectedMetric, Metric, PullbackMetric, TensorMetric
 from probgeo.models.gp import RBFPrecision
-from probgeo.nn import MLP, Network, Stacked
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of training: which parameters move, for how long, and what happens before.
-
-    Args:
-        name: what the progress bar and the history call it.
-        trains: whether the parameter of this (dotted) name moves.
-        share: epochs of this phase, as a fraction of `Training.epochs`; 0 for a phase that is its `start` alone, such
-            as a posterior in closed form given the trained codes. The first phase has epochs.
-        rate: learning rate of this phase, as a multiple of `Training.learning_rate`.
-        start: called once with (model, x, seed) before the first epoch; may set buffers and initial values in place.
-    """
-
-    name: str
-    trains: Callable[[str], bool]
-    share: float = 1.0
-    rate: float = 1.0
-    start: Callable[[Any, Tensor, int], None] | None = None
+from probgeo.models.phase import Epochs, Phase, Target
+from probgeo.nn import MLP, Network, Stacked, check_network
 
 
 class DecoderModule(nn.Module, abc.ABC):
@@ -43,8 +24,11 @@ class DecoderModule(nn.Module, abc.ABC):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """The parts of training, in order."""
-        return (Phase("fit", trains=lambda name: True, start=_start_from_data),)
+        """The parts of training, in order, their parameters named as in this module; the first has epochs.
+
+        Whatever has the decoder is trained with it in the first; in what follows the codes are fixed.
+        """
+        return (Phase("fit"),)
 
     def guide(self, z: Float[Tensor, "row latent"]) -> None:
         """Pyro sample statements of the variational posterior over the decoder's own latent variables, for rows z."""
@@ -162,7 +146,7 @@ class EnsembleModule(DrawnModule):
         self.assignment = assignment
 
     def guide(self, z: Float[Tensor, "row latent"]) -> None:
-        self.assignment.guide()
+        self.assignment.guide(len(z), self.members.num_members)
 
     def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
         return self.assignment.decode(self.members, z), parameters
@@ -196,15 +180,15 @@ class RBFModule(DecoderModule):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        weights = "decoder.precision.log_weights"
-        return (
-            Phase("mean", trains=lambda name: not name.startswith("decoder.precision."), start=_start_from_data),
-            Phase("precision", trains=lambda name: name == weights, share=0.5, rate=10.0, start=_place_centers),
-        )
+        mean = Epochs(lambda name: not name.startswith("precision."))
+        weights = Epochs(lambda name: name == "precision.log_weights", share=0.5, rate=10.0)
+        return Phase("mean", mean), Phase("precision", weights, _place_centers, _check_centers)
 
     def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
         # In the first phase the likelihood's own standard deviation holds: the centres are not placed yet. In the
         # second the codes are fixed: the precision is fitted to them and does not move them, hence `detach`.
+        if not self.precision.any_placed:
+            return self.network(z), parameters
         log_std = torch.where(self.precision.placed, -0.5 * self.precision(z.detach()).log(), parameters["log_std"])
         return self.network(z), {**parameters, "log_std": log_std}
 
@@ -242,16 +226,13 @@ class _MeanAndStd(nn.Module):
 
 
 @torch.no_grad()
-def _start_from_data(model: Any, x: Tensor, seed: int) -> None:
-    """The likelihood's own parameters at values that suit x: a noise level that starts far off is slow to learn."""
-    for name, value in model.spec.likelihood.initial_parameters(x.shape[1], x).items():
-        model.shared[name].copy_(value)
+def _place_centers(module: RBFModule, target: Target, seed: int) -> None:
+    """Centres at the codes; every precision at the data equal to the likelihood's own, 1 / std²."""
+    module.precision.place(target.z, (-2 * target.parameters["log_std"]).exp(), seed)
 
 
-@torch.no_grad()
-def _place_centers(model: Any, x: Tensor, seed: int) -> None:
-    """Centres at the codes of x; every precision at the data equal to the likelihood's own, 1 / std²."""
-    model.decoder.precision.place(model.encode(x).mean, (-2 * model.parameters_of_likelihood()["log_std"]).exp(), seed)
+def _check_centers(module: RBFModule, target: Target) -> None:
+    module.precision.check(target.z)
 
 
 # --- specs -----------------------------------------------------------------------------------------------------------
@@ -280,6 +261,9 @@ class Decoder:
     network: Network = MLP()
     num_members = 1
 
+    def __post_init__(self) -> None:
+        check_network("network", self.network)
+
     def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> SingleDecoder:
         """The module, freshly initialised from torch's random state."""
         return SingleDecoder(self.network.build(latent, num_outputs))
@@ -287,13 +271,23 @@ class Decoder:
 
 @dataclass(frozen=True)
 class SplitBatch:
-    """Row i of a minibatch is decoded by member i mod S: every member learns from every batch."""
+    """Row i of a minibatch is decoded by member i mod S: every member learns from every batch.
 
-    def guide(self) -> None:
-        """Nothing is random: the minibatch is shuffled already."""
+    Where a minibatch has fewer rows than there are members, row i is decoded by member i + k mod S, with k drawn anew.
+    """
+
+    def guide(self, num_rows: int, num_members: int) -> Tensor | None:
+        """Nothing is random where every member has a row, as the minibatch is shuffled already; otherwise k / S is."""
+        return pyro.sample("rotation", dist.Uniform(0.0, 1.0)) if num_rows < num_members else None
 
     def decode(self, members: Stacked, z: Float[Tensor, "row latent"]) -> Float[Tensor, "row observation"]:
         num_rows, num_members = len(z), members.num_members
+        share = self.guide(num_rows, num_members)
+        if share is not None:
+            rows = torch.arange(num_members, device=z.device)
+            k = (share * num_members).long().clamp(max=num_members - 1)
+            given = z[(rows - k) % num_members % num_rows]  # some rows more than once, to members that do not count
+            return members.each(given[:, None])[(rows[:num_rows] + k) % num_members, 0]
         padding = -num_rows % num_members
         padded = torch.cat([z, z[:1].expand(padding, -1)]) if padding else z
         by_member = padded.reshape(-1, num_members, z.shape[-1]).transpose(0, 1)
@@ -308,12 +302,14 @@ class RandomMember:
         Syrota, Moreno-Muñoz & Hauberg (2024), Decoder ensembling for learned latent geometries, section 3.
     """
 
-    def guide(self) -> Tensor:
+    def guide(self, num_rows: int, num_members: int) -> Tensor:
         """The Pyro sample statement of the member, as a uniform variable on [0, 1); the same in model and guide."""
         return pyro.sample("member", dist.Uniform(0.0, 1.0))
 
     def decode(self, members: Stacked, z: Float[Tensor, "row latent"]) -> Float[Tensor, "row observation"]:
-        index = (self.guide() * members.num_members).long().clamp(max=members.num_members - 1)
+        index = (
+            (self.guide(len(z), members.num_members) * members.num_members).long().clamp(max=members.num_members - 1)
+        )
         return members.one(index, z)
 
 
@@ -340,6 +336,7 @@ class EnsembleDecoder:
     def __post_init__(self) -> None:
         if self.members < 1:
             raise ValueError(f"members: expected at least one decoder; got {self.members}.")
+        check_network("network", self.network)
 
     @property
     def num_members(self) -> int:
@@ -382,6 +379,7 @@ class RBFDecoder:
             raise ValueError(f"floor: expected a fraction between 0 and 1; got {self.floor}.")
         if not self.curve > 0:
             raise ValueError(f"curve: expected a positive multiple of the cluster radius; got {self.curve}.")
+        check_network("network", self.network)
 
     def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> RBFModule:
         """The module, freshly initialised from torch's random state.

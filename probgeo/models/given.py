@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from probgeo.likelihoods import Likelihood, TwoParameterLikelihood
 from probgeo.metrics import Metric
@@ -93,7 +94,7 @@ class GivenVAE(LatentModel):
         self._varies = ~mask[columns.owner.to(mask.device)]
         self._known = columns.of(y).masked_fill(self._varies, 0)
         latent = model.spec.latent
-        self._embedding = nn.Linear(latent, latent + len(conditions)).to(y).requires_grad_(False)
+        self._embedding = skip_init(nn.Linear, latent, latent + len(conditions)).to(y).requires_grad_(False)
         self._embedding.weight.copy_(torch.eye(latent + len(conditions), latent))
         self._embedding.bias.copy_(torch.cat([y.new_zeros(latent), conditions]))
 

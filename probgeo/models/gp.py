@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 from gpytorch.kernels import RBFKernel, ScaleKernel
@@ -69,6 +70,7 @@ class RBFPrecision(nn.Module):
         self.register_buffer("centers", torch.zeros(num_centers, latent))
         self.register_buffer("at_data", torch.ones(num_centers))
         self.register_buffer("placed", torch.tensor(False))
+        self.any_placed = False  # of several that are stacked in this module: `placed` has no one value then
 
     def _basis(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch center"]:
         rows = z.reshape(-1, z.shape[-1])
@@ -78,6 +80,17 @@ class RBFPrecision(nn.Module):
     def forward(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
         return (self._basis(z) + self.floor * self.at_data) @ self.log_weights.exp().T
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.any_placed = bool(self.placed.any())
+
+    def check(self, z: Float[Tensor, "row latent"]) -> None:
+        """Raise ValueError if there are fewer codes than centres."""
+        if len(z) < len(self.centers):
+            raise ValueError(
+                f"num_centers: expected at most as many centres as codes ({len(z)}); got {len(self.centers)}."
+            )
+
     @torch.no_grad()
     def place(self, z: Float[Tensor, "row latent"], precision: Float[Tensor, ""], seed: int) -> None:
         """Set centres and length scales by k-means on the codes z, and all precisions at the data to `precision`.
@@ -85,9 +98,8 @@ class RBFPrecision(nn.Module):
         Raises:
             ValueError: fewer codes than centres.
         """
+        self.check(z)
         num_centers = len(self.centers)
-        if len(z) < num_centers:
-            raise ValueError(f"num_centers: expected at most as many centres as codes ({len(z)}); got {num_centers}.")
         clusters = KMeans(num_centers, n_init=1, random_state=seed).fit(z.detach().cpu().double().numpy())
         self.centers.copy_(torch.as_tensor(clusters.cluster_centers_))
         labels = torch.as_tensor(clusters.labels_, dtype=torch.long, device=z.device)
@@ -100,6 +112,7 @@ class RBFPrecision(nn.Module):
         self.at_data.copy_(self._basis(z).mean(0))
         self.log_weights.fill_((precision / ((1 + self.floor) * self.at_data.sum())).log())
         self.placed.fill_(True)
+        self.any_placed = True
 
 
 class SparseGP(nn.Module):
@@ -190,6 +203,14 @@ class SparseGP(nn.Module):
 
     # --- fitting to given codes ---
 
+    def check(self, z: Float[Tensor, "row latent"]) -> None:
+        """Raise ValueError if there are fewer codes than inducing points."""
+        if len(z) < len(self.inducing):
+            raise ValueError(
+                f"num_inducing: expected at most as many inducing points as rows of x ({len(z)}); got "
+                f"{len(self.inducing)}."
+            )
+
     @torch.no_grad()
     def place(self, z: Float[Tensor, "row latent"], x: Float[Tensor, "row observation"], seed: int) -> None:
         """Set inducing points by k-means on the codes z; units and first hyperparameters that suit x (NaN: missing).
@@ -197,11 +218,8 @@ class SparseGP(nn.Module):
         Raises:
             ValueError: fewer codes than inducing points.
         """
+        self.check(z)
         num_inducing = len(self.inducing)
-        if len(z) < num_inducing:
-            raise ValueError(
-                f"num_inducing: expected at most as many inducing points as rows of x ({len(z)}); got {num_inducing}."
-            )
         clusters = KMeans(num_inducing, n_init=1, random_state=seed).fit(z.detach().cpu().double().numpy())
         self.inducing.copy_(torch.as_tensor(clusters.cluster_centers_))
         self.offset.copy_(x.nanmean(0))

@@ -1,9 +1,7 @@
 """A Gaussian process as the decoder of a variational autoencoder: fitted to the codes of a trained one."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,9 +9,10 @@ from torch import Tensor, nn
 
 from probgeo.likelihoods import Gaussian, Likelihood, Parameters
 from probgeo.metrics import Metric
-from probgeo.models.decoders import DecoderModule, Phase
+from probgeo.models.decoders import DecoderModule
 from probgeo.models.gp import PathwiseDraws, SparseGP
-from probgeo.nn import MLP, Network
+from probgeo.models.phase import Epochs, Phase, Target
+from probgeo.nn import MLP, Network, check_network
 from probgeo.specs import stream
 
 
@@ -28,11 +27,8 @@ class GPModule(DecoderModule):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        (fit,) = super().phases
-        return (
-            dataclasses.replace(fit, trains=lambda name: not name.startswith("decoder.process.")),
-            Phase("posterior", trains=lambda name: False, share=0.0, start=_fit_process),
-        )
+        network = Epochs(lambda name: not name.startswith("process."))
+        return Phase("fit", network), Phase("posterior", None, _fit_process, _check_inducing)
 
     def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
         return self.network(z), parameters
@@ -57,10 +53,14 @@ class GPModule(DecoderModule):
         return 1.0 if head is None else float(head(self.process.scale.new_ones(())))
 
 
+def _check_inducing(module: GPModule, target: Target) -> None:
+    module.process.check(target.z)
+
+
 @torch.no_grad()
-def _fit_process(model: Any, x: Tensor, seed: int) -> None:
-    """Hyperparameters from some of the rows, the posterior from all of them, given the codes of x."""
-    z, process, spec = model.encode(x).mean, model.decoder.process, model.decoder.spec
+def _fit_process(module: GPModule, target: Target, seed: int) -> None:
+    """Hyperparameters from some of the rows, the posterior from all of them, given their codes."""
+    z, x, process, spec = target.z, target.x, module.process, module.spec
     process.place(z, x, seed)
     rows = torch.randperm(len(x), generator=stream(seed, "process"))[: spec.num_rows].to(x.device)
     process.fit_hyperparameters(z[rows], x[rows], spec.num_steps)
@@ -94,6 +94,7 @@ class GPDecoder:
     num_members = 1
 
     def __post_init__(self) -> None:
+        check_network("network", self.network)
         if min(self.num_inducing, self.num_rows, self.num_steps) < 1:
             raise ValueError(
                 "num_inducing, num_rows, num_steps: expected at least 1; got "

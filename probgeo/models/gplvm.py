@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from probgeo.metrics import Metric
 from probgeo.models.base import Encoding, FittedModel, ModelSpec
-from probgeo.models.decoders import Phase
 from probgeo.models.gp import SparseGP
+from probgeo.models.phase import Epochs, Phase
 from probgeo.specs import stream
 
 PROJECTION_STEPS = 200
@@ -113,7 +113,7 @@ class FittedGPLVM(FittedModel):
         def trains(name: str) -> bool:
             return self.spec.lengthscale is None or not name.endswith("raw_lengthscale")
 
-        return (Phase("fit", trains=trains, rate=self.spec.rate, start=_start),)
+        return (Phase("fit", Epochs(trains, rate=self.spec.rate), start=_start),)
 
     @torch.no_grad()
     def start(self, x: Float[Tensor, "row observation"], seed: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from probgeo.likelihoods import (
     Categorical,
@@ -26,7 +27,8 @@ from probgeo.likelihoods import (
 )
 from probgeo.likelihoods.likelihood import Scale
 from probgeo.metrics import ExpectedMetric, Metric, PullbackMetric
-from probgeo.models.decoders import DecoderModule, Phase, with_head
+from probgeo.models.decoders import DecoderModule, with_head
+from probgeo.models.phase import Phase, Target
 from probgeo.models.regression import Regression, correlated, inverse_transposed, solved
 from probgeo.nn import Stacked
 from probgeo.specs import stream
@@ -130,7 +132,7 @@ class LastLayerModule(DecoderModule):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        return (*super().phases, Phase("posterior", trains=lambda name: False, share=0.0, start=_find_posterior))
+        return (*super().phases, Phase("posterior", epochs=None, start=_find_posterior))
 
     def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
         return self.network(z), parameters
@@ -157,15 +159,12 @@ class LastLayerModule(DecoderModule):
 
 
 @torch.no_grad()
-def _find_posterior(model: Any, x: Tensor, seed: int) -> None:
-    module: LastLayerModule = model.decoder
-    likelihood: Likelihood = model.spec.likelihood
-    parameters = {**model.parameters_of_likelihood(), **likelihood.known(x)}
-    parameters = {name: value.double() for name, value in parameters.items()}
+def _find_posterior(module: LastLayerModule, target: Target, seed: int) -> None:
+    parameters = {name: value.double() for name, value in target.parameters.items()}
     std = module.std.double()
-    design = module.features(model.encode(x).mean).double() * std
+    design = module.features(target.z).double() * std
     regression = Regression(
-        design, likelihood.observed(x).double(), lambda output: likelihood.distribution(output, parameters)
+        design, target.x.double(), lambda output: target.likelihood.distribution(output, parameters)
     )
     module.find(regression, module.weights.double() / std, seed)
 
@@ -221,7 +220,7 @@ class GaussianModule(LastLayerModule):
         mean, factors = self.weights[:, :-1].double(), self.factors[:, :-1].double()
         moment = mean.T @ mean + len(mean) / len(factors) * (factors @ factors.mT).sum(0)
         values, vectors = torch.linalg.eigh(moment)
-        root = nn.Linear(len(moment), len(moment), bias=False).to(self.factors)
+        root = skip_init(nn.Linear, len(moment), len(moment), bias=False).to(self.factors)
         with torch.no_grad():
             root.weight.copy_(values.clamp(min=0).sqrt()[:, None] * vectors.T)
         return PullbackMetric(with_head(nn.Sequential(self.network[:-1], root), head))

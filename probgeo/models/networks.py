@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from probgeo.likelihoods import Parameters, TwoParameterLikelihood
 from probgeo.metrics import Metric
-from probgeo.models.decoders import DecoderModule
+from probgeo.models.decoders import DecoderModule, DecoderSpec
+from probgeo.nn import check_network
 
 
 class Networks(nn.Module):
@@ -24,6 +25,9 @@ class Networks(nn.Module):
     def __init__(self, spec: Any, num_features: int, encoder_sizes: tuple[int, int], num_codes: int) -> None:
         super().__init__()
         self.spec = spec
+        check_network("encoder", spec.encoder)
+        if not isinstance(spec.decoder, DecoderSpec) or isinstance(spec.decoder, type):
+            raise TypeError(f"decoder: expected a spec, such as Decoder(); got {spec.decoder!r}.")
         self.encoder = spec.encoder.build(*encoder_sizes)
         num_outputs = spec.likelihood.num_outputs(num_features)
         self.decoder: DecoderModule = spec.decoder.build(num_codes, num_outputs, spec.likelihood)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from probgeo.metrics import Metric
 from probgeo.models.base import Encoding, FittedModel
-from probgeo.models.decoders import Phase
 from probgeo.models.fusion import Fusion, ProductOfExperts
+from probgeo.models.phase import Epochs, Phase
 from probgeo.models.vae import LatentSpec, Warmup, data_plate, positive
 from probgeo.models.views import (
     Alternation,
@@ -345,7 +345,7 @@ class FittedSharedLatentVAE(FittedModel):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """All views together; rounds of alternation; then what else the views' decoders need, one after another."""
-        shared = Phase("shared layers", trains=lambda name: name.startswith("fusion."))
+        shared = Phase("shared layers", Epochs(lambda name: name.startswith("fusion.")))
         own = [phases_of(name, index, self.views[index]) for index, name in enumerate(self.spec.names)]
         parts = [shared, *(phases[0] for phases in own)]
         rounds: list[Phase] = []

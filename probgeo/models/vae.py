@@ -14,8 +14,9 @@ from torch import Tensor
 
 from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.models.base import Encoding, FittedModel, ModelSpec
-from probgeo.models.decoders import Decoder, DecoderSpec, Phase
+from probgeo.models.decoders import Decoder, DecoderSpec
 from probgeo.models.networks import EncoderDecoder
+from probgeo.models.phase import Phase, inside, target, with_decoder
 from probgeo.nn import MLP, Network
 
 
@@ -122,7 +123,10 @@ class FittedVAE(EncoderDecoder, FittedModel):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        return self.decoder.phases
+        """Everything together; then what else the decoder needs, given the codes of x."""
+        first, *later = self.decoder.phases
+        closing = (inside(phase, "decoder", lambda model, x: target(model, model.encode(x).mean, x)) for phase in later)
+        return (with_decoder(first), *closing)
 
     def _check(self, x: Tensor) -> None:
         if x.shape[-1] != self.num_features:

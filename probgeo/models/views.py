@@ -1,10 +1,7 @@
 """A view of an observation: its part of a shared latent variable model, and of its training."""
 
-import dataclasses
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from types import SimpleNamespace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -16,8 +13,9 @@ from torch import Tensor, nn
 from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.metrics import Metric
 from probgeo.models.base import Encoding, LatentModel
-from probgeo.models.decoders import Decoder, DecoderSpec, Phase
+from probgeo.models.decoders import Decoder, DecoderSpec
 from probgeo.models.networks import EncoderDecoder
+from probgeo.models.phase import Epochs, Phase, Target, inside, target, with_decoder
 from probgeo.nn import MLP, Network
 
 
@@ -182,7 +180,7 @@ class Alternation:
     def phases(self, parts: Sequence[Phase]) -> list[Phase]:
         """Every part of the training alone, one after another, in every round."""
         return [
-            dataclasses.replace(part, name=f"{part.name}, round {number}", share=self.share, start=None)
+            Phase(f"{part.name}, round {number}", part.epochs and replace(part.epochs, share=self.share))
             for number in range(1, self.rounds + 1)
             for part in parts
         ]
@@ -196,35 +194,33 @@ def together(name: str, parts: Sequence[Phase]) -> Phase:
             if part.start:
                 part.start(model, x, seed)
 
-    return Phase(name, trains=lambda path: any(part.trains(path) for part in parts), start=start)
+    def check(model: Any, x: Tensor) -> None:
+        for part in parts:
+            if part.check:
+                part.check(model, x)
+
+    return Phase(name, Epochs(lambda path: any(part.trains(path) for part in parts)), start, check)
 
 
 def phases_of(name: str, index: int, view: FittedView) -> list[Phase]:
-    """Phases of the decoder of view number `index`, in terms of a model that has it as `views.<index>`."""
-    prefix = f"views.{index}."
+    """Phases of view number `index`, as phases of a model that has it as `views.<index>`."""
 
-    def named(phase: Phase) -> Phase:
-        return dataclasses.replace(
-            phase,
-            name=f"{name}: {phase.name}",
-            trains=lambda path: path.startswith(prefix) and phase.trains(path.removeprefix(prefix)),
-            start=phase.start and functools.partial(_start, name, view.spec, phase.start),
-        )
+    def block(model: Any, x: Tensor) -> tuple[Tensor, Bool[Tensor, " row"]]:
+        columns = x[:, model.spec.columns(name)]
+        there = present(columns)
+        if not there.any():
+            raise ValueError(
+                f"x: expected view {name!r} in some of the rows to train on; it is missing in all of them."
+            )
+        return columns[there], there
 
-    return [named(phase) for phase in view.decoder.phases]
+    def given(model: Any, x: Tensor) -> Target:
+        """The rows that have the view, with codes from all views of these rows."""
+        columns, there = block(model, x)
+        return target(model.views[index], model.encode(x[there]).mean, columns)
 
-
-def _start(name: str, spec: View, start: Callable, model: Any, x: Tensor, seed: int) -> None:
-    """`start` of a decoder's phase, on the rows that have the view, with codes from all views of these rows."""
-    block, view = x[:, model.spec.columns(name)], model.views[model.spec.index(name)]
-    there = present(block)
-    if not there.any():
-        raise ValueError(f"x: expected view {name!r} in some of the rows to train on; it is missing in all of them.")
-    as_model = SimpleNamespace(
-        spec=spec,
-        decoder=view.decoder,
-        shared=view.shared,
-        parameters_of_likelihood=view.parameters_of_likelihood,
-        encode=lambda _: model.encode(x[there]),
-    )
-    start(as_model, block[there], seed)
+    path = f"views.{index}"
+    first, *later = view.decoder.phases
+    own = [inside(with_decoder(first), path, lambda model, x: block(model, x)[0])]
+    own += [inside(phase, f"{path}.decoder", given) for phase in later]
+    return [replace(phase, name=f"{name}: {phase.name}") for phase in own]

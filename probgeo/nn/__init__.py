@@ -52,6 +52,15 @@ class Network(Protocol):
         """The module (*batch, num_inputs) -> (*batch, num_outputs), freshly initialised from torch's random state."""
 
 
+def check_network(name: str, network: Any) -> None:
+    """TypeError, by the name of the argument, for what is no spec of a network: a module, or a class."""
+    if isinstance(network, type) or not isinstance(network, Network):
+        raise TypeError(
+            f"{name}: expected a spec of a network, such as MLP((128, 128)); got {network!r}. For modules of your own "
+            "give a frozen dataclass with a method build(num_inputs, num_outputs) that makes one."
+        )
+
+
 @dataclass(frozen=True)
 class MLP:
     """Spec of a multilayer perceptron.

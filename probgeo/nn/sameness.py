@@ -89,9 +89,7 @@ def _same(one: Any, two: Any, known: dict[int, int]) -> bool:
         return one.__func__ is two.__func__ and _same(one.__self__, two.__self__, known)
     if isinstance(one, FunctionType):
         cells = [[cell.cell_contents for cell in function.__closure__ or ()] for function in (one, two)]
-        first, second = (
-            (f.__defaults__, f.__kwdefaults__, found) for f, found in zip((one, two), cells, strict=True)
-        )
+        first, second = ((f.__defaults__, f.__kwdefaults__, found) for f, found in zip((one, two), cells, strict=True))
         return one.__code__ == two.__code__ and one.__globals__ is two.__globals__ and _same(first, second, known)
     if isinstance(one, (type, BuiltinFunctionType, CodeType)):
         return bool(one == two)

@@ -207,8 +207,9 @@ class StraightLine(Measure):
         status = with_doubts(metric, line, chords, status)
         # At equal ends the nodes are equal, but their images only up to rounding.
         zero = (start == stop).all(1) & finite
-        steps = torch.zeros_like(status)
-        return Geodesics(line, energies.masked_fill(zero, 0), lengths.masked_fill(zero, 0), steps, status)
+        steps, rivals, gap = torch.zeros_like(status), torch.full_like(status, -1), torch.full_like(lengths, torch.nan)
+        lengths = lengths.masked_fill(zero, 0)
+        return Geodesics(line, energies.masked_fill(zero, 0), lengths, steps, status, rivals, gap)
 
     def angles(
         self, model: LatentModel, corner: Tensor, first: Tensor, second: Tensor, codes: Tensor
@@ -227,7 +228,8 @@ class Euclidean(Measure):
         lengths = (start - stop).norm(dim=-1)
         status = torch.where(lengths.isfinite(), int(Status.CONVERGED), int(Status.NONFINITE))
         line = torch.stack([start, stop], dim=1)
-        return Geodesics(line, lengths.square() / 2, lengths, torch.zeros_like(status), status)
+        unsearched = torch.full_like(status, -1), torch.full_like(lengths, torch.nan)
+        return Geodesics(line, lengths.square() / 2, lengths, torch.zeros_like(status), status, *unsearched)
 
     def also(self, model: LatentModel, path: Float[Tensor, "batch node latent"]) -> Mapping[str, Tensor]:
         """`euclidean_reconstructed`, ‖E[x | z_i] − E[x | z_j]‖ of the ends."""

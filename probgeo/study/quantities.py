@@ -41,6 +41,7 @@ def distances(measure: Measure, model: LatentModel, at: Sequence[Tensor], codes:
     found = measure.paths(model, start, stop, codes)
     seconds = torch.tensor(time.monotonic() - began, dtype=torch.float64)
     values = {"distance": found.length, "energy": found.energy, "status": found.status, "seconds": seconds}
+    values |= {"rivals": found.rivals, "gap": found.gap}
     return {**values, **measure.also(model, found.path)}
 
 

@@ -1,0 +1,115 @@
+"""How the table of `summary` is printed: rounded, the valid test first, and what every number is worth."""
+
+import textwrap
+
+import pandas as pd
+
+# Least and most of both tests over 18 cells of experiments/results/null_tests.nc, two-sided; a test holds it.
+WORTH_OF_T = "where nothing differs they reject in 18 to 79 % of cases at a nominal 5 % (experiments.null_tests)"
+
+
+class Table(pd.DataFrame):
+    """A `pandas.DataFrame` of unrounded numbers, from `summary`, that prints rounded and explained."""
+
+    def __str__(self) -> str:
+        return _text(self)
+
+
+def _text(table: pd.DataFrame) -> str:
+    """Narrow tables of rounded numbers, estimates and comparisons, and what they mean."""
+    columns = {
+        "CV": _with_interval(table, "cv", 3),
+        "med.": [_short(value, 3) for value in table["cv_median"]],
+        "spread": _with_interval(table, "spread", 2),
+        "ICC": _with_interval(table, "icc", 3),
+        "rank": _with_interval(table, "rank_agreement", 3),
+    }
+    level, references = table.attrs["level"], table.attrs["references"]
+    retrainings = " to ".join(map(str, sorted({table["retrainings"].min(), table["retrainings"].max()})))
+    used, given, unit = table["pairs"].iloc[0], table.attrs["num_pairs"], table.attrs["unit"]
+    notes = (
+        f"CV = std/mean over retrainings: mean and median over {unit}s. spread = std/mean over {unit}s. rank = mean "
+        f"Spearman ρ between retrainings. [{level:.0%} bootstrap interval over retrainings and end points]. "
+        f"{retrainings} retrainings, {used} of {given} {unit}s"
+        + (". " if used == given else ": the others have distances missing or 0 in some row. ")
+        + f"Spread and ICC hold for {unit}s drawn as these: compare them within one table."
+    )
+    parts = [pd.DataFrame(columns, index=table.index).to_string(), textwrap.fill(notes, 98)]
+    for name in references:
+        compared = table[table[f"difference_{name}"].notna()]
+        if len(compared):
+            parts += ["", _comparison_text(compared, name)]
+    if len(parts) > 2:
+        parts.append(textwrap.fill(_comparison_notes(table), 98))
+    return "\n".join(parts)
+
+
+def _comparison_notes(table: pd.DataFrame) -> str:
+    level, unit, references = table.attrs["level"], table.attrs["unit"], table.attrs["references"]
+    smallest = table[[f"smallest_p_{name}" for name in references]].max(axis=None)
+    missing = any((table[f"difference_{name}"].notna() & table[f"p_{name}"].isna()).any() for name in references)
+    notes = (
+        f"ratio: CV of the row over that of the reference, below 1 it varies less, [{level:.0%} interval of the test]. "
+        "p: two-sided, by permuting whole retrainings (perm), or by exchanging within the same trainings (swap); "
+        "it finds less or more variation than the reference has, or none: no difference"
+    )
+    if smallest > 1 - level:
+        notes += f"; ?: so few retrainings allow no p below {_short(smallest, 2)}, nothing can be told"
+    if missing:
+        notes += "; –: no test, which takes three retrainings of each side, shared whole or not at all"
+    if table.attrs["family"]:
+        notes += "; in brackets: Holm's p within the family of tests that was named"
+    return notes + (
+        f". Δ CV: the difference, [bootstrap interval]. t, W: the paired t-test over {unit}s, as published, and "
+        f"Wilcoxon's, one-sided; they take {unit}s for independent and retrainings for given: {WORTH_OF_T}."
+    )
+
+
+def _comparison_text(table: pd.DataFrame, name: str) -> str:
+    columns = {
+        f"ratio to {name}": _with_interval(table, f"ratio_{name}", 2),
+        "p": _with_holm(table, name),
+        "by": ["–" if swapped != swapped else "swap" if swapped else "perm" for swapped in table[f"swapped_{name}"]],
+        "finds": _verdicts(table, name),
+        "Δ CV": _with_interval(table, f"difference_{name}", 3),
+        "t": [f"{t:.1f}" for t in table[f"t_{name}"]],
+        "p(t)": [_tiny(p) for p in table[f"p_t_{name}"]],
+        "p(W)": [_tiny(p) for p in table[f"p_wilcoxon_{name}"]],
+    }
+    return pd.DataFrame(columns, index=table.index).to_string()
+
+
+def _verdicts(table: pd.DataFrame, name: str) -> list[str]:
+    alpha = 1 - table.attrs["level"]
+    found = zip(table[f"p_{name}"], table[f"smallest_p_{name}"], table[f"ratio_{name}"], strict=True)
+    return [
+        "–" if p != p else "?" if smallest > alpha else "none" if p > alpha else "less" if ratio < 1 else "more"
+        for p, smallest, ratio in found
+    ]
+
+
+def _with_holm(table: pd.DataFrame, name: str) -> list[str]:
+    corrected = table.get(f"p_holm_{name}", pd.Series(float("nan"), index=table.index))
+    shown = zip(table[f"p_{name}"], corrected, strict=True)
+    return ["–" if p != p else _p(p) + (f" ({_p(holm)})" if holm == holm else "") for p, holm in shown]
+
+
+def _tiny(value: float) -> str:
+    """One digit."""
+    return _short(value, 1) if value >= 0.05 else f"{value:.0e}".replace("e-0", "e-")
+
+
+def _p(value: float) -> str:
+    """Two digits, four places at most."""
+    return _short(value, 2 if value >= 0.0995 else 3 if value >= 0.00995 else 4)
+
+
+def _with_interval(table: pd.DataFrame, name: str, digits: int) -> list[str]:
+    values = zip(table[name], table[f"{name}_lower"], table[f"{name}_upper"], strict=True)
+    return ["{} [{}, {}]".format(*(_short(value, digits) for value in triple)) for triple in values]
+
+
+def _short(value: float, digits: int) -> str:
+    """Rounded, without the zero before the point: these numbers hardly ever reach 1."""
+    text = f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 and text.lstrip("-").startswith("0.") else text

@@ -1,0 +1,197 @@
+"""Several starts for a pair of ends: routes that a graph's own error cannot rule out, and which of them are distinct.
+
+Trees of shortest paths from both ends hold a path through every node. Where the two trees agree, along a plateau, that
+path is locally shortest; a long plateau is the floor of a valley, and each is one candidate.
+
+References:
+    Abraham, Delling, Goldberg and Werneck, Alternative routes in road networks (2013), via-node alternatives.
+    Bader, Dees, Geisberger and Sanders, Alternative route graphs in road networks (2011), plateaus.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from probgeo.metrics import Energy
+
+REACH = 0.05
+SLACK = 0.01
+
+
+class Starts(NamedTuple):
+    """Initial paths, several for a pair."""
+
+    path: Float[Tensor, "start node latent"]  #: nodes, ends included
+    pair: Int[Tensor, "start"]  #: whose start each is; never decreasing, every pair has one
+
+
+class Beaten(NamedTuple):
+    """Paths that another one of their pair beats."""
+
+    pair: Int[Tensor, "rival"]
+    excess: Float[Tensor, "rival"]  #: how much longer than the best, relative
+
+
+@runtime_checkable
+class Search(Protocol):
+    """What gives a pair several starts, of which the solver is to find the best, such as `paths.Graph`."""
+
+    def starts(self, start: Float[Tensor, "batch latent"], stop: Float[Tensor, "batch latent"]) -> Starts:
+        """Initial paths from start to stop, ordered by pair, at least one for each."""
+
+
+class Trees(NamedTuple):
+    """Shortest paths from every end to every node; number n + i, after the n nodes, stands for end i."""
+
+    distance: Float[np.ndarray, "end node"]
+    previous: Int[np.ndarray, "end node"]  #: the node before it on the way from the end; negative where there is none
+
+
+class Vias(NamedTuple):
+    """Nodes that lead from one end of a pair to the other by shortest paths from both."""
+
+    pair: Int[np.ndarray, "via"]
+    node: Int[np.ndarray, "via"]
+
+
+def vias(
+    trees: Trees, first: Int[np.ndarray, "pair"], second: Int[np.ndarray, "pair"], reach: float, share: float, most: int
+) -> Vias:
+    """A node of the shortest path of each pair, and one of each plateau of paths nearly as short; the shortest first.
+
+    Args:
+        trees: of all ends.
+        first: number of each pair's first end.
+        second: of its second end.
+        reach: such paths are at most 1 + reach times as long as the shortest.
+        share: least length of a plateau, over that of the path.
+        most: nodes of a pair at most.
+
+    Returns:
+        Pairs and nodes; none for a pair that the graph does not join.
+    """
+    found = [
+        _vias_of_pair(trees, a, b, reach, share)[:most] for a, b in zip(first.tolist(), second.tolist(), strict=True)
+    ]
+    pair = np.repeat(np.arange(len(found)), [len(nodes) for nodes in found])
+    return Vias(pair, np.concatenate([*found, np.zeros(0, dtype=np.int64)]))
+
+
+def _vias_of_pair(trees: Trees, first: int, second: int, reach: float, share: float) -> Int[np.ndarray, "via"]:
+    nodes = trees.distance.shape[1] - len(trees.distance)
+    to_first, to_second = trees.distance[first, :nodes], trees.distance[second, :nodes]
+    before, after = trees.previous[first], trees.previous[second]
+    total = to_first + to_second
+    shortest = total.argmin()
+    if not np.isfinite(total[shortest]):
+        return np.zeros(0, dtype=np.int64)
+    near = np.flatnonzero(total <= (1 + reach) * total[shortest])
+    place = np.full(len(before), -1)
+    place[near] = np.arange(len(near))
+    # A plateau goes on where the next node on the way to the second end was reached from here on that from the first.
+    following = after[near]
+    shared = (before[following] == near) & (place[following] >= 0)
+    last = np.where(shared, place[following], np.arange(len(near)))
+    heads = np.ones(len(near), dtype=bool)
+    heads[last[shared]] = False
+    while (last[last] != last).any():
+        last = last[last]
+    heads &= to_second[near] - to_second[near[last]] >= share * total[near]
+    # The shortest path is the first, whether or not its plateau has the length.
+    heads &= last != last[place[shortest]]
+    found = near[heads]
+    return np.concatenate([[shortest], found[np.argsort(total[found], kind="stable")]])
+
+
+def trails(
+    previous: Int[np.ndarray, "end node"], row: Int[np.ndarray, "pair"], last: Int[np.ndarray, "pair"]
+) -> np.ndarray:
+    """Nodes from each row's end to its last node, (pair, step), the end repeated in front of shorter trails."""
+    trail = [last]
+    while True:
+        step = previous[row, trail[-1]]
+        step = np.where(step < 0, trail[-1], step)
+        if (step == trail[-1]).all():
+            return np.stack(trail[::-1], axis=1)
+        trail.append(step)
+
+
+def interpolated(
+    points: Float[Tensor, "batch point latent"], times: Float[Tensor, "batch point"], num_segments: int
+) -> Float[Tensor, "batch node latent"]:
+    """Piecewise linear curves through points at increasing times, at num_segments + 1 uniform ones."""
+    share = torch.linspace(0, 1, num_segments + 1, dtype=times.dtype, device=times.device)
+    wanted = share * times[:, -1:]
+    right = torch.searchsorted(times, wanted, right=True).clamp(1, times.shape[1] - 1)
+    begin, end = times.gather(1, right - 1), times.gather(1, right)
+    t = ((wanted - begin) / (end - begin).clamp_min(torch.finfo(times.dtype).tiny)).clamp(0, 1)
+    index = right[..., None].expand(-1, -1, points.shape[2])
+    return torch.lerp(points.gather(1, index - 1), points.gather(1, index), t[..., None])
+
+
+def firsts(pair: Int[Tensor, "start"]) -> Bool[Tensor, "start"]:
+    """Which starts are the first of their pair."""
+    return torch.cat([pair.new_ones(min(1, len(pair)), dtype=torch.bool), pair[1:] != pair[:-1]])
+
+
+def ranked(pair: Int[Tensor, "start"], energy: Float[Tensor, "start"]) -> Int[Tensor, "start"]:
+    """Starts by pair, and of each pair the lowest first; those without a finite energy last."""
+    order = torch.argsort(energy.nan_to_num(nan=torch.inf), stable=True)
+    return order[torch.argsort(pair[order], stable=True)]
+
+
+def excess(pair: Int[Tensor, "start"], energy: Float[Tensor, "start"]) -> Float[Tensor, "start"]:
+    """√(E / E₁) − 1, E₁ the least of the pair's energies: for paths of constant speed, how much longer they are."""
+    order = ranked(pair, energy)
+    group = firsts(pair[order]).cumsum(0) - 1
+    least = energy.new_empty(len(energy))
+    least[order] = energy[order][firsts(pair[order])][group]
+    return torch.where(energy > least, (energy / least).sqrt() - 1, 0 * energy)
+
+
+def split(starts: Starts, count: int) -> Iterator[Starts]:
+    """The starts in parts of `count` at most, each with all starts of its pairs; more where one pair has more."""
+    ends = torch.cat([firsts(starts.pair).nonzero()[1:, 0], starts.pair.new_tensor([len(starts.pair)])]).tolist()
+    begin = reached = 0
+    for end in ends:
+        if end - begin > count and reached > begin:
+            yield Starts(*(values[begin:reached] for values in starts))
+            begin = reached
+        reached = end
+    yield Starts(*(values[begin:] for values in starts))
+
+
+def distinct(
+    metric: Energy,
+    path: Float[Tensor, "start node latent"],
+    pair: Int[Tensor, "start"],
+    energy: Float[Tensor, "start"],
+) -> Bool[Tensor, "start"]:
+    """Which paths are the lowest of their valley: E((p + q)/2) > (1 + slack) max(E(p), E(q)) for any two of one pair.
+
+    Two paths are in one valley where no ridge is between them, that is where the path halfway costs no more than the
+    dearer of them. A path without a finite energy stays only where its pair has no other.
+
+    Args:
+        metric: gives E.
+        path: nodes.
+        pair: whose path each is.
+        energy: E of each.
+    """
+    chosen = torch.zeros_like(pair, dtype=torch.bool)
+    left = ranked(pair, energy)
+    while len(left):
+        # The lowest of those left is the best of its valley, and the others of that valley drop out.
+        first = firsts(pair[left])
+        best = left[first]
+        chosen[best] = True
+        best, left = best[first.cumsum(0) - 1][~first], left[~first]
+        best, left = best[energy[left].isfinite()], left[energy[left].isfinite()]
+        if len(left):
+            halfway = metric.measure((path[left] + path[best]) / 2).energy
+            left = left[~(halfway <= (1 + SLACK) * torch.maximum(energy[left], energy[best]))]
+    return chosen

@@ -1,0 +1,183 @@
+"""Several starts: both ways round a hole are found, and the certificate says how long the other one is."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from probgeo.geodesics import GaussNewton, Status, geodesic
+from probgeo.metrics import DecorrelatedEnergy, PullbackMetric
+from probgeo.nn import mlp
+from probgeo.paths import Graph, Straight
+from probgeo.routes import Starts, Trees, distinct, excess, split, vias
+
+
+def cylinder(z: Tensor) -> Tensor:
+    """The plane without its origin as a cylinder of radius 1: angle, and log r as height."""
+    radius = z.norm(dim=-1, keepdim=True)
+    return torch.cat([z / radius, radius.log()], dim=-1)
+
+
+def at(angle: float, radius: float = 1.0) -> Tensor:
+    return radius * torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
+
+
+def ways_round(angle: float, height: float) -> tuple[float, float]:
+    """Lengths of the two geodesics on the cylinder."""
+    return math.hypot(angle, height), math.hypot(2 * math.pi - angle, height)
+
+
+def ring(num_points: int = 300) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    angle, radius = torch.rand(2, num_points, generator=generator, dtype=torch.float64)
+    return (0.7 + 0.6 * radius)[:, None] * torch.stack([(angle * 7).cos(), (angle * 7).sin()], dim=1)
+
+
+METRIC = PullbackMetric(cylinder)
+TIGHT = GaussNewton(64, tolerance=1e-8, coarse_tolerance=1e-8, max_steps=200)
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return Graph(METRIC, ring())
+
+
+@pytest.mark.parametrize("less", [0.02, 0.05, 0.08])
+@pytest.mark.parametrize("radius", [0.8, 1.0])
+def test_of_two_ways_round_a_hole_the_shorter_is_found_and_the_gap_is_that_of_the_other(graph, less, radius):
+    start, stop = at(0.3), at(0.3 + math.pi - less, radius)
+    short, long = ways_round(math.pi - less, math.log(radius))
+    found = geodesic(METRIC, start, stop, init=graph, solver=TIGHT)
+    assert found.length.item() == pytest.approx(short, rel=1e-3)
+    assert found.rivals.item() == 2
+    assert found.gap.item() == pytest.approx(long / short - 1, abs=2e-3)
+
+
+def test_a_hole_exactly_in_the_way_gives_two_rivals_without_a_gap(graph):
+    found = geodesic(METRIC, at(1.0), at(1.0 + math.pi), init=graph, solver=TIGHT)
+    assert found.length.item() == pytest.approx(math.pi, rel=1e-3)
+    assert found.rivals.item() == 2
+    assert found.gap.item() == pytest.approx(0, abs=1e-3)
+
+
+def test_on_a_plane_there_is_one_geodesic():
+    points = ring()
+    metric = PullbackMetric(lambda z: z)
+    found = geodesic(metric, points[:20], points[20:40], init=Graph(metric, points), solver=GaussNewton(32))
+    assert (found.rivals == 1).all()
+    assert found.gap.isnan().all()
+
+
+def test_a_pair_does_not_see_its_batch(graph):
+    points = ring()
+    start, stop = points[:30], points[30:60]
+    whole = geodesic(METRIC, start, stop, init=graph, solver=GaussNewton(32))
+    assert (whole.rivals > 1).any()
+    for rows in ([3], [29, 0, 11]):
+        part = geodesic(METRIC, start[rows], stop[rows], init=graph, solver=GaussNewton(32))
+        assert torch.equal(part.rivals, whole.rivals[rows])
+        assert torch.allclose(part.gap, whole.gap[rows], rtol=1e-6, atol=1e-9, equal_nan=True)
+        assert torch.allclose(part.path, whole.path[rows], rtol=1e-6, atol=1e-9)
+    for memory in (1, 100_000):
+        parts = geodesic(METRIC, start, stop, init=graph, solver=GaussNewton(32, memory=memory))
+        assert torch.equal(parts.rivals, whole.rivals)
+        assert torch.allclose(parts.path, whole.path, rtol=1e-6, atol=1e-9)
+
+
+def test_both_directions_have_the_same_rivals(graph):
+    points = ring()
+    there = geodesic(METRIC, points[:20], points[20:40], init=graph, solver=TIGHT)
+    back = geodesic(METRIC, points[20:40], points[:20], init=graph, solver=TIGHT)
+    assert torch.equal(there.rivals, back.rivals)
+    assert torch.allclose(there.length, back.length, rtol=1e-6)
+    assert torch.allclose(there.gap, back.gap, atol=1e-4, equal_nan=True)
+
+
+def test_without_a_search_nothing_is_said_of_rivals(graph):
+    start, stop = at(0.3), at(3.0)
+    for init in (None, graph(start, stop), graph.__call__):
+        found = geodesic(METRIC, start, stop, init=init, solver=GaussNewton(32))
+        assert found.rivals.item() == -1
+        assert found.gap.isnan().all()
+
+
+def test_equal_ends_and_pairs_without_a_value_have_no_rivals_and_harm_no_other(graph):
+    start, stop = (torch.cat([at(a) for a in angles]) for angles in ((0.3, 0.5, 0.0), (0.3, 0.5 + math.pi, 0.3)))
+    stop[2] = torch.nan
+    found = geodesic(METRIC, start, stop, init=graph, solver=GaussNewton(32))
+    assert found.rivals.tolist() == [-1, 2, 0]
+    assert found.status.tolist() == [Status.CONVERGED, Status.CONVERGED, Status.NONFINITE]
+    assert found.gap[[0, 2]].isnan().all()
+
+
+def test_a_start_without_a_value_leaves_the_others_of_its_pair_alone():
+    class Two:
+        """The straight line, and one that is nowhere."""
+
+        def starts(self, start: Tensor, stop: Tensor) -> Starts:
+            line = Straight(16)(start, stop)
+            path = torch.stack([line * torch.nan, line], dim=1).flatten(0, 1)
+            return Starts(path, torch.arange(len(start)).repeat_interleave(2))
+
+    start, stop = at(0.3), at(1.3)
+    found = geodesic(METRIC, start, stop, init=Two(), solver=TIGHT, throw=True)
+    assert found.length.item() == pytest.approx(1.0, rel=1e-3)
+    assert found.rivals.item() == 1
+
+
+@pytest.mark.parametrize("latent", [1, 2, 3])
+def test_rivals_are_looked_for_in_every_dimension_and_for_every_energy(latent):
+    torch.manual_seed(0)
+    members = [mlp([latent, 16, 12]).double() for _ in range(3)]
+    points = torch.randn(60, latent, dtype=torch.float64)
+    for energy in (DecorrelatedEnergy(members), PullbackMetric(members[0])):
+        found = geodesic(energy, points[:8], points[8:16], init=Graph(energy, points), solver=GaussNewton(32))
+        line = geodesic(energy, points[:8], points[8:16], solver=GaussNewton(32))
+        assert (found.rivals >= 1).all()
+        assert torch.equal(found.gap.isnan(), found.rivals == 1)
+        assert not (found.gap < 0).any()
+        assert (found.energy <= line.energy * 1.02).all()
+
+
+def test_paths_are_of_one_valley_unless_the_path_halfway_costs_more_than_both():
+    def arc(first: float, last: float, radius: float) -> Tensor:
+        angle = torch.linspace(first, last, 33, dtype=torch.float64)
+        bulge = 1 + (radius - 1) * torch.linspace(0, torch.pi, 33, dtype=torch.float64).sin()
+        return bulge[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
+
+    path = torch.stack([arc(0, math.pi, 1.0), arc(0, math.pi, 1.1), arc(0, -math.pi, 1.2), arc(0, 1.0, 1.3)])
+    pair = torch.tensor([0, 0, 0, 1])
+    energy = METRIC.measure(path).energy
+    assert distinct(METRIC, path, pair, energy).tolist() == [True, False, True, True]
+    assert distinct(METRIC, path[[1, 0, 2]], pair[:3], energy[[1, 0, 2]]).tolist() == [False, True, True]
+
+
+def test_excess_is_the_relative_length_above_the_shortest_of_the_pair():
+    energy = torch.tensor([4.0, 1.0, 9.0, 0.0, 0.0, torch.nan], dtype=torch.float64)
+    pair = torch.tensor([0, 0, 1, 2, 2, 3])
+    assert excess(pair, energy)[:5].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 100])
+def test_parts_keep_the_starts_of_a_pair_together(count):
+    pair = torch.tensor([0, 0, 1, 2, 2, 2, 3])
+    parts = [*split(Starts(torch.arange(7.0)[:, None, None], pair), count)]
+    assert torch.equal(torch.cat([part.pair for part in parts]), pair)
+    assert torch.equal(torch.cat([part.path for part in parts]).flatten(), torch.arange(7.0))
+    assert sum(len(part.pair.unique()) for part in parts) == 4
+    assert all(len(part.pair) <= max(count, 3) for part in parts)
+
+
+def test_nodes_of_both_sides_of_a_square_are_ways_from_corner_to_corner():
+    """0 - 1 - 2 and 0 - 3 - 2 with ends 4 at 0 and 5 at 2; the first way is 2 long, the second 2.1."""
+    infinite = np.inf
+    trees = Trees(
+        np.array([[0.0, 1.0, 2.0, 1.05, 0.0, infinite], [2.0, 1.0, 0.0, 1.05, infinite, 0.0]]),
+        np.array([[4, 0, 1, 0, -9, -9], [1, 2, 5, 2, -9, -9]]),
+    )
+    one, two = np.array([0]), np.array([1])
+    assert vias(trees, one, two, reach=0.1, share=0.0, most=4).node.tolist() in ([0, 3], [1, 3], [2, 3])
+    assert len(vias(trees, one, two, reach=0.01, share=0.0, most=4).node) == 1
+    assert len(vias(trees, one, two, reach=0.1, share=0.0, most=1).node) == 1
