@@ -103,8 +103,9 @@ class Maps:
     """
 
     def __init__(self, members: Members) -> None:
-        self._call, self.num_maps = _batched(members)
-        self._layers = _perceptron(self._call)
+        with torch.inference_mode(False):  # inside it copies could not be differentiated later
+            self._call, self.num_maps = _batched(members)
+            self._layers = _perceptron(self._call)
         self._prepare()
 
     def _prepare(self) -> None:
@@ -285,7 +286,7 @@ def _batched(members: Members) -> tuple[Immersion, int]:
             raise TypeError(f"members: expected callables; got {type(member).__name__}.")
     modules = [member for member in members if isinstance(member, nn.Module)]
     if len(modules) == len(members) and _of_one_architecture(modules):
-        return Stacked(modules), len(members)
+        return Stacked(modules).requires_grad_(False), len(members)
     calls = tuple(snapshot(member) for member in members)
 
     def each(z: Tensor) -> Tensor:

@@ -330,4 +330,5 @@ def test_autocast_and_inference_mode_outside_change_nothing(kind):
     assert torch.equal(tensor, PullbackMetric(module).tensor(start))
     with torch.inference_mode():
         start, stop = points(4, dtype=torch.float32).chunk(2)
-        assert torch.equal(pg.geodesic(PullbackMetric(module), start, stop).length, expected.length)
+        inside = pg.geodesic(PullbackMetric(module), start, stop).length
+    assert torch.allclose(inside, expected.length, rtol=10 * torch.finfo(torch.float32).eps)
