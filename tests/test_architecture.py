@@ -63,6 +63,7 @@ ORDER = (
     "gplvm_training",
     "retrainings",
     "training",
+    "adapters",
     "study",
     "plots",
 )
