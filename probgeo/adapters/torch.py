@@ -63,7 +63,7 @@ def from_torch(
         >>> pg.geodesic(model.metric(), codes[:3], codes[3:6]).length.shape
         torch.Size([3])
     """
-    members = list(decode) if isinstance(decode, (nn.ModuleList, list, tuple)) else [decode]
+    members: list[Any] = list(decode) if isinstance(decode, (nn.ModuleList, list, tuple)) else [decode]
     if not members:
         raise ValueError("decode: expected at least one decoder; got an empty list.")
     for argument, function in (("encode", encode), *(("decode", member) for member in members)):
