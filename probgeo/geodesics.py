@@ -14,6 +14,7 @@ from probgeo.immersions import plainly
 from probgeo.metrics import Energy, Metric
 from probgeo.newton import BlockTridiagonal, MatrixFree, System, chosen, default_system, finite, rows
 from probgeo.paths import Straight, resampled
+from probgeo.points import Points, latent_points
 from probgeo.routes import REACH, Beaten, Search, Starts, distinct, excess, firsts, ranked, split
 from probgeo.specs import ADDED_LATER
 
@@ -118,8 +119,8 @@ def length(metric: Metric, path: Float[Tensor, "batch node latent"]) -> Float[Te
 
 def geodesic(
     metric: Energy,
-    start: Tensor,
-    stop: Tensor,
+    start: Points,
+    stop: Points,
     *,
     init: Tensor | Start | Search | None = None,
     solver: GaussNewton | None = None,
@@ -149,7 +150,7 @@ def geodesic(
         RuntimeError: with `throw`, some pair did not converge.
     """
     solver = GaussNewton() if solver is None else solver
-    _check(metric, start, stop)
+    start, stop = _checked(metric, start, stop)
     with torch.no_grad(), plainly(start):
         starts = _initial(init, start, stop, min(metric.line_segments, solver.num_segments))
         newton: Any = (solver.system or default_system(metric, start.shape[1]))(metric)
@@ -204,15 +205,13 @@ def worse(first: Int[Tensor, "*batch"], second: Int[Tensor, "*batch"]) -> Int[Te
     return torch.where(lost, int(Status.NONFINITE), torch.maximum(first, second))
 
 
-def _check(metric: Energy, start: Tensor, stop: Tensor) -> None:
+def _checked(metric: Energy, start: Points, stop: Points) -> tuple[Tensor, Tensor]:
     if not isinstance(metric, Energy):
         raise TypeError(
             f"metric: expected a metric or energy, such as PullbackMetric(decoder); got {type(metric).__name__}."
         )
+    start, stop = latent_points("start", start), latent_points("stop", stop)
     for name, points in (("start", start), ("stop", stop)):
-        if not isinstance(points, Tensor) or not points.is_floating_point():
-            found = points.dtype if isinstance(points, Tensor) else type(points).__name__
-            raise TypeError(f"{name}: expected a floating-point tensor (batch, latent); got {found}.")
         if points.ndim != 2:
             raise ValueError(
                 f"{name}: expected (batch, latent); got shape {tuple(points.shape)}. Use {name}[None] for one pair."
@@ -223,6 +222,7 @@ def _check(metric: Energy, start: Tensor, stop: Tensor) -> None:
         raise ValueError(f"stop: expected the dtype of start, {start.dtype}; got {stop.dtype}.")
     if start.device != stop.device:
         raise ValueError(f"stop: expected the device of start, {start.device}; got {stop.device}.")
+    return start, stop
 
 
 def _initial(init: Tensor | Start | Search | None, start: Tensor, stop: Tensor, line_segments: int) -> Starts:

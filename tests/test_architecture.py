@@ -19,6 +19,7 @@ ORDER = (
     "sample_quality",
     "identifiability",
     "likelihoods",
+    "points",
     "immersions",
     "trials",
     "jacobians",
