@@ -89,15 +89,15 @@ def _same(one: Any, two: Any, known: dict[int, int]) -> bool:
         return one.__func__ is two.__func__ and _same(one.__self__, two.__self__, known)
     if isinstance(one, FunctionType):
         cells = [[cell.cell_contents for cell in function.__closure__ or ()] for function in (one, two)]
-        first, second = ((f.__defaults__, f.__kwdefaults__, found) for f, found in zip((one, two), cells, strict=True))
-        return one.__code__ == two.__code__ and one.__globals__ is two.__globals__ and _same(first, second, known)
+        parts = [(f.__defaults__, f.__kwdefaults__, found) for f, found in zip((one, two), cells, strict=True)]
+        return one.__code__ == two.__code__ and one.__globals__ is two.__globals__ and _same(*parts, known)
     if isinstance(one, (type, BuiltinFunctionType, CodeType)):
         return bool(one == two)
     if isinstance(one, nn.Module):
         return difference(one, two) is None and _same(one.state_dict(), two.state_dict(), known)
     if type(one).__eq__ is object.__eq__:
-        fields, others = (getattr(value, "__dict__", None) for value in (one, two))
-        return fields is not None and _same(fields, others, known)
+        fields = [getattr(value, "__dict__", None) for value in (one, two)]
+        return fields[0] is not None and _same(*fields, known)
     try:
         return bool(one == two)
     except (TypeError, ValueError, RuntimeError):  # arrays, whose equality is an array
