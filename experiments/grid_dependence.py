@@ -92,7 +92,7 @@ def refined(
 
 
 @torch.no_grad()
-def curves_of(model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor, grid: Sequence[int]) -> xr.Dataset:
+def curves_of(model: pg.LatentModel, start: Tensor, stop: Tensor, codes: Tensor, grid: Sequence[int]) -> xr.Dataset:
     """Each path by each measure at each N: lengths, √(2E), share of nodes inside the data, status."""
     draws, metric = model.draws(), model.metric()
 

@@ -9,6 +9,8 @@ from scipy.interpolate import RegularGridInterpolator
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from probgeo import LatentModel
+
 
 def some_rows(num_rows: int, num_shown: int) -> Tensor:
     """Indices of at most num_shown rows, the same at every call, ascending."""

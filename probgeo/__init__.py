@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from probgeo import (
+    adapters,
     calculus,
     datasets,
     identifiability,
@@ -91,6 +92,7 @@ __all__ = [
     "TrainingDiverged",
     "View",
     "Warmup",
+    "adapters",
     "all_pairs",
     "calculus",
     "class_regions",

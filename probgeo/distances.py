@@ -15,11 +15,12 @@ from tqdm import tqdm
 from probgeo.geodesics import GaussNewton, Geodesics, Start, Status, geodesic
 from probgeo.metrics import Energy, Metric
 from probgeo.paths import Graph, Straight
+from probgeo.points import Points, latent_points
 
 
 def distance_matrix(
     metric: Energy,
-    points: Tensor,
+    points: Points,
     *,
     init: Start | None = None,
     solver: GaussNewton | None = None,
@@ -47,6 +48,7 @@ def distance_matrix(
         ValueError: `points` is no matrix, `num_pairs` is below one, or the folder holds distances of other points,
             of another metric or of another solver.
     """
+    points = latent_points("points", points)
     if points.ndim != 2:
         raise ValueError(f"points: expected (point, latent); got shape {tuple(points.shape)}.")
     if num_pairs < 1:
@@ -149,8 +151,8 @@ def _fingerprint(metric: Energy, points: Tensor) -> list[float]:
 
 def graph_distances(
     metric: Metric,
-    points: Tensor,
-    sources: Tensor,
+    points: Points,
+    sources: Points,
     *,
     graph: Graph | None = None,
     num_checked: int = 100,
@@ -177,6 +179,7 @@ def graph_distances(
     Raises:
         ValueError: `points` or `sources` is no matrix, or their latent dimensions differ.
     """
+    points, sources = latent_points("points", points), latent_points("sources", sources)
     if points.ndim != 2 or sources.ndim != 2 or points.shape[1] != sources.shape[1]:
         raise ValueError(
             f"points, sources: expected (point, latent) and (source, latent); got {tuple(points.shape)} and "

@@ -9,9 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probgeo.doubts import doubts, worth_a_look
+from probgeo.immersions import plainly
 from probgeo.metrics import Energy, Metric
 from probgeo.newton import BlockTridiagonal, MatrixFree, System, chosen, default_system, finite, rows
 from probgeo.paths import Straight, resampled
+from probgeo.points import Points, latent_points
 from probgeo.routes import REACH, Beaten, Search, Starts, distinct, excess, firsts, ranked, split
 from probgeo.specs import ADDED_LATER
 
@@ -27,7 +30,8 @@ class Status(IntEnum):
     MAX_STEPS = 1  #: the steps were used up before
     STALLED = 2  #: no step found that lowers the energy
     NONFINITE = 3  #: the energy along the path is not finite; energy and length are NaN
-    ROUNDING = 4  #: chords within rounding, so that the length is not to be trusted
+    ROUNDING = 4  #: chords within 10·eps·‖f‖, so that the length is not to be trusted
+    JUMP = 5  #: the decoder jumps within a segment, so that the length is that of a leap and no curve's
 
 
 class Geodesics(NamedTuple):
@@ -115,8 +119,8 @@ def length(metric: Metric, path: Float[Tensor, "batch node latent"]) -> Float[Te
 
 def geodesic(
     metric: Energy,
-    start: Tensor,
-    stop: Tensor,
+    start: Points,
+    stop: Points,
     *,
     init: Tensor | Start | Search | None = None,
     solver: GaussNewton | None = None,
@@ -146,8 +150,8 @@ def geodesic(
         RuntimeError: with `throw`, some pair did not converge.
     """
     solver = GaussNewton() if solver is None else solver
-    _check(metric, start, stop)
-    with torch.no_grad():
+    start, stop = _checked(metric, start, stop)
+    with torch.no_grad(), plainly(start):
         starts = _initial(init, start, stop, min(metric.line_segments, solver.num_segments))
         newton: Any = (solver.system or default_system(metric, start.shape[1]))(metric)
         num_floats = newton.num_floats(solver.num_segments, start.shape[1])
@@ -155,6 +159,8 @@ def geodesic(
         searched = isinstance(init, Search)
         parts = [_solved(metric, newton, some, searched, solver) for some in split(starts, count)]
         solution = parts[0] if len(parts) == 1 else Geodesics(*map(torch.cat, zip(*parts, strict=True)))
+        if isinstance(metric, Metric):
+            solution = solution._replace(status=_doubted(metric, solution))
     if throw and (solution.status != Status.CONVERGED).any():
         pairs = (solution.status != Status.CONVERGED).nonzero()[:, 0].tolist()
         names = ", ".join(f"{pair}: {Status(int(solution.status[pair])).name}" for pair in pairs[:10])
@@ -162,15 +168,50 @@ def geodesic(
     return solution
 
 
-def _check(metric: Energy, start: Tensor, stop: Tensor) -> None:
+def _doubted(metric: Metric, found: Geodesics) -> Int[Tensor, "batch"]:
+    """The status, once rounding and jumps are looked for where energy and length leave room for them."""
+    status = found.status.clone()
+    pairs = (status != Status.NONFINITE).nonzero()[:, 0]
+    if len(pairs):
+        pairs = pairs[worth_a_look(metric, *(values[pairs] for values in found[:3]))]
+    if len(pairs):
+        chords = metric.squared_residuals(found.path[pairs]).sqrt()
+        status[pairs] = with_doubts(metric, found.path[pairs], chords, status[pairs])
+    return status
+
+
+def with_doubts(
+    metric: Metric,
+    path: Float[Tensor, "batch node latent"],
+    chords: Float[Tensor, "batch segment"],
+    status: Int[Tensor, "batch"],
+) -> Int[Tensor, "batch"]:
+    """The status of paths, ROUNDING or JUMP where their length is not to be trusted; NONFINITE stays.
+
+    Args:
+        metric: a metric.
+        path: nodes.
+        chords: lengths of the segments.
+        status: what is known otherwise.
+    """
+    rounded, leaps = doubts(metric, path, chords)
+    doubted = torch.where(rounded, int(Status.ROUNDING), torch.where(leaps, int(Status.JUMP), status))
+    return torch.where(status == Status.NONFINITE, status, doubted)
+
+
+def worse(first: Int[Tensor, "*batch"], second: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+    """Of two `Status` the one that says less of a result: NONFINITE, where there is none; else the higher number."""
+    lost = (first == Status.NONFINITE) | (second == Status.NONFINITE)
+    return torch.where(lost, int(Status.NONFINITE), torch.maximum(first, second))
+
+
+def _checked(metric: Energy, start: Points, stop: Points) -> tuple[Tensor, Tensor]:
     if not isinstance(metric, Energy):
         raise TypeError(
             f"metric: expected a metric or energy, such as PullbackMetric(decoder); got {type(metric).__name__}."
         )
+    start, stop = latent_points("start", start), latent_points("stop", stop)
     for name, points in (("start", start), ("stop", stop)):
-        if not isinstance(points, Tensor) or not points.is_floating_point():
-            found = points.dtype if isinstance(points, Tensor) else type(points).__name__
-            raise TypeError(f"{name}: expected a floating-point tensor (batch, latent); got {found}.")
         if points.ndim != 2:
             raise ValueError(
                 f"{name}: expected (batch, latent); got shape {tuple(points.shape)}. Use {name}[None] for one pair."
@@ -181,6 +222,7 @@ def _check(metric: Energy, start: Tensor, stop: Tensor) -> None:
         raise ValueError(f"stop: expected the dtype of start, {start.dtype}; got {stop.dtype}.")
     if start.device != stop.device:
         raise ValueError(f"stop: expected the device of start, {start.device}; got {stop.device}.")
+    return start, stop
 
 
 def _initial(init: Tensor | Start | Search | None, start: Tensor, stop: Tensor, line_segments: int) -> Starts:

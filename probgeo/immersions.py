@@ -10,7 +10,7 @@ from typing import Any, TypeVar, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import jvp, vjp
+from torch.func import jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -87,7 +87,7 @@ class Derivative:
     """f(z) and J(z)v, by forward mode; by reverse mode, twice, where torch has no forward derivative of an operation.
 
     Args:
-        function: z -> f(z), the first axis of z independent points.
+        function: z (point, latent) -> f(z) (member, point, observation), the points independent.
 
     References:
         Christianson (1992), on J v as the derivative of u ↦ Jᵀu.
@@ -96,8 +96,9 @@ class Derivative:
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self._function = function
         self._lacking: list[str] = []  # what forward mode could not do
+        self._alone: list[str] = []  # what could not be done for all directions at once
 
-    def __call__(self, z: Float[Tensor, "*shape"], v: Float[Tensor, "*shape"]) -> tuple[Tensor, Tensor]:
+    def __call__(self, z: Float[Tensor, "point latent"], v: Float[Tensor, "point latent"]) -> tuple[Tensor, Tensor]:
         """f(z) and J(z)v.
 
         Raises:
@@ -124,6 +125,32 @@ class Derivative:
                 f"reverse mode: {reasons} Write this operation with elementary ones; for attention, use "
                 "torch.nn.functional.scaled_dot_product_attention, which is computed by them here."
             ) from error
+
+    def along_axes(self, z: Float[Tensor, "point latent"]) -> tuple[Tensor, Tensor]:
+        """f(z) and ∂_1 f(z), …, ∂_d f(z) along a new first axis.
+
+        The values are computed once for all directions; where torch cannot do that, as with control flow that depends
+        on values, once for each, all directions side by side along the points.
+
+        Raises:
+            NoDerivativeError: torch can do neither, the operation named.
+        """
+        points, latent = z.shape
+        axes = torch.eye(latent, dtype=z.dtype, device=z.device)
+
+        def pushed(axis: Tensor) -> tuple[Tensor, Tensor]:
+            value, tangent, *_ = jvp(self._function, (z.contiguous(),), (axis.expand_as(z).contiguous(),))
+            return value, tangent
+
+        if not self._lacking and not self._alone:
+            try:
+                values, tangents = vmap(pushed, randomness="same")(axes)
+                return values[0], tangents
+            except (NotImplementedError, RuntimeError) as error:
+                if not is_wrapped(z):
+                    self._alone.append(str(error))
+        values, tangents = self(z.repeat(latent, 1), axes.repeat_interleave(points, 0))
+        return values[:, :points], tangents.unflatten(1, (latent, points)).movedim(1, 0)
 
 
 def _is_lacking(error: Exception) -> bool:

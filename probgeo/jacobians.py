@@ -103,8 +103,9 @@ class Maps:
     """
 
     def __init__(self, members: Members) -> None:
-        self._call, self.num_maps = _batched(members)
-        self._layers = _perceptron(self._call)
+        with torch.inference_mode(False):  # inside it copies could not be differentiated later
+            self._call, self.num_maps = _batched(members)
+            self._layers = _perceptron(self._call)
         self._prepare()
 
     def _prepare(self) -> None:
@@ -196,12 +197,8 @@ class Maps:
         with plainly(z):
             if self._layers is not None:
                 return _perceptron_jets(self._layers, z, self.num_maps)
-            # All directions in one pass, side by side along the points, each of which is a matter of its own.
-            points, latent = z.shape
-            directions = torch.eye(latent, dtype=z.dtype, device=z.device).repeat_interleave(points, 0)
-            values, tangents = self._derivative(z.repeat(latent, 1), directions)
-            tangents = tangents.unflatten(1, (latent, points)).permute(2, 1, 0, 3)
-            return torch.cat([values[:, :points].permute(1, 0, 2)[:, None], tangents], dim=1)
+            values, tangents = self._derivative.along_axes(z)
+            return torch.cat([values[None], tangents]).permute(2, 0, 1, 3).contiguous()
 
     def rounding(self, z: Float[Tensor, "point latent"]) -> float:
         """The relative error of the values at points like these: eps of z, or more where a map computes in less."""
@@ -289,7 +286,7 @@ def _batched(members: Members) -> tuple[Immersion, int]:
             raise TypeError(f"members: expected callables; got {type(member).__name__}.")
     modules = [member for member in members if isinstance(member, nn.Module)]
     if len(modules) == len(members) and _of_one_architecture(modules):
-        return Stacked(modules), len(members)
+        return Stacked(modules).requires_grad_(False), len(members)
     calls = tuple(snapshot(member) for member in members)
 
     def each(z: Tensor) -> Tensor:

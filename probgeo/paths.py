@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from probgeo.metrics import Energy
+from probgeo.points import Points, latent_points
 from probgeo.routes import Starts, Trees, interpolated, trails, vias
 
 LINE_PIECES = 32
@@ -120,7 +121,8 @@ class Graph:
         ValueError: `num_nodes` is below four, or `encodings` are not a finite matrix of at least two points.
     """
 
-    def __init__(self, metric: Energy, encodings: Tensor, *, num_nodes: int | None = None) -> None:
+    def __init__(self, metric: Energy, encodings: Points, *, num_nodes: int | None = None) -> None:
+        encodings = latent_points("encodings", encodings)
         if num_nodes is not None and num_nodes < 4:
             raise ValueError(f"num_nodes: expected at least 4; got {num_nodes}.")
         if encodings.ndim != 2 or len(encodings) < 2 or not encodings.isfinite().all():

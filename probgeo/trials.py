@@ -33,7 +33,13 @@ class _Watch(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _watched() -> Iterator[None]:
+def watched() -> Iterator[None]:
+    """Inside, a module in training mode whose layers act otherwise then is refused before they do.
+
+    Raises:
+        ValueError: such a layer is called.
+    """
+
     def refused(module: nn.Module, inputs: Any) -> None:
         norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if module.training and (norm or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)):
@@ -120,7 +126,7 @@ class Trial:
 
     def _try_values(self, points: Float[Tensor, "point latent"], scale: float) -> None:
         few = points[:8].clone()
-        with _watched():
+        with watched():
             first = self._values(few)
         if not torch.equal(few, points[:8]):
             raise ValueError(

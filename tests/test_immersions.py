@@ -253,3 +253,82 @@ def test_a_setting_that_is_in_no_text_keeps_modules_apart():
     with pytest.raises(ValueError, match="module 1 differs from module 0 in scale"):
         Stacked([first, second])
     Stacked([Scaled(2.0), Scaled(2.0)])
+
+
+# --- derivatives that torch does not have everywhere ------------------------------------------------------------------
+
+
+def fitted(likelihood: pg.likelihoods.Likelihood) -> pg.LatentModel:
+    x = torch.rand(64, 6, generator=torch.Generator().manual_seed(0))
+    training = pg.Training(epochs=2, batch_size=32)
+    spec = pg.VAE(2, pg.Decoder(), likelihood)
+    return pg.fit(
+        spec, x.round() if "Count" in type(likelihood).__name__ else x, [0], training=training, progress=False
+    )[0]
+
+
+def test_fisher_rao_geodesics_of_two_parameters_need_no_second_derivative_in_forward_mode():
+    model = fitted(pg.HeteroscedasticGaussian())
+    metric, (start, stop) = model.fisher_rao_metric(), points(6, dtype=torch.float32).chunk(2)
+    found = pg.geodesic(metric, start, stop, solver=pg.GaussNewton(64))
+    assert (found.status == pg.Status.CONVERGED).all()
+    line = pg.paths.Straight(64)(start, stop)
+    assert (found.energy <= pg.energy(metric, line) * (1 + 1e-3)).all()
+    # The gradient by forward mode, of finite differences of the energy by hand.
+    path, shift = line.double().requires_grad_(), torch.zeros(3, 65, 2, dtype=torch.float64)
+    model.double()
+    metric = model.fisher_rao_metric()
+    gradient = metric.linearize(path.detach()).gradient[:, 30, 0]
+    shift[:, 31, 0] = 1e-5
+    difference = (pg.energy(metric, path + shift) - pg.energy(metric, path - shift)) / 2e-5
+    assert torch.allclose(gradient, difference, rtol=1e-5, atol=1e-7)
+
+
+class Attention(nn.Module):
+    """A decoder with a transformer's layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 32), nn.Linear(32, 12)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.last(self.layer(self.first(z).unflatten(-1, (4, 8))).flatten(-2))
+
+
+class Branching(nn.Module):
+    """Control flow that depends on values, and in-place arithmetic inside."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        out = torch.zeros(len(z), 3, dtype=z.dtype)
+        out[:, :2] = z
+        out[:, 2] = z.square().sum(-1) if bool((z.sum() > -1e9).item()) else 0 * z[:, 0]
+        return out
+
+
+@pytest.mark.parametrize("decoder", [Attention(), Branching()], ids=["attention", "branches"])
+def test_decoders_that_one_mode_of_differentiation_refuses_are_differentiated_by_another(decoder):
+    decoder, z = decoder.double().eval(), points(9)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        rows = [torch.autograd.functional.jacobian(lambda z: decoder(z[None])[0], row) for row in z]
+    jacobian = torch.stack(rows)
+    for context in (contextlib.nullcontext(), torch.no_grad(), torch.inference_mode()):
+        with context:
+            tensor = PullbackMetric(decoder).tensor(z)
+        assert torch.allclose(tensor, jacobian.mT @ jacobian, rtol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["perceptron", "general"])
+def test_autocast_and_inference_mode_outside_change_nothing(kind):
+    module = nn.Sequential(net(), nn.Tanh() if kind == "perceptron" else nn.Softmax(-1)).float()
+    start, stop = points(4, dtype=torch.float32).chunk(2)
+    expected = pg.geodesic(PullbackMetric(module), start, stop)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = pg.geodesic(PullbackMetric(module), start, stop)
+        tensor = PullbackMetric(module).tensor(start)
+    assert torch.equal(found.length, expected.length)
+    assert torch.equal(tensor, PullbackMetric(module).tensor(start))
+    with torch.inference_mode():
+        start, stop = points(4, dtype=torch.float32).chunk(2)
+        inside = pg.geodesic(PullbackMetric(module), start, stop).length
+    assert torch.allclose(inside, expected.length, rtol=10 * torch.finfo(torch.float32).eps)

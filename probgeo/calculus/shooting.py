@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probgeo.calculus.arguments import check_alike, check_metric, check_tensor
-from probgeo.geodesics import GaussNewton, Geodesics, Start, Status, geodesic, length
+from probgeo.geodesics import GaussNewton, Geodesics, Start, Status, geodesic, length, worse
 from probgeo.metrics import Metric
 
 MAX_STEPS = 40
@@ -206,7 +206,7 @@ def angle(
         u, v = (x / _norm(tensor, x)[:, None] for x in sides.velocity.chunk(2))
         # Unlike arccos of the inner product, accurate near 0 and π too (Kahan 2006).
         angles = 2 * torch.atan2(_norm(tensor, u - v), _norm(tensor, u + v))
-    return Angles(angles, torch.maximum(*sides.geodesics.status.chunk(2)))
+    return Angles(angles, worse(*sides.geodesics.status.chunk(2)))
 
 
 def precise(dtype: torch.dtype, num_segments: int = 256) -> GaussNewton:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probgeo.immersions import plainly
 from probgeo.jacobians import Maps
 from probgeo.metrics.energy import FROZEN_SHARE, Linearization, chunk_points
 
@@ -114,7 +115,8 @@ def pullback_tensor(
             jacobian = maps.jets(chunk)[:, 1:].flatten(2)
             yield jacobian @ jacobian.mT / maps.num_maps
 
-    return torch.cat(list(tensors())).reshape(*z.shape, z.shape[-1])
+    with plainly(z):
+        return torch.cat(list(tensors())).reshape(*z.shape, z.shape[-1])
 
 
 def chord_lengths(

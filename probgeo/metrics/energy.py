@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import jvp
 
+from probgeo.immersions import plainly
+
 # Gauss–Newton takes the turning of the image along the path, ‖(J_{i+1} − J_i)δ‖², for stiffness, which the exact second
 # variation hardly has (by Gauss's equation the sectional curvature cancels it), so that its steps are too short in the
 # slow modes. Blocks of the latent path in the frozen metric, ½N Σ ‖δ_{i+1} − δ_i‖² in the mean of G_i and G_{i+1}, are
@@ -89,6 +91,11 @@ class Metric(Energy):
             width = self.residuals(points[:1].repeat(2, 1)).numel()
         return chunk_points(points, None, 4 * 8 * width, fused=False)
 
+    def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "point"]:
+        """Lengths of segments beside these points that are no more than rounding: 10·eps·√(zᵀGz)."""
+        squares = torch.einsum("bi,bij,bj->b", points, self.tensor(points), points)
+        return 10 * torch.finfo(points.dtype).eps * squares.clamp_min(0).sqrt()
+
     def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
         """‖r_i‖² of each segment."""
         points = path.flatten(0, 1)
@@ -145,8 +152,9 @@ class Metric(Energy):
     @final
     def measure(self, path: Float[Tensor, "batch node latent"]) -> Measure:
         """E = ½ N Σ ‖r_i‖², and ‖r_i‖: at the least energy a path has constant speed."""
-        squares = self.squared_residuals(path)
-        return Measure((path.shape[1] - 1) / 2 * squares.sum(1), squares.sqrt())
+        with plainly(path):
+            squares = self.squared_residuals(path)
+            return Measure((path.shape[1] - 1) / 2 * squares.sum(1), squares.sqrt())
 
     @final
     def __add__(self, other: "Metric") -> "Metric":
@@ -184,6 +192,10 @@ class SumMetric(Metric):
     def num_points(self, points: Float[Tensor, "point latent"]) -> int:
         """The smaller chunk's size."""
         return min(self.first.num_points(points), self.second.num_points(points))
+
+    def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "point"]:
+        """√(ρ_1² + ρ_2²)."""
+        return torch.hypot(self.first.resolution(points), self.second.resolution(points))
 
     def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """The two linearisations added."""

@@ -48,6 +48,13 @@ class ChordMetric(Metric):
         return pullback_tensor(self._maps, z, self._memory)
 
     @final
+    def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "point"]:
+        """10·eps·‖f‖, eps as measured where the maps compute in less than the points' dtype; at least 10·eps·‖Jz‖."""
+        rounding, jets = self._maps.rounding(points), self._maps.jets(points).flatten(2) / self._maps.num_maps**0.5
+        own = torch.einsum("pk,pko->po", points, jets[:, 1:]).norm(dim=1) * torch.finfo(points.dtype).eps
+        return 10 * torch.maximum(rounding * jets[:, 0].norm(dim=1), own)
+
+    @final
     def num_points(self, points: Float[Tensor, "point latent"]) -> int:
         """A chunk's size."""
         return chunk_size(self._maps, points, self._memory, 4)

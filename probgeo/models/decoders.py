@@ -99,7 +99,7 @@ class SingleDecoder(DecoderModule):
         return PullbackMetric(with_head(self.network, head))
 
     def information_metric(self, information: Callable[[Tensor], Tensor]) -> Metric:
-        return _information_metric(Stacked([self.network]), information)
+        return information_metric_of(Stacked([self.network]), information)
 
 
 class DrawnModule(DecoderModule):
@@ -117,10 +117,10 @@ class DrawnModule(DecoderModule):
         return ExpectedMetric(self.draws(head=head))
 
     def information_metric(self, information: Callable[[Tensor], Tensor]) -> Metric:
-        return _information_metric(self.draws(), information)
+        return information_metric_of(self.draws(), information)
 
 
-def _information_metric(functions: Callable[[Tensor], Tensor], information: Callable[[Tensor], Tensor]) -> Metric:
+def information_metric_of(functions: Callable[[Tensor], Tensor], information: Callable[[Tensor], Tensor]) -> Metric:
     """The mean of Jᵀ I J over functions z -> (member, *batch, output)."""
 
     def tensor(z: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probgeo import calculus, paths
 from probgeo.calculus.shooting import precise
-from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
+from probgeo.geodesics import GaussNewton, Geodesics, Status, geodesic, with_doubts
 from probgeo.metrics import DecorrelatedEnergy, Energy, Metric
 from probgeo.models.base import LatentModel, ModelSpec
 
@@ -201,9 +201,10 @@ class StraightLine(Measure):
     def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         metric = self.metric(model)
         line = paths.Straight(self.num_segments)(start, stop)
-        energies, lengths = energy(metric, line), length(metric, line)
-        finite = energies.isfinite()
+        energies, chords = metric.measure(line)
+        lengths, finite = chords.sum(1), energies.isfinite()
         status = torch.where(finite, int(Status.CONVERGED), int(Status.NONFINITE))
+        status = with_doubts(metric, line, chords, status)
         # At equal ends the nodes are equal, but their images only up to rounding.
         zero = (start == stop).all(1) & finite
         steps, rivals, gap = torch.zeros_like(status), torch.full_like(status, -1), torch.full_like(lengths, torch.nan)

@@ -1,0 +1,82 @@
+"""What makes the length of a path doubtful, whatever the solver says of it: rounding, and leaps of the decoder."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from probgeo.metrics import Metric
+
+NUM_SAMPLES = 5
+# A segment with this many times its share of the length is looked into,
+LARGE = 5.0
+# as are paths whose speed varies by this much, 2E/L² − 1.
+UNEVEN = 0.05
+HALVINGS = 40
+
+
+def doubts(
+    metric: Metric, path: Float[Tensor, "batch node latent"], chords: Float[Tensor, "batch segment"]
+) -> tuple[Bool[Tensor, "batch"], Bool[Tensor, "batch"]]:
+    """Which paths' lengths are rounding, and which leap.
+
+    Rounding: chords within 10·eps·‖f‖ could make up a tenth of the length. A leap: on halving a long segment again and
+    again, one half keeps the whole chord until the halves are within rounding of each other.
+
+    Args:
+        metric: a metric.
+        path: nodes.
+        chords: lengths of their segments, as the metric has them.
+
+    Returns:
+        Two masks. Paths of length zero between equal ends are neither.
+    """
+    if not len(path):
+        return (torch.zeros(0, dtype=torch.bool, device=path.device),) * 2
+    nodes = torch.linspace(0, path.shape[1] - 1, min(NUM_SAMPLES, path.shape[1]), device=path.device).round().long()
+    noise = metric.resolution(path[:, nodes].flatten(0, 1)).view(len(path), -1).amax(1, keepdim=True)
+    length = chords.sum(1)
+    moves = (path[:, 0] != path[:, -1]).any(1)
+    rounded = moves & (noise[:, 0] * (chords <= noise).sum(1) > 0.1 * length)
+    share = min(0.5, LARGE / chords.shape[1])
+    largest, segment = chords.max(1)
+    leaps = (moves & ~rounded & (largest > share * length)).nonzero()[:, 0]
+    leaps = leaps[_is_leap(metric, path[leaps], segment[leaps], largest[leaps])]
+    return rounded, torch.zeros_like(rounded).index_fill(0, leaps, True)
+
+
+def worth_a_look(
+    metric: Metric,
+    path: Float[Tensor, "batch node latent"],
+    energy: Float[Tensor, "batch"],
+    length: Float[Tensor, "batch"],
+) -> Bool[Tensor, "batch"]:
+    """Paths that may have doubts, told without their chords: of uneven speed, or hardly longer than their rounding.
+
+    Args:
+        metric: a metric.
+        path: nodes.
+        energy: E of each path.
+        length: L of each path.
+    """
+    noise = metric.resolution(path[:, [0, path.shape[1] // 2]].flatten(0, 1)).view(-1, 2).amax(1)
+    return (2 * energy > (1 + UNEVEN) * length.square()) | (length <= 4 * (path.shape[1] - 1) * noise)
+
+
+def _is_leap(
+    metric: Metric, path: Float[Tensor, "batch node latent"], segment: Tensor, chord: Float[Tensor, "batch"]
+) -> Bool[Tensor, "batch"]:
+    """Whether the chord of a segment stays, for the most part, in one half of it, however short."""
+    rows = torch.arange(len(path), device=path.device)
+    first, last = path[rows, segment], path[rows, segment + 1]
+    kept = chord
+    for _ in range(HALVINGS if len(path) else 0):
+        middle = torch.lerp(first, last, 0.5)
+        halves = metric.squared_residuals(torch.stack([first, middle, last], dim=1)).sqrt()
+        # Where the decoder is not finite in between, the segment leaps over that place.
+        apart = ((middle != first).any(1) & (middle != last).any(1) & halves.isfinite().all(1))[:, None]
+        front = (halves[:, 0] >= halves[:, 1])[:, None]
+        first, last = torch.where(apart & ~front, middle, first), torch.where(apart & front, middle, last)
+        kept = torch.where(apart[:, 0], halves.amax(1), kept)
+        if not (apart[:, 0] & (kept > chord / 2)).any():
+            break
+    return kept > chord / 2

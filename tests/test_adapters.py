@@ -1,0 +1,220 @@
+"""Models of plain PyTorch have the geometry that the same functions have when written out."""
+
+import pytest
+import torch
+import torch.distributions as td
+from torch import Tensor, nn
+
+import probgeo as pg
+from probgeo.adapters import from_torch
+from probgeo.metrics import ExpectedMetric, PullbackMetric
+from probgeo.nn import mlp
+
+X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+SOLVER = pg.GaussNewton(32)
+
+
+def seeded(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return mlp((2, 24, 16))
+
+
+class Encoder(nn.Module):
+    """Images to a distribution, with a layer that acts otherwise in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+        self.mean, self.log_variance = nn.Linear(64, 2), nn.Linear(64, 2)
+
+    def forward(self, x: Tensor) -> td.Normal:
+        hidden = self.body(x)
+        return td.Normal(self.mean(hidden), (self.log_variance(hidden) / 2).exp())
+
+
+def encoder() -> Encoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return Encoder().eval()
+
+
+def images(net: nn.Module):
+    return lambda z: net(z).unflatten(-1, (1, 4, 4))
+
+
+NET = seeded(0)
+SHAPES = {
+    "a module": (NET, {}, NET),
+    "images": (images(NET), {}, NET),
+    "a tuple": (lambda z: (z, images(NET)(z)), {"output": 1}, NET),
+    "a dict": (lambda z: {"image": images(NET)(z)}, {"output": "image"}, NET),
+    "an object": (lambda z: td.Normal(images(NET)(z), 1.0), {"output": "mean"}, NET),
+    "picked by a function": (lambda z: [images(NET)(z)], {"output": lambda found: found[0]}, NET),
+    "a distribution": (
+        lambda z: td.Independent(td.Bernoulli(logits=images(NET)(z)), 3),
+        {},
+        lambda z: NET(z).sigmoid(),
+    ),
+    "logits": (images(NET), {"likelihood": pg.likelihoods.Bernoulli()}, lambda z: NET(z).sigmoid()),
+    "probabilities": (
+        lambda z: NET(z).sigmoid(),
+        {"likelihood": pg.likelihoods.Bernoulli(), "returns_means": True},
+        lambda z: NET(z).sigmoid(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_metric_is_that_of_the_mean_written_out(name):
+    decode, options, mean = SHAPES[name]
+    model = from_torch(encode=encoder(), decode=decode, **options)
+    z = model.encode(X).mean
+    assert (model.latent, model.num_features, z.shape) == (2, 16, (60, 2))
+    assert torch.allclose(model.metric().tensor(z), PullbackMetric(lambda z: mean(z)).tensor(z), rtol=1e-4, atol=1e-6)
+    assert torch.allclose(model.decode(z), mean(z), rtol=1e-5, atol=1e-6)
+    assert model.decode(z.view(6, 10, 2)).shape == (6, 10, 16) and model.decode(z[0]).shape == (16,)
+
+
+def test_encoding_is_the_distributions_mean_and_deviation():
+    net = encoder()
+    model = from_torch(encode=net, decode=NET)
+    mean, std = model.encode(X)
+    assert torch.allclose(mean, net(X).mean, atol=1e-6) and torch.allclose(std, net(X).stddev, atol=1e-6)
+    codes = from_torch(encode=lambda x: net(x).mean, decode=NET).encode(X)
+    assert torch.equal(codes.mean, mean) and not codes.std.any()
+    pair = from_torch(encode=lambda x: pg.Encoding(net(x).mean, net(x).stddev), decode=NET).encode(X)
+    assert torch.equal(pair.std, std)
+
+
+def test_a_list_of_decoders_is_an_ensemble():
+    members = [seeded(seed) for seed in range(3)]
+    for decode in (members, nn.ModuleList(members), [images(member) for member in members]):
+        model = from_torch(encode=encoder(), decode=decode)
+        z = model.encode(X).mean[:9]
+        assert torch.allclose(model.metric().tensor(z), ExpectedMetric(members).tensor(z), rtol=1e-4)
+        values = torch.stack([member(z) for member in members])
+        assert torch.allclose(model.decode(z), values.mean(0), atol=1e-6)
+        assert torch.allclose(model.uncertainty(z), values.var(0, correction=0).mean(-1).sqrt(), atol=1e-6)
+        assert torch.allclose(model.draws(2)(z), values[:2], atol=1e-6)
+        assert model.num_members == 3
+
+
+def test_codes_that_are_no_vectors_keep_their_shape_for_the_decoder():
+    decode = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Tanh(), nn.Flatten()).eval()
+    model = from_torch(encode=lambda x: torch.cat([x, x.square()], 1), decode=decode, latent_shape=(2, 4, 4))
+    z = model.encode(X).mean
+    assert model.latent == 32 and z.shape == (60, 32)
+    expected = PullbackMetric(lambda z: decode(z.unflatten(-1, (2, 4, 4)))).tensor(z[:4])
+    assert torch.allclose(model.metric().tensor(z[:4]), expected, rtol=1e-5)
+
+
+def divergence(make, z: Tensor, direction: Tensor) -> Tensor:
+    """2 KL / ε² between the distributions at z ± ε/2 δ: δᵀ G δ of Fisher and Rao."""
+    step = 1e-3 * direction
+    first, second = make(z + step / 2), make(z - step / 2)
+    return 2 * td.kl_divergence(first, second).flatten(1).sum(1) / 1e-6
+
+
+FAMILIES = {
+    "normal": lambda net: lambda z: td.Normal(net(z)[..., :8], (net(z)[..., 8:] / 4).exp()),
+    "bernoulli": lambda net: lambda z: td.Bernoulli(logits=net(z)),
+    "poisson": lambda net: lambda z: td.Poisson(net(z).exp()),
+    "categorical": lambda net: lambda z: td.Categorical(logits=net(z).unflatten(-1, (4, 4))),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fisher_rao_metric_of_a_distribution_is_the_limit_of_its_divergence(name):
+    net = seeded(1).double()
+    make = FAMILIES[name](net)
+    model = from_torch(encode=lambda x: x.flatten(1)[:, :2].double(), decode=make)
+    z = model.encode(X).mean[:6]
+    direction = torch.ones_like(z)
+    tensor = model.fisher_rao_metric().tensor(z)
+    found = torch.einsum("bi,bij,bj->b", direction, tensor, direction)
+    assert torch.allclose(found, divergence(make, z, direction), rtol=1e-3)
+
+
+def test_a_likelihood_on_logits_or_on_means_has_one_fisher_rao_metric():
+    codes = lambda x: x.flatten(1)[:, :2]  # noqa: E731
+    z = codes(X)[:6]
+    for likelihood, mean in ((pg.likelihoods.Bernoulli(), torch.sigmoid), (pg.Gaussian(std=0.5), lambda x: x)):
+        of_output = from_torch(encode=codes, decode=NET, likelihood=likelihood)
+        of_mean = from_torch(
+            encode=codes, decode=lambda z, m=mean: m(NET(z)), likelihood=likelihood, returns_means=True
+        )
+        tensors = []
+        for model in (of_output, of_mean):
+            model.encode(X)
+            tensors.append(model.fisher_rao_metric().tensor(z))
+        assert torch.allclose(*tensors, rtol=1e-3)
+
+
+def test_trainings_of_plain_models_are_measured_together():
+    models = [
+        from_torch(encode=lambda x: x.flatten(1)[:, :2], decode=nn.Sequential(seeded(seed), nn.Sigmoid()))
+        for seed in range(3)
+    ]
+    dataset = pg.measure({"mine": models}, X.flatten(1), torch.tensor([[0, 1], [2, 3]]))
+    assert dict(dataset.distance.sizes) == {"model": 1, "measure": 3, "retraining": 3, "pair": 2}
+    assert dataset.distance.notnull().all()
+    z = models[1].encode(X.flatten(1)).mean
+    alone = pg.geodesic(models[1].metric(), z[[0, 2]], z[[1, 3]], init=pg.paths.Graph(models[1].metric(), z))
+    found = dataset.distance.sel(model="mine", measure="geodesic", retraining=1)
+    assert torch.allclose(torch.from_numpy(found.values).float(), alone.length, rtol=1e-4)
+
+
+REFUSED = {
+    "an encoder that samples": (
+        {"encode": lambda x: encoder()(x).rsample(), "decode": NET},
+        ValueError,
+        "encode: called twice .* it samples",
+    ),
+    "an encoder in training mode": (
+        {"encode": Encoder(), "decode": NET},
+        ValueError,
+        r"training mode, where BatchNorm2d .* Call \.eval\(\)",
+    ),
+    "a pair": (
+        {"encode": lambda x: (x, x), "decode": NET},
+        TypeError,
+        "standard deviation or a log-variance. Say which",
+    ),
+    "codes of a shape": ({"encode": lambda x: x, "decode": NET}, ValueError, r"latent_shape=\(1, 4, 4\)"),
+    "probabilities called logits": (
+        {"encode": encoder(), "decode": nn.Sequential(NET, nn.Sigmoid()), "likelihood": pg.likelihoods.Bernoulli()},
+        ValueError,
+        r"all its outputs lie in \[0, 1\].* returns_means=True",
+    ),
+    "parameters that are missing": (
+        {"encode": encoder(), "decode": NET, "likelihood": pg.Gaussian()},
+        ValueError,
+        "Gaussian needs log_std by name",
+    ),
+    "no decoders": ({"encode": encoder(), "decode": []}, ValueError, "decode: expected at least one"),
+    "no function": ({"encode": encoder(), "decode": [3]}, TypeError, "decode"),
+    "means of nothing": (
+        {"encode": encoder(), "decode": NET, "returns_means": True},
+        ValueError,
+        "likelihood: expected",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_told_is_refused_in_words(name):
+    options, error, message = REFUSED[name]
+    with pytest.raises(error, match=rf"(?s){message}"):
+        from_torch(**options).encode(X)
+
+
+def test_what_a_model_lacks_is_refused_where_it_is_asked_for():
+    model = from_torch(encode=encoder(), decode=NET)
+    with pytest.raises(AttributeError, match="latent: from_torch knows it from its first encoding"):
+        _ = model.latent
+    model.encode(X)
+    with pytest.raises(TypeError, match=r"fisher_rao_metric: the decoder says nothing .* likelihood="):
+        model.fisher_rao_metric().tensor(torch.zeros(3, 2))
+    with pytest.raises(TypeError, match="uncertainty"):
+        model.uncertainty(torch.zeros(3, 2))

@@ -1,0 +1,108 @@
+"""Lengths that are rounding, and decoders that jump, are said; sound lengths of rough decoders are not doubted."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import probgeo as pg
+from probgeo.geodesics import GaussNewton, Status, geodesic, worse
+from probgeo.metrics import ConformalMetric, ExpectedMetric, PullbackMetric
+from probgeo.nn import mlp
+from probgeo.study.measures import StraightLine
+
+START, STOP = torch.tensor([[-1.5, 0.05]]), torch.tensor([[1.5, 0.05]])
+
+
+def hill(z: Tensor) -> Tensor:
+    return torch.cat([z, 3 * (-2 * z.square().sum(-1, keepdim=True)).exp()], dim=-1)
+
+
+def step(z: Tensor) -> Tensor:
+    return torch.cat([z, torch.where(z[..., :1] > 0.2, 2.0, 0.0).to(z)], dim=-1)
+
+
+def direction(z: Tensor) -> Tensor:
+    return torch.cat([z, z / z.norm(dim=-1, keepdim=True)], dim=-1)
+
+
+class Model(pg.LatentModel):
+    """A decoder alone."""
+
+    latent, num_features = 2, 2
+
+    def __init__(self, decoder) -> None:
+        self.decode = decoder
+
+    def encode(self, x: Tensor) -> pg.Encoding:
+        return pg.Encoding(x, torch.zeros_like(x))
+
+    def decode(self, z: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def found(decoder, start: Tensor, stop: Tensor) -> dict[str, int]:
+    solved = geodesic(PullbackMetric(decoder), start, stop)
+    line = StraightLine().paths(Model(decoder), start, stop, start)
+    return {"geodesic": int(solved.status[0]), "straight": int(line.status[0])}
+
+
+def both(status: Status) -> dict[str, int]:
+    return {"geodesic": int(status), "straight": int(status)}
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        lambda z: hill(z) + 1e5,  # a large offset
+        lambda z: hill(z) + ((hill(z) * 255).round() / 255 - hill(z)).detach(),
+    ],
+    ids=["a large offset", "rounded to 1/255, with the gradient of what was rounded"],
+)
+def test_lengths_that_are_rounding_are_not_called_converged(decoder):
+    assert found(decoder, START, STOP) == both(Status.ROUNDING)
+
+
+def test_a_decoder_that_computes_in_half_precision_inside_is_not_called_converged():
+    status = found(lambda z: hill(z.bfloat16().float()), START, STOP)
+    assert status["geodesic"] != Status.CONVERGED and status["straight"] == Status.ROUNDING
+
+
+def test_ends_within_rounding_of_each_other_are_said_and_float64_does_not_mind():
+    start, stop = START, START + 1e-5
+    assert found(hill, start, stop) == both(Status.ROUNDING)
+    assert found(hill, start.double(), START.double() + 1e-5) == both(Status.CONVERGED)
+    assert found(hill, start, start.clone()) == both(Status.CONVERGED)
+
+
+@pytest.mark.parametrize("decoder", [step, direction], ids=["step", "normalised at 0"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_path_that_leaps_in_one_segment_is_not_called_converged(decoder, dtype):
+    start, stop = torch.tensor([[-1.01, 0.0]], dtype=dtype), torch.tensor([[0.9, 0.0]], dtype=dtype)
+    assert found(decoder, start, stop) == both(Status.JUMP)
+    off = torch.tensor([[0.0, 0.6]], dtype=dtype)
+    if decoder is direction:  # beside the singular point all is well
+        assert found(decoder, start + off, stop + off) == both(Status.CONVERGED)
+
+
+def test_a_steep_wall_is_no_leap():
+    wall = lambda z: torch.cat([z, 2 * (1e4 * z[..., :1]).tanh()], dim=-1)  # noqa: E731
+    assert found(wall, START, STOP)["straight"] == Status.CONVERGED
+    assert found(wall, START, STOP)["geodesic"] != Status.JUMP
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU])
+@pytest.mark.parametrize("latent", [2, 24])
+def test_ensembles_with_kinks_are_not_doubted(activation, latent):
+    torch.manual_seed(0)
+    members = [mlp([latent, 128, 128, 50], activation) for _ in range(5)]
+    z = 2 * torch.randn(2, 40, latent, generator=torch.Generator().manual_seed(1))
+    status = geodesic(ExpectedMetric(members), *z, solver=GaussNewton(64)).status
+    assert not ((status == Status.ROUNDING) | (status == Status.JUMP)).any()
+    field = ConformalMetric(lambda z: (-z.square().sum(-1)).exp(), 1e-3)
+    status = geodesic(field, *z, solver=GaussNewton(64)).status
+    assert not ((status == Status.ROUNDING) | (status == Status.JUMP)).any()
+
+
+def test_of_two_statuses_the_one_without_a_result_is_worse():
+    first, second = torch.tensor([0, 3, 4, 1]), torch.tensor([5, 4, 3, 2])
+    assert worse(first, second).tolist() == [5, 3, 3, 2]
