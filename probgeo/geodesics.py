@@ -17,6 +17,7 @@ from probgeo.routes import REACH, Beaten, Search, Starts, distinct, excess, firs
 Start = Callable[[Tensor, Tensor], Tensor]
 
 MAX_DAMPING = 1e3
+AMBIGUITY = 1e-3  # gaps below are no more than what lengths are accurate to
 
 
 class Status(IntEnum):
@@ -27,6 +28,7 @@ class Status(IntEnum):
     STALLED = 2  #: no step found that lowers the energy
     NONFINITE = 3  #: the energy along the path is not finite; energy and length are NaN
     ROUNDING = 4  #: chords within rounding, so that the length is not to be trusted
+    AMBIGUOUS = 5  #: of a mean or an angle: another one, by geodesics as short to `AMBIGUITY`, is as good
 
 
 class Geodesics(NamedTuple):
