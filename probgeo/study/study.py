@@ -231,6 +231,8 @@ class Study:
         meaning = str({int(status): status.name for status in Status})
         for variable in {"status", "angle_status"} & set(dataset):
             dataset[variable] = dataset[variable].drop_encoding().assign_attrs(meaning=meaning)
+        if "rivals" in dataset:  # an integer where it was measured, and NaN elsewhere
+            dataset["rivals"] = dataset.rivals.drop_encoding()
         dataset.attrs = {
             "probgeo": version("probgeo"),
             "data": digest(self.data),
