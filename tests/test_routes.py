@@ -185,9 +185,9 @@ def test_nodes_of_both_sides_of_a_square_are_ways_from_corner_to_corner():
 
 
 def test_the_angle_at_a_corner_with_two_ways_to_one_side_is_ambiguous(graph):
-    corner, first = at(0.5).expand(2, -1), at(1.5).expand(2, -1)
-    found = angle(METRIC, corner, first, torch.cat([at(0.5 + math.pi), at(0.5 + 2.5)]), init=graph)
-    assert found.status.tolist() == [Status.AMBIGUOUS, Status.CONVERGED]
+    corner, first = at(0.5).expand(3, -1), torch.cat([at(1.5), at(1.5), at(1.5) * torch.nan])
+    found = angle(METRIC, corner, first, torch.cat([at(0.5 + a) for a in (math.pi, 2.5, math.pi)]), init=graph)
+    assert found.status.tolist() == [Status.AMBIGUOUS, Status.CONVERGED, Status.NONFINITE]
     assert found.angle[1].item() == pytest.approx(0, abs=0.02)
 
 

@@ -209,9 +209,9 @@ def angle(
         u, v = (x / _norm(tensor, x)[:, None] for x in sides.velocity.chunk(2))
         # Unlike arccos of the inner product, accurate near 0 and π too (Kahan 2006).
         angles = 2 * torch.atan2(_norm(tensor, u - v), _norm(tensor, u + v))
-    status, ambiguous = sides.geodesics.status, sides.geodesics.gap <= AMBIGUITY
-    status = torch.where(ambiguous & (status == Status.CONVERGED), int(Status.AMBIGUOUS), status)
-    return Angles(angles, torch.maximum(*status.chunk(2)))
+    worse = torch.maximum(*sides.geodesics.status.chunk(2))
+    ambiguous = (sides.geodesics.gap <= AMBIGUITY).view(2, -1).any(0)
+    return Angles(angles, torch.where(ambiguous & (worse == Status.CONVERGED), int(Status.AMBIGUOUS), worse))
 
 
 def precise(dtype: torch.dtype, num_segments: int = 256) -> GaussNewton:
