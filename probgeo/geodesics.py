@@ -21,6 +21,7 @@ from probgeo.specs import ADDED_LATER
 Start = Callable[[Tensor, Tensor], Tensor]
 
 MAX_DAMPING = 1e3
+AMBIGUITY = 1e-3  # gaps below are no more than what lengths are accurate to
 
 
 class Status(IntEnum):
@@ -32,6 +33,7 @@ class Status(IntEnum):
     NONFINITE = 3  #: the energy along the path is not finite; energy and length are NaN
     ROUNDING = 4  #: chords within 10·eps·‖f‖, so that the length is not to be trusted
     JUMP = 5  #: the decoder jumps within a segment, so that the length is that of a leap and no curve's
+    AMBIGUOUS = 6  #: of a mean or an angle: another one, by geodesics as short to `AMBIGUITY`, is as good
 
 
 class Geodesics(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from probgeo.calculus import angle, frechet_mean
 from probgeo.geodesics import GaussNewton, Status, geodesic
 from probgeo.metrics import DecorrelatedEnergy, PullbackMetric
 from probgeo.nn import mlp
@@ -181,3 +182,20 @@ def test_nodes_of_both_sides_of_a_square_are_ways_from_corner_to_corner():
     assert vias(trees, one, two, reach=0.1, share=0.0, most=4).node.tolist() in ([0, 3], [1, 3], [2, 3])
     assert len(vias(trees, one, two, reach=0.01, share=0.0, most=4).node) == 1
     assert len(vias(trees, one, two, reach=0.1, share=0.0, most=1).node) == 1
+
+
+def test_the_angle_at_a_corner_with_two_ways_to_one_side_is_ambiguous(graph):
+    corner, first = at(0.5).expand(3, -1), torch.cat([at(1.5), at(1.5), at(1.5) * torch.nan])
+    found = angle(METRIC, corner, first, torch.cat([at(0.5 + a) for a in (math.pi, 2.5, math.pi)]), init=graph)
+    assert found.status.tolist() == [Status.AMBIGUOUS, Status.CONVERGED, Status.NONFINITE]
+    assert found.angle[1].item() == pytest.approx(0, abs=0.02)
+
+
+def test_the_mean_of_two_points_with_a_hole_exactly_between_them_is_ambiguous(graph):
+    opposite = frechet_mean(METRIC, torch.cat([at(0.4), at(0.4 + math.pi)]), init=graph)
+    assert opposite.status == Status.AMBIGUOUS
+    assert opposite.variance.item() == pytest.approx((math.pi / 2) ** 2, rel=1e-2)
+    nearer = frechet_mean(METRIC, torch.cat([at(0.4), at(0.4 + 2.6)]), init=graph)
+    assert nearer.status == Status.CONVERGED
+    assert torch.allclose(nearer.mean, at(1.7)[0], atol=0.02)
+    assert nearer.variance.item() == pytest.approx(1.3**2, rel=1e-2)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from probgeo.calculus.arguments import check_alike, check_metric, check_tensor
 from probgeo.calculus.shooting import exponential, logarithm, precise
-from probgeo.geodesics import GaussNewton, Start, Status
+from probgeo.geodesics import AMBIGUITY, GaussNewton, Start, Status, geodesic
 from probgeo.metrics import Metric
+from probgeo.routes import Search
 
 STEP_SEGMENTS = 8  # no step needs to be accurate, and the last one is short
 MIN_SHARE = 2**-8
@@ -21,7 +22,7 @@ class FrechetMean(NamedTuple):
     mean: Float[Tensor, "latent"]
     variance: Float[Tensor, ""]  #: Σ w_i d(mean, z_i)², Σ w_i = 1
     steps: int
-    status: Status  #: the search's own, or the worst of the geodesics' to the points
+    status: Status  #: the search's own, or the worst of the geodesics' to the points; AMBIGUOUS: another is as good
 
 
 def frechet_mean(
@@ -30,29 +31,32 @@ def frechet_mean(
     weights: Tensor | None = None,
     *,
     start: Tensor | None = None,
-    init: Start | None = None,
+    init: Start | Search | None = None,
     solver: GaussNewton | None = None,
     tolerance: float | None = None,
     max_steps: int = 50,
 ) -> FrechetMean:
     """argmin_y Σ w_i d(y, z_i)², by steps y ← exp_y(t Σ w_i log_y(z_i)).
 
-    The minimum is unique where the points lie close together for the curvature; elsewhere this is the local one that
-    `start` leads to.
+    The minimum is unique where the points lie close together for the curvature. Elsewhere this is the local one that
+    `start` leads to; or, with a graph for `init` and no `start`, the lowest of those that are reached from the mean of
+    the coordinates and from the middles of all geodesics between two points far apart.
 
     Args:
         metric: a metric.
         points: z_i, (point, latent).
         weights: w_i, not negative, up to a factor, (point); by default equal.
         start: first y, (latent); by default the weighted mean of the coordinates.
-        init: start of the first geodesics, None or a callable, as for `geodesic`; later ones start from the last.
+        init: start of the first geodesics, None, a callable or a graph, as for `geodesic`; later ones start from the
+            last.
         solver: of the geodesics; by default Gauss–Newton with 64 segments, precise enough for velocities.
         tolerance: finished when the mean would move by less than this share of the root of the variance; by default
             the cube root of the dtype's eps, 5e-3 in float32.
         max_steps: steps at most.
 
     Returns:
-        Mean, Fréchet variance, steps and status; mean and variance are NaN where a geodesic's status is NONFINITE.
+        Mean, Fréchet variance, steps and status; mean and variance are NaN where a geodesic's status is NONFINITE. The
+        status is AMBIGUOUS where another mean, elsewhere, has the same variance, as of points on both sides of a hill.
 
     Raises:
         TypeError, ValueError: an argument's type, shape, dtype, device or value does not fit.
@@ -70,7 +74,34 @@ def frechet_mean(
     solver = precise(points.dtype, 64) if solver is None else solver
     points, weights = points[weights > 0], weights[weights > 0]
     with torch.no_grad():
-        return _descended(metric, points, weights, mean, init, solver, tolerance, max_steps)
+        begin = (
+            [mean, *_middles(metric, points, init, solver)] if start is None and isinstance(init, Search) else [mean]
+        )
+        found = [_descended(metric, points, weights, y, init, solver, tolerance, max_steps) for y in begin]
+        return _lowest(metric, found, tolerance)
+
+
+def _middles(
+    metric: Metric, points: Float[Tensor, "point latent"], init: Search, solver: GaussNewton
+) -> list[Float[Tensor, "latent"]]:
+    """The middles of all local geodesics that the search finds from the first point to the one farthest from it."""
+    first = points[:1].expand_as(points)
+    far = geodesic(metric, first, points, init=init, solver=solver).length.nan_to_num(nan=0).argmax()
+    starts = init.starts(points[:1], points[far][None])
+    ends = points[:1].expand(len(starts.pair), -1), points[far].expand(len(starts.pair), -1)
+    path = geodesic(metric, *ends, init=starts.path, solver=solver).path
+    return [*path[:, path.shape[1] // 2]]
+
+
+def _lowest(metric: Metric, found: list[FrechetMean], tolerance: float) -> FrechetMean:
+    """The mean of least variance; AMBIGUOUS where another one has the same, but not the same place."""
+    best = min(found, key=lambda mean: float(mean.variance.nan_to_num(nan=torch.inf)))
+    for other in found:
+        apart, tensor = other.mean - best.mean, metric.tensor(best.mean)
+        elsewhere = apart @ tensor @ apart > 100 * tolerance**2 * best.variance
+        if elsewhere and other.variance <= (1 + AMBIGUITY) ** 2 * best.variance and best.status == Status.CONVERGED:
+            return best._replace(status=Status.AMBIGUOUS)
+    return best
 
 
 def _descended(
@@ -78,7 +109,7 @@ def _descended(
     points: Float[Tensor, "point latent"],
     weights: Float[Tensor, "point"],
     mean: Float[Tensor, "latent"],
-    init: Start | None,
+    init: Start | Search | None,
     solver: GaussNewton,
     tolerance: float,
     max_steps: int,

@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probgeo.calculus.arguments import check_alike, check_metric, check_tensor
-from probgeo.geodesics import GaussNewton, Geodesics, Start, Status, geodesic, length, worse
+from probgeo.geodesics import AMBIGUITY, GaussNewton, Geodesics, Start, Status, geodesic, length, worse
 from probgeo.metrics import Metric
+from probgeo.routes import Search
 
 MAX_STEPS = 40
 
@@ -41,7 +42,7 @@ class Angles(NamedTuple):
     """Angles between geodesics that start at one corner."""
 
     angle: Float[Tensor, "batch"]  #: in radians, 0 … π; NaN where a side has length zero
-    status: Int[Tensor, "batch"]  #: the worse of the two sides' `Status`
+    status: Int[Tensor, "batch"]  #: the worse of the two sides' `Status`; AMBIGUOUS: a side has a rival as short
 
 
 def exponential(metric: Metric, point: Tensor, velocity: Tensor, num_segments: int = 256) -> Shots:
@@ -92,7 +93,7 @@ def logarithm(
     point: Tensor,
     other: Tensor,
     *,
-    init: Tensor | Start | None = None,
+    init: Tensor | Start | Search | None = None,
     solver: GaussNewton | None = None,
 ) -> Logarithms:
     """log_z(y): the initial velocity of the geodesic from z to y in unit time, G(z)⁻¹(−∂E/∂z).
@@ -106,7 +107,8 @@ def logarithm(
             inaccurate as the square root of the solver's tolerance.
 
     Returns:
-        Velocities, and the geodesics with their status. Zero at equal points; NaN where the status is NONFINITE.
+        Velocities, and the geodesics with their status. Zero at equal points; NaN where the status is NONFINITE. Where
+        the geodesics' `gap` is next to nothing there is another velocity as good.
 
     Raises:
         TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
@@ -176,7 +178,7 @@ def angle(
     first: Tensor,
     second: Tensor,
     *,
-    init: Start | None = None,
+    init: Start | Search | None = None,
     solver: GaussNewton | None = None,
 ) -> Angles:
     """∠(y, z, w): the angle at z between the geodesics to y and to w, cos = ⟨u, v⟩ / ‖u‖‖v‖ in G(z).
@@ -186,11 +188,12 @@ def angle(
         corner: z, (batch, latent).
         first: y, (batch, latent).
         second: w, (batch, latent).
-        init: None or a callable, as for `geodesic`.
+        init: None, a callable or a graph, as for `geodesic`.
         solver: as for `logarithm`.
 
     Returns:
-        Angles and status.
+        Angles and status; where a search found a side's second geodesic to be as short, which leaves the corner
+        elsewhere, the status is AMBIGUOUS.
 
     Raises:
         TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
@@ -206,7 +209,9 @@ def angle(
         u, v = (x / _norm(tensor, x)[:, None] for x in sides.velocity.chunk(2))
         # Unlike arccos of the inner product, accurate near 0 and π too (Kahan 2006).
         angles = 2 * torch.atan2(_norm(tensor, u - v), _norm(tensor, u + v))
-    return Angles(angles, worse(*sides.geodesics.status.chunk(2)))
+    worst = worse(*sides.geodesics.status.chunk(2))
+    ambiguous = (sides.geodesics.gap <= AMBIGUITY).view(2, -1).any(0)
+    return Angles(angles, torch.where(ambiguous & (worst == Status.CONVERGED), int(Status.AMBIGUOUS), worst))
 
 
 def precise(dtype: torch.dtype, num_segments: int = 256) -> GaussNewton:

@@ -209,6 +209,8 @@ def assembled(
     meaning = str({int(status): status.name for status in Status})
     for variable in {"status", "angle_status"} & set(dataset):
         dataset[variable] = dataset[variable].drop_encoding().assign_attrs(meaning=meaning)
+    if "rivals" in dataset:  # an integer where it was measured, and NaN elsewhere
+        dataset["rivals"] = dataset.rivals.drop_encoding()
     return dataset.assign_coords(training=(("model", "retraining"), _trainings(dataset.euclidean_latent)))
 
 
