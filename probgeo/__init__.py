@@ -48,6 +48,7 @@ from probgeo.models.gplvm import GPLVM
 from probgeo.models.shared import SharedLatentVAE
 from probgeo.models.vae import VAE, Warmup
 from probgeo.models.views import View
+from probgeo.newton import BlockTridiagonal, MatrixFree
 from probgeo.storage import load, save
 from probgeo.study import Euclidean, Geodesic, Measure, StraightLine, Study, measure
 from probgeo.training import Training, TrainingDiverged, fit
@@ -58,6 +59,7 @@ __all__ = [
     "GPLVM",
     "VAE",
     "BayesianDecoder",
+    "BlockTridiagonal",
     "ConditionalVAE",
     "ConformalMetric",
     "Decoder",
@@ -76,6 +78,7 @@ __all__ = [
     "HeteroscedasticGaussian",
     "LatentModel",
     "Likelihood",
+    "MatrixFree",
     "Measure",
     "Metric",
     "ModelSpec",

@@ -71,12 +71,9 @@ class GaussNewton:
     system: System | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
-        if self.num_segments < 2:
-            raise ValueError(f"num_segments: expected at least 2; got {self.num_segments}.")
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps: expected at least 1; got {self.max_steps}.")
-        if self.memory < 1:
-            raise ValueError(f"memory: expected at least 1; got {self.memory}.")
+        for name, least in (("num_segments", 2), ("max_steps", 1), ("memory", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}; got {getattr(self, name)}.")
         if not (self.tolerance > 0 and self.coarse_tolerance > 0):
             raise ValueError(f"tolerance: expected positive tolerances; got {self.tolerance}, {self.coarse_tolerance}.")
         if self.system not in (None, BlockTridiagonal, MatrixFree):

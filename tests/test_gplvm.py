@@ -261,7 +261,7 @@ def test_data_that_cannot_be_fitted_are_refused():
         trained(GPLVM(latent=7, num_inducing=5), x)
     with pytest.raises(TypeError, match="expected a floating-point tensor"):
         trained(x=x.long())
-    with pytest.raises(ValueError, match=r"expected shape \(row, observation\)"):
+    with pytest.raises(ValueError, match=r"expected shape \(row, feature\)"):
         trained(x=x[0])
 
 

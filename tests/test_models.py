@@ -153,11 +153,14 @@ def test_shapes_of_codes_and_reconstructions(likelihood):
     close(model.reconstruct(x), model.draws()(mean).mean(0))
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 3, 7, 9])
-def test_split_batch_decodes_row_i_by_member_i_mod_s(num_rows):
+@pytest.mark.parametrize(
+    ("num_rows", "rotation"), [(3, 0), (7, 0), (9, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+)
+def test_split_batch_decodes_row_i_by_member_i_mod_s_rotated_where_there_are_fewer_rows(num_rows, rotation):
     members, z = fitted(DECODERS["split"]).decoder.members, points(num_rows)
-    found = SplitBatch().decode(members, z)
-    expected = torch.stack([members.member(row % 3)(z[row]) for row in range(num_rows)])
+    with pyro.poutine.condition(data={"rotation": torch.tensor((rotation + 0.5) / 3)}):
+        found = SplitBatch().decode(members, z)
+    expected = torch.stack([members.member((row + rotation) % 3)(z[row]) for row in range(num_rows)])
     close(found, expected)
 
 

@@ -197,7 +197,8 @@ def assembled(
         models.append(xr.concat(whole, "retraining", join="outer"))
         lost.append(texts + ["there is none"] * (length - len(rows)))
     # Models may have different numbers of draws: the shorter ones are filled up with NaN.
-    dataset = xr.concat(models, "model", join="outer").transpose(*ORDER, missing_dims="ignore")
+    # Integers of single files have gaps here, and are floating point: their encoding holds no more.
+    dataset = xr.concat(models, "model", join="outer").transpose(*ORDER, missing_dims="ignore").drop_encoding()
     dataset = dataset.assign_coords(
         model=list(found), measure=list(measures), retraining=range(length), lost=(("model", "retraining"), lost)
     ).assign_coords(asked.coordinates())
@@ -208,9 +209,7 @@ def assembled(
     dataset["euclidean_ambient"] = ("pair", ends.diff(dim=1).norm(dim=(1, 2)).cpu().numpy())
     meaning = str({int(status): status.name for status in Status})
     for variable in {"status", "angle_status"} & set(dataset):
-        dataset[variable] = dataset[variable].drop_encoding().assign_attrs(meaning=meaning)
-    if "rivals" in dataset:  # an integer where it was measured, and NaN elsewhere
-        dataset["rivals"] = dataset.rivals.drop_encoding()
+        dataset[variable] = dataset[variable].assign_attrs(meaning=meaning)
     return dataset.assign_coords(training=(("model", "retraining"), _trainings(dataset.euclidean_latent)))
 
 
