@@ -34,7 +34,7 @@ def _text(table: pd.DataFrame) -> str:
         + (". " if used == given else ": the others have distances missing or 0 in some row. ")
         + f"Spread and ICC hold for {unit}s drawn as these: compare them within one table."
     )
-    if table.attrs["lost"]:
+    if table.attrs.get("lost"):
         notes += f" Lost, and left out: {'; '.join(table.attrs['lost'])}."
     parts = [pd.DataFrame(columns, index=table.index).to_string(), textwrap.fill(notes, 98)]
     for name in references:
@@ -69,7 +69,7 @@ def _comparison_notes(table: pd.DataFrame) -> str:
 
 def _comparison_text(table: pd.DataFrame, name: str) -> str:
     columns = {
-        f"ratio to {name}": _with_interval(table, f"ratio_{name}", 2),
+        f"ratio to {name}": [text.replace("nan [nan, nan]", "–") for text in _with_interval(table, f"ratio_{name}", 2)],
         "p": _with_holm(table, name),
         "by": ["–" if swapped != swapped else "swap" if swapped else "perm" for swapped in table[f"swapped_{name}"]],
         "finds": _verdicts(table, name),
