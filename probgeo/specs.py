@@ -194,6 +194,14 @@ def from_config(config: Any) -> Any:
     return config
 
 
+def current_config(config: Any) -> Any:
+    """What `to_config` writes today for a description of any version; as it is where this version cannot tell."""
+    try:
+        return to_config(from_config(config))
+    except (ValueError, TypeError):
+        return config
+
+
 def _made(kind: type, fields: dict[str, Any]) -> Any:
     known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else list(fields)
     unknown = [name for name in fields if name not in known]

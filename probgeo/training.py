@@ -19,7 +19,7 @@ from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
 from probgeo.retrainings import Group, results, train
-from probgeo.specs import digest, stream, to_config
+from probgeo.specs import current_config, digest, stream, to_config
 from probgeo.stacks import Stack
 from probgeo.svi import Report, Training, num_epochs
 
@@ -233,6 +233,7 @@ def _finished(folder: Path, seeds: list[int], spec: ModelSpec, identity: dict[st
             continue
         config = storage.read_config(place)
         found = {"model": config["model"], **config["extra"]}
+        found |= {key: current_config(found[key]) for key in ("model", "training") if key in found}
         different = [key for key in expected if found.get(key) != expected[key]]
         if different:
             raise FileExistsError(

@@ -35,6 +35,17 @@ def test_a_model_of_0_1_loads_and_has_the_distances_that_it_had(key, model):
     )
 
 
+def test_a_training_of_0_1_is_finished_for_fit_and_not_done_again(tmp_path):
+    key = next(iter(SPECS))
+    folder = shutil.copytree(WRITTEN / "trainings" / key, tmp_path / key)
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    training = pg.Training(epochs=3, batch_size=16)
+    (found,) = pg.fit(SPECS[key], pg.datasets.digits().x[:80], [0], training=training, folder=folder, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
+    weights = pg.load(WRITTEN / "trainings" / key / "seed-0").state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in found.state_dict().items())
+
+
 def test_a_study_of_0_1_is_refused_in_a_sentence_that_names_both_versions(tmp_path):
     folder = shutil.copytree(WRITTEN, tmp_path / "study")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
