@@ -114,6 +114,9 @@ class MatrixFree:
     def step(self, model: Products, damping: Float[Tensor, "batch"]) -> tuple[Tensor, Tensor]:
         """δ, and −g·δ − ½ δᵀHδ; few iterations, as the preconditioner is close."""
         segments = model.path.shape[1] - 1
+        still = (model.gradient == 0).flatten(1).all(1)
+        if still.any():  # as where nothing has gradients: then products with any other vector tell
+            self._gauss_newton_product(model.path[still], model.path[still].flip(1))
         mean = model.tensors.double().mean(1)
         ridge = 1e-3 * mean.diagonal(dim1=1, dim2=2).amax(1).clamp_min(torch.finfo(mean.dtype).tiny)
         mean = mean + ridge[:, None, None] * torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
@@ -158,19 +161,42 @@ class MatrixFree:
         return 20 * (num_segments + 1) * latent + (num_segments + 2 * NUM_TENSORS) * latent**2
 
     def _gauss_newton_product(self, path: Tensor, vector: Tensor) -> Float[Tensor, "batch interior latent"]:
-        """N Jᵀ(J v), J the Jacobian of all residuals of a path."""
+        """N Jᵀ(J v), J the Jacobian of all residuals of a path.
+
+        Raises:
+            ValueError: Jᵀ, by reverse mode, is not the transpose of J, by forward mode: ⟨v, Jᵀ(J v)⟩ is not ‖J v‖².
+        """
         points, directions, real = path.flatten(0, 1), vector.flatten(0, 1), _within_paths(path)
-        pulled = torch.zeros_like(points)
+        pulled, squares = torch.zeros_like(points), path.new_zeros(len(points))
         for part in self._parts(points):
             pull = vjp(self.metric.residuals, points[part])[1]
             pushed = jvp(self.metric.residuals, (points[part],), (directions[part],))[1]
-            pulled[part] += pull(torch.where(real[part][:-1, None], pushed, 0))[0]
+            pushed = torch.where(real[part][:-1, None], pushed, 0)
+            squares[part][:-1] = pushed.square().sum(1)
+            pulled[part] += pull(pushed)[0]
+        _check_transposed(squares.view(path.shape[:2]).sum(1), vector, pulled.view_as(path))
         return (path.shape[1] - 1) * pulled.view_as(path)[:, 1:-1]
 
     def _parts(self, points: Float[Tensor, "point latent"]) -> list[slice]:
         """Slices of all paths' nodes, as one sequence, that overlap by one node."""
         size = self.metric.num_points(points)
         return [slice(start, start + size) for start in range(0, len(points) - 1, size - 1)]
+
+
+def _check_transposed(
+    squares: Float[Tensor, "batch"],
+    vector: Float[Tensor, "batch node latent"],
+    pulled: Float[Tensor, "batch node latent"],
+) -> None:
+    """Raise ValueError where ⟨v, JᵀJ v⟩ is not ‖J v‖², by more than rounding."""
+    rounding = 1e3 * torch.finfo(squares.dtype).eps * (vector.square().sum((1, 2)) * pulled.square().sum((1, 2))).sqrt()
+    wrong = (squares - (vector * pulled).sum((1, 2))).abs() > 0.01 * squares + rounding
+    if wrong.any():
+        raise ValueError(
+            "decoder: its derivative in reverse mode does not belong to its values, as Jᵀ is not the transpose of J. "
+            "It has something computed without gradients (no_grad, detach, a backward of its own); use differentiable "
+            "operations throughout, or GaussNewton(system=BlockTridiagonal), which needs forward mode alone."
+        )
 
 
 Model = Linearization | Products

@@ -174,3 +174,18 @@ def test_pairs_that_need_damping_converge_without_matrices_as_with_them() -> Non
     dense = geodesic(PullbackMetric(rough), start, stop, solver=GaussNewton(64, system=BlockTridiagonal))
     assert (free.status == Status.CONVERGED).all() and (dense.status == Status.CONVERGED).all()
     assert (free.energy <= 1.02 * dense.energy).all()
+
+
+def test_a_decoder_without_reverse_mode_is_refused_where_reverse_mode_is_needed_and_right_elsewhere():
+    def hill(z: torch.Tensor) -> torch.Tensor:
+        return torch.cat([z, 3 * torch.exp(-2 * z.square().sum(-1, keepdim=True))], dim=-1)
+
+    start = torch.zeros(1, 24)
+    start[0, :2] = torch.tensor([-1.5, 0.05])
+    stop = start * torch.tensor([-1.0] + [1.0] * 23)
+    without = PullbackMetric(torch.no_grad()(hill))
+    with pytest.raises(ValueError, match=r"reverse mode does not belong to its values.*system=BlockTridiagonal"):
+        geodesic(without, start, stop)
+    right = geodesic(PullbackMetric(hill), start, stop).length
+    forward = geodesic(without, start, stop, solver=GaussNewton(system=BlockTridiagonal)).length
+    torch.testing.assert_close(forward, right, rtol=5e-3, atol=0)
