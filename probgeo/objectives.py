@@ -10,9 +10,10 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import kl_divergence
 
 from probgeo.likelihoods.normal import Normal
+from probgeo.models.noise import noise_shape, transformed
 from probgeo.specs import stream
 
 
@@ -76,21 +77,6 @@ def noise_shapes(model: Any, x: Float[Tensor, "row observation"]) -> dict[str, t
     return {name: noise_shape(site["fn"]) for name, site in sites if site["type"] == "sample"}
 
 
-def noise_shape(distribution: Distribution) -> torch.Size:
-    """Shape of the standard normal noise that `transformed` needs."""
-    base = _base(distribution)
-    if isinstance(base, torch.distributions.LowRankMultivariateNormal):
-        return torch.Size([*base.batch_shape, sum(base.cov_factor.shape[-2:])])
-    return distribution.batch_shape + distribution.event_shape
-
-
-def _base(distribution: Any) -> Any:
-    """What `Independent` and the like are wrapped around."""
-    while hasattr(distribution, "base_dist") and not hasattr(distribution, "transforms"):
-        distribution = distribution.base_dist
-    return distribution
-
-
 def random_noise(
     seeds: Sequence[int], steps: int, shapes: Mapping[str, torch.Size], *purpose: Any
 ) -> dict[str, Float[Tensor, "seed step *shape"]]:
@@ -120,24 +106,3 @@ class _GivenNoise(Messenger):
         if message["name"] in self.noise:
             message["value"] = transformed(message["fn"], self.noise[message["name"]], message["name"])
             message["done"] = True
-
-
-def transformed(distribution: Distribution, noise: Tensor, name: str = "") -> Tensor:
-    """The sample of `distribution`, that of site `name`, that standard normal `noise` maps to.
-
-    Raises:
-        TypeError: a distribution for which this is not known.
-    """
-    base = _base(distribution)
-    if isinstance(base, torch.distributions.Normal):
-        return base.loc + base.scale * noise
-    if isinstance(base, torch.distributions.Uniform):
-        return base.low + (base.high - base.low) * torch.special.ndtr(noise)
-    if isinstance(base, torch.distributions.LowRankMultivariateNormal):
-        factor, diagonal = base._unbroadcasted_cov_factor, base._unbroadcasted_cov_diag
-        common, own = noise.split([factor.shape[-1], factor.shape[-2]], dim=-1)
-        return base.loc + (factor @ common[..., None])[..., 0] + diagonal.sqrt() * own
-    raise TypeError(
-        "guide: expected sites with Normal, LowRankMultivariateNormal or Uniform distributions; "
-        f"site {name!r} has {type(base).__name__}."
-    )

@@ -15,10 +15,10 @@ from torch.func import functional_call
 from probgeo.likelihoods import Likelihood, Parameters
 from probgeo.models.decoders import DecoderModule, DrawnModule
 from probgeo.models.lastlayer import Conjugate, LaplaceApproximation, draw_noise, linear_layer, prior_std, varied
+from probgeo.models.noise import noise_shape, transformed
 from probgeo.models.phase import Epochs, Phase
 from probgeo.models.sampled import NUTS, Autoguide
 from probgeo.nn import MLP, Network, Stacked, check_network
-from probgeo.objectives import noise_shape, transformed
 
 # A posterior starts with this fraction of the prior's standard deviations: near a single network, which then widens.
 _INITIAL_STD = 0.03
