@@ -18,7 +18,7 @@ from torch import Tensor
 
 import probgeo as pg
 from experiments.common import carried_out, load_result, parsed, run, save_result
-from probgeo.models.gplvm import FittedGPLVM
+from probgeo.models.gp.gplvm import FittedGPLVM
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from torch import Tensor
 import probgeo as pg
 from experiments.common import carried_out, load_result, observations, parsed, run, save_result
 from experiments.maps import inside_data
+from probgeo.geometry.metrics import Energy
 from probgeo.identifiability import coefficient_of_variation, icc, rank_agreement, spread
-from probgeo.metrics import Energy
 from probgeo.plots.style import distinct_colors, finish, new_figure
 from probgeo.specs import digest
 

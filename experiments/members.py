@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import probgeo as pg
-from probgeo.metrics import Energy
+from probgeo.geometry.metrics import Energy
 from probgeo.models.base import FittedModel, LatentModel, ModelSpec
 
 

@@ -27,8 +27,8 @@ from torch import Tensor
 import probgeo as pg
 from experiments.common import Source, carried_out, decoders, load_result, observations, parsed, run, save_result
 from probgeo.datasets import Dataset
-from probgeo.objectives import ELBO, noise_shapes, random_noise
-from probgeo.svi import Report
+from probgeo.training.objective import ELBO, noise_shapes, random_noise
+from probgeo.training.options import Report
 
 LIKELIHOODS = {
     "gaussian": pg.Gaussian,

@@ -27,10 +27,9 @@ from probgeo.datasets import (
     sample_pairs,
     sample_triples,
 )
-from probgeo.distances import distance_matrix, graph_distances
-from probgeo.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
-from probgeo.likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood
-from probgeo.metrics import (
+from probgeo.geometry.distances import distance_matrix, graph_distances
+from probgeo.geometry.geodesics import GaussNewton, Geodesics, Status, energy, geodesic, length
+from probgeo.geometry.metrics import (
     ConformalMetric,
     DecorrelatedEnergy,
     Energy,
@@ -39,19 +38,20 @@ from probgeo.metrics import (
     PullbackMetric,
     TensorMetric,
 )
+from probgeo.geometry.newton import BlockTridiagonal, MatrixFree
+from probgeo.likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood
 from probgeo.models.base import Encoding, LatentModel, ModelSpec
-from probgeo.models.bayesian import BayesianDecoder, DropoutDecoder
-from probgeo.models.conditional import ConditionalVAE
-from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
-from probgeo.models.gp_decoder import GPDecoder
-from probgeo.models.gplvm import GPLVM
-from probgeo.models.shared import SharedLatentVAE
+from probgeo.models.conditional.spec import ConditionalVAE
+from probgeo.models.decoders.bayesian import BayesianDecoder, DropoutDecoder
+from probgeo.models.decoders.decoder import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
+from probgeo.models.decoders.gp import GPDecoder
+from probgeo.models.gp.gplvm import GPLVM
+from probgeo.models.shared.spec import SharedLatentVAE
+from probgeo.models.shared.views import View
 from probgeo.models.vae import VAE, Warmup
-from probgeo.models.views import View
-from probgeo.newton import BlockTridiagonal, MatrixFree
-from probgeo.storage import load, save
 from probgeo.study import Euclidean, Geodesic, Measure, StraightLine, Study, measure
-from probgeo.training import Training, TrainingDiverged, fit
+from probgeo.training.fit import Training, TrainingDiverged, fit
+from probgeo.training.storage import load, save
 
 __version__ = version("probgeo")
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import probgeo as pg
 from probgeo.adapters import from_torch
-from probgeo.metrics import ExpectedMetric, PullbackMetric
+from probgeo.geometry.metrics import ExpectedMetric, PullbackMetric
 from probgeo.nn import mlp
 
 X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))

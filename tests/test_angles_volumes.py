@@ -9,7 +9,7 @@ import xarray as xr
 from scipy.spatial import ConvexHull
 
 import probgeo as pg
-from probgeo import calculus
+from probgeo.geometry import calculus
 from probgeo.study import decorrelated_energy, with_ambient_distances
 from probgeo.study import study as studies
 

@@ -8,20 +8,20 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch.func import jacfwd, vmap
 
-from probgeo import storage
-from probgeo.geodesics import GaussNewton
-from probgeo.jacobians import Maps
+from probgeo.geometry.geodesics import GaussNewton
+from probgeo.geometry.jacobians import Maps
 from probgeo.likelihoods import Bernoulli, Gaussian
-from probgeo.models.bayesian import BayesianDecoder, DropoutDecoder, LowRank, MeanField
-from probgeo.models.decoders import EnsembleDecoder
-from probgeo.models.lastlayer import Conjugate, LaplaceApproximation
-from probgeo.models.sampled import NUTS, Autoguide
+from probgeo.models.decoders.bayesian import BayesianDecoder, DropoutDecoder, LowRank, MeanField
+from probgeo.models.decoders.decoder import EnsembleDecoder
+from probgeo.models.decoders.last_layer.gaussian import Conjugate, LaplaceApproximation
+from probgeo.models.decoders.last_layer.sampled import NUTS, Autoguide
 from probgeo.models.vae import VAE, FittedVAE
 from probgeo.nn import MLP, Stacked
-from probgeo.objectives import ELBO, noise_shapes, random_noise
 from probgeo.specs import from_config, to_config
 from probgeo.study import Geodesic, Study
-from probgeo.training import Training, fit
+from probgeo.training import storage
+from probgeo.training.fit import Training, fit
+from probgeo.training.objective import ELBO, noise_shapes, random_noise
 
 EPS = torch.finfo(torch.float64).eps
 NET = MLP((5, 4))

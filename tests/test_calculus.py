@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacfwd, jvp, vmap
 
-from probgeo.calculus import (
+from probgeo.geometry.calculus import (
     angle,
     convex_hull,
     exponential,
@@ -19,11 +19,11 @@ from probgeo.calculus import (
     volume,
     volume_density,
 )
-from probgeo.calculus.arguments import check_metric
-from probgeo.geodesics import GaussNewton, Status, geodesic
-from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
+from probgeo.geometry.calculus.arguments import check_metric
+from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
+from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
+from probgeo.geometry.paths import Graph
 from probgeo.nn import mlp
-from probgeo.paths import Graph
 
 EPS = torch.finfo(torch.float64).eps
 

@@ -11,10 +11,10 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from torch.func import jacfwd
 
 import probgeo as pg
-from probgeo import storage
-from probgeo.models.conditional import FittedConditionalVAE
+from probgeo.models.conditional.spec import FittedConditionalVAE
 from probgeo.nn import Stacked
-from probgeo.objectives import ELBO, noise_shapes, random_noise
+from probgeo.training import storage
+from probgeo.training.objective import ELBO, noise_shapes, random_noise
 
 NET = pg.nn.MLP((8,))
 DECODERS = {

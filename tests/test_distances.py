@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from probgeo import distances
-from probgeo.distances import distance_matrix, graph_distances
-from probgeo.geodesics import GaussNewton, Status, geodesic
-from probgeo.metrics import DecorrelatedEnergy, ExpectedMetric, PullbackMetric
+from probgeo.geometry import distances
+from probgeo.geometry.distances import distance_matrix, graph_distances
+from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
+from probgeo.geometry.metrics import DecorrelatedEnergy, ExpectedMetric, PullbackMetric
+from probgeo.geometry.paths import Graph, Straight
 from probgeo.nn import mlp
-from probgeo.paths import Graph, Straight
 
 SOLVER = GaussNewton(32)
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import probgeo as pg
-from probgeo.geodesics import GaussNewton, Status, geodesic, worse
-from probgeo.metrics import ConformalMetric, ExpectedMetric, PullbackMetric
+from probgeo.geometry.geodesics import GaussNewton, Status, geodesic, worse
+from probgeo.geometry.metrics import ConformalMetric, ExpectedMetric, PullbackMetric
 from probgeo.nn import mlp
 from probgeo.study.measures import StraightLine
 

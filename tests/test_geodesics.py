@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probgeo.geodesics import GaussNewton, Status, energy, geodesic, length
-from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
+from probgeo.geometry.geodesics import GaussNewton, Status, energy, geodesic, length
+from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
+from probgeo.geometry.paths import Graph, Straight
 from probgeo.nn import mlp
-from probgeo.paths import Graph, Straight
 
 TIGHT = GaussNewton(num_segments=256, tolerance=1e-12, coarse_tolerance=1e-10, max_steps=200)
 

@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.func import jacfwd, jacrev, jvp, vmap
 
-from probgeo import storage
-from probgeo.geodesics import energy
+from probgeo.geometry.geodesics import energy
+from probgeo.geometry.metrics import ExpectedMetric
 from probgeo.likelihoods import Bernoulli, Gaussian
-from probgeo.metrics import ExpectedMetric
-from probgeo.models.gp import JITTER, SparseGP, cholesky_root
-from probgeo.models.gp_decoder import GPDecoder
+from probgeo.models.decoders.gp import GPDecoder
+from probgeo.models.gp.sparse import JITTER, SparseGP, cholesky_root
 from probgeo.models.vae import VAE
 from probgeo.nn import MLP
-from probgeo.training import Training, fit
+from probgeo.training import storage
+from probgeo.training.fit import Training, fit
 
 NOISE = 0.05
 

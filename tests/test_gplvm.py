@@ -8,13 +8,13 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from probgeo import storage
 from probgeo.datasets.synthetic import circle, surface
-from probgeo.geodesics import GaussNewton
-from probgeo.models.gplvm import GPLVM, FittedGPLVM
-from probgeo.schedules import Cosine
+from probgeo.geometry.geodesics import GaussNewton
+from probgeo.models.gp.gplvm import GPLVM, FittedGPLVM
 from probgeo.study import Geodesic, StraightLine, Study
-from probgeo.training import Training, TrainingDiverged, fit
+from probgeo.training import storage
+from probgeo.training.fit import Training, TrainingDiverged, fit
+from probgeo.training.schedules import Cosine
 from tests.test_training import counted_epochs, interrupted_after, same
 
 TRAINING = Training(epochs=40, batch_size=50)
@@ -155,7 +155,7 @@ def test_retrainings_differ_and_each_is_that_trained_alone(tmp_path):
 def test_a_loaded_model_is_the_fitted_one_and_is_not_trained_again(tmp_path, monkeypatch, dtype):
     x, quick = with_gaps(data()).to(dtype), Training(epochs=2)
     (model,) = trained(GPLVM(num_inducing=10, lengthscale=0.5), x, training=quick, folder=tmp_path)
-    monkeypatch.setattr("probgeo.training.train", None)
+    monkeypatch.setattr("probgeo.training.fit.train", None)
     (again,) = trained(GPLVM(num_inducing=10, lengthscale=0.5), x, training=quick, folder=tmp_path)
     for loaded in (again, storage.load(tmp_path / "seed-0")):
         assert loaded.spec == model.spec

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import probgeo as pg
-from probgeo.jacobians import Maps
-from probgeo.metrics import ExpectedMetric, PullbackMetric
+from probgeo.geometry.jacobians import Maps
+from probgeo.geometry.metrics import ExpectedMetric, PullbackMetric
 from probgeo.nn import Stacked, mlp
 
 START, STOP = torch.tensor([[-1.5, 0.05]]), torch.tensor([[1.5, 0.05]])

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacfwd, vmap
 
-from probgeo.jacobians import Maps
+from probgeo.geometry.jacobians import Maps
 from probgeo.nn import Stacked, mlp
 
 

@@ -8,16 +8,16 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from torch.func import hessian, jacfwd
 
+from probgeo.geometry.metrics import ExpectedMetric, PullbackMetric
 from probgeo.likelihoods import Bernoulli, Gaussian, HeteroscedasticGaussian, Laplace, Poisson
-from probgeo.metrics import ExpectedMetric, PullbackMetric
-from probgeo.models.bayesian import BayesianDecoder
-from probgeo.models.decoders import Decoder
-from probgeo.models.lastlayer import Conjugate, LaplaceApproximation
-from probgeo.models.regression import Regression
-from probgeo.models.sampled import NUTS, Autoguide
+from probgeo.models.decoders.bayesian import BayesianDecoder
+from probgeo.models.decoders.decoder import Decoder
+from probgeo.models.decoders.last_layer.gaussian import Conjugate, LaplaceApproximation
+from probgeo.models.decoders.last_layer.regression import Regression
+from probgeo.models.decoders.last_layer.sampled import NUTS, Autoguide
 from probgeo.models.vae import VAE, FittedVAE
 from probgeo.nn import MLP
-from probgeo.training import Training, fit
+from probgeo.training.fit import Training, fit
 
 EPS = torch.finfo(torch.float64).eps
 NET = MLP((5,))

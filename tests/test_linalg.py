@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from probgeo import linalg
-from probgeo.linalg import (
+from probgeo.geometry import linalg
+from probgeo.geometry.linalg import (
     banded_solution,
     block_tridiagonal_product,
     block_tridiagonal_solution,

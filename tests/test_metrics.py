@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from probgeo.geodesics import energy, length
-from probgeo.metrics import (
+from probgeo.geometry.geodesics import energy, length
+from probgeo.geometry.metrics import (
     ConformalMetric,
     DecorrelatedEnergy,
     Energy,
@@ -18,7 +18,7 @@ from probgeo.metrics import (
     SumMetric,
     TensorMetric,
 )
-from probgeo.metrics.energy import FROZEN_SHARE
+from probgeo.geometry.metrics.energy import FROZEN_SHARE
 from probgeo.nn import Stacked, mlp
 
 

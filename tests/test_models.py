@@ -8,14 +8,14 @@ import torch
 from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch.func import functional_call, jacfwd
 
-from probgeo.geodesics import GaussNewton, geodesic
+from probgeo.geometry.geodesics import GaussNewton, geodesic
+from probgeo.geometry.metrics import ExpectedMetric, PullbackMetric
 from probgeo.likelihoods import Bernoulli, Gaussian
-from probgeo.metrics import ExpectedMetric, PullbackMetric
-from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
-from probgeo.models.gp import RBFPrecision
+from probgeo.models.decoders.decoder import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
+from probgeo.models.gp.sparse import RBFPrecision
 from probgeo.models.vae import VAE, FittedVAE, Warmup
 from probgeo.nn import MLP, Stacked
-from probgeo.objectives import ELBO, noise_shapes, random_noise, random_rows
+from probgeo.training.objective import ELBO, noise_shapes, random_noise, random_rows
 
 EPS = torch.finfo(torch.float64).eps
 NET = MLP((8,))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from probgeo.geodesics import GaussNewton, Status, geodesic
-from probgeo.metrics import ConformalMetric, Energy, ExpectedMetric, Metric, PullbackMetric, TensorMetric
-from probgeo.newton import BlockTridiagonal, MatrixFree, chosen, default_system, finite, rows
+from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
+from probgeo.geometry.metrics import ConformalMetric, Energy, ExpectedMetric, Metric, PullbackMetric, TensorMetric
+from probgeo.geometry.newton import BlockTridiagonal, MatrixFree, chosen, default_system, finite, rows
 from probgeo.nn import mlp
 from probgeo.specs import from_config, to_config
 

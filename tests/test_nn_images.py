@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import probgeo as pg
-from probgeo.jacobians import Maps
+from probgeo.geometry.jacobians import Maps
 from probgeo.nn import Convolutional, DenseNet, Residual, ResizeConvolutional, Stacked
 from probgeo.specs import from_config, to_config
 

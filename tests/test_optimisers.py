@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from probgeo.optimisers import gradients_of, optimizer_of
+from probgeo.training.optimisers import gradients_of, optimizer_of
 
 KINDS = {
     "adam": (torch.optim.Adam, {}),
@@ -68,7 +68,7 @@ def test_options_that_choose_the_form_are_followed():
 def test_no_optimiser_needs_the_compiler():
     script = """
 import sys, torch
-from probgeo.optimisers import optimizer_of
+from probgeo.training.optimisers import optimizer_of
 for kind in (torch.optim.Adam, torch.optim.RMSprop):
     value = torch.nn.Parameter(torch.zeros(2))
     optimiser = optimizer_of(kind, [value], 0.1, {})

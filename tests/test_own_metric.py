@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 import probgeo as pg
-from probgeo.calculus import angle, convex_hull, logarithm, volume
-from probgeo.geodesics import energy, length
-from probgeo.metrics import ConformalMetric, ExpectedMetric, Metric, PullbackMetric, TensorMetric
-from probgeo.newton import BlockTridiagonal, MatrixFree
+from probgeo.geometry.calculus import angle, convex_hull, logarithm, volume
+from probgeo.geometry.geodesics import energy, length
+from probgeo.geometry.metrics import ConformalMetric, ExpectedMetric, Metric, PullbackMetric, TensorMetric
+from probgeo.geometry.newton import BlockTridiagonal, MatrixFree
+from probgeo.geometry.paths import Graph
 from probgeo.nn import Stacked, mlp
-from probgeo.paths import Graph
 
 SOLVER = pg.GaussNewton(32, tolerance=1e-10, coarse_tolerance=1e-6)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from probgeo.geodesics import GaussNewton, geodesic, length
-from probgeo.metrics import ConformalMetric, DecorrelatedEnergy, PullbackMetric
+from probgeo.geometry.geodesics import GaussNewton, geodesic, length
+from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, PullbackMetric
+from probgeo.geometry.paths import Graph, Straight, resampled
 from probgeo.nn import mlp
-from probgeo.paths import Graph, Straight, resampled
 
 
 def hill(z: Tensor) -> Tensor:

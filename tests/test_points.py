@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 import probgeo as pg
-from probgeo.metrics import PullbackMetric
-from probgeo.points import latent_points
+from probgeo.geometry.metrics import PullbackMetric
+from probgeo.geometry.points import latent_points
 
 
 def hill(z: Tensor) -> Tensor:

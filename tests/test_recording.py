@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from probgeo.recording import NotRecordable, Recording
+from probgeo.training.recording import NotRecordable, Recording
 
 
 def mixture(x: Tensor, weight: Tensor) -> list[Tensor]:

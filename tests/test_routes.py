@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from probgeo.calculus import angle, frechet_mean
-from probgeo.geodesics import GaussNewton, Status, geodesic
-from probgeo.metrics import DecorrelatedEnergy, PullbackMetric
+from probgeo.geometry.calculus import angle, frechet_mean
+from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
+from probgeo.geometry.metrics import DecorrelatedEnergy, PullbackMetric
+from probgeo.geometry.paths import Graph, Straight
+from probgeo.geometry.routes import Starts, Trees, distinct, excess, split, vias
 from probgeo.nn import mlp
-from probgeo.paths import Graph, Straight
-from probgeo.routes import Starts, Trees, distinct, excess, split, vias
 
 
 def cylinder(z: Tensor) -> Tensor:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from probgeo.models.gplvm import GPLVM
-from probgeo.retrainings import Optimisation
-from probgeo.schedules import Cosine, LinearWarmup, Piecewise
+from probgeo.models.gp.gplvm import GPLVM
 from probgeo.specs import digest, from_config, to_config
-from probgeo.training import Training, fit
-from probgeo.training_state import State
+from probgeo.training.fit import Training, fit
+from probgeo.training.retrainings import Optimisation
+from probgeo.training.schedules import Cosine, LinearWarmup, Piecewise
+from probgeo.training.state import State
 from tests.test_training import SPECS, data, interrupted_after, same, trained
 
 SCHEDULES = (Cosine(0.1), Piecewise((1, 3), (0.5, 0.05)), LinearWarmup(2, Cosine()), LinearWarmup(3))

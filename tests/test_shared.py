@@ -15,13 +15,13 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from torch.func import jacfwd
 
 import probgeo as pg
-from probgeo import storage
+from probgeo.geometry.metrics import ExpectedMetric
 from probgeo.identifiability import rank_correlation
-from probgeo.metrics import ExpectedMetric
-from probgeo.models.shared import FittedSharedLatentVAE
-from probgeo.objectives import ELBO, noise_shapes, random_noise
+from probgeo.models.shared.spec import FittedSharedLatentVAE
 from probgeo.specs import digest, from_config, to_config
 from probgeo.study import expected_metric, fisher_rao_metric
+from probgeo.training import storage
+from probgeo.training.objective import ELBO, noise_shapes, random_noise
 
 EPS = torch.finfo(torch.float64).eps
 NET = pg.nn.MLP((8,))

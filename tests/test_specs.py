@@ -15,12 +15,12 @@ from torch import nn
 
 import probgeo
 from probgeo.likelihoods import Bernoulli, Gaussian
-from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder
+from probgeo.models.decoders.decoder import Decoder, EnsembleDecoder, RandomMember, RBFDecoder
 from probgeo.models.vae import VAE, Warmup
 from probgeo.nn import MLP
 from probgeo.specs import ADDED_LATER, PUBLIC, digest, from_config, stream, to_config
 from probgeo.study import Geodesic, expected_metric
-from probgeo.training import Training
+from probgeo.training.fit import Training
 
 SPECS = [
     VAE(),

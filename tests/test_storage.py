@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from probgeo import storage
 from probgeo.likelihoods import Bernoulli
-from probgeo.models.decoders import Decoder, EnsembleDecoder, RBFDecoder
+from probgeo.models.decoders.decoder import Decoder, EnsembleDecoder, RBFDecoder
 from probgeo.models.vae import VAE, FittedVAE
 from probgeo.nn import MLP
-from probgeo.training import Training, fit
+from probgeo.training import storage
+from probgeo.training.fit import Training, fit
 
 NET = MLP((8,))
 SPECS = {

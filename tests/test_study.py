@@ -11,14 +11,13 @@ import pytest
 import torch
 import xarray as xr
 
-from probgeo import stacks
-from probgeo.geodesics import GaussNewton, Status, length
+from probgeo.geometry.geodesics import GaussNewton, Status, length
+from probgeo.geometry.metrics import PullbackMetric
+from probgeo.geometry.paths import Straight
 from probgeo.likelihoods import Bernoulli
-from probgeo.metrics import PullbackMetric
-from probgeo.models.decoders import Decoder, EnsembleDecoder
+from probgeo.models.decoders.decoder import Decoder, EnsembleDecoder
 from probgeo.models.vae import VAE
 from probgeo.nn import MLP
-from probgeo.paths import Straight
 from probgeo.study import (
     DrawnGeodesic,
     Geodesic,
@@ -29,7 +28,8 @@ from probgeo.study import (
     fisher_rao_metric,
 )
 from probgeo.study import study as studies
-from probgeo.training import Training, fit
+from probgeo.training import stacks
+from probgeo.training.fit import Training, fit
 
 NET = MLP((8,))
 MODELS = {

@@ -10,8 +10,8 @@ from experiments.benchmarks.measures import decorrelated_energy, expected_energy
 from experiments.benchmarks.methods import tight_solutions
 from experiments.benchmarks.problems import PUBLISHED_TIMES, Problem, stored_ensemble
 from probgeo import DecorrelatedEnergy, ExpectedMetric, GaussNewton, geodesic
-from probgeo.geodesics import Status
-from probgeo.paths import Graph
+from probgeo.geometry.geodesics import Status
+from probgeo.geometry.paths import Graph
 
 FILES = [Path("tasic") / f"tasic_ensemble_{seed}.npz" for seed in ("seed12", "seed123")]
 

@@ -13,20 +13,20 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from probgeo import stacks, storage
 from probgeo.likelihoods import Bernoulli, HeteroscedasticGaussian, Poisson
-from probgeo.models.bayesian import BayesianDecoder
-from probgeo.models.decoders import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
-from probgeo.models.gp_decoder import GPDecoder
-from probgeo.models.shared import SharedLatentVAE
+from probgeo.models.decoders.bayesian import BayesianDecoder
+from probgeo.models.decoders.decoder import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
+from probgeo.models.decoders.gp import GPDecoder
+from probgeo.models.shared.spec import SharedLatentVAE
+from probgeo.models.shared.views import View
 from probgeo.models.vae import VAE, Warmup
-from probgeo.models.views import View
 from probgeo.nn import MLP, Stacked, check_network
-from probgeo.objectives import _GivenNoise
-from probgeo.retrainings import Optimisation
 from probgeo.specs import stream
-from probgeo.training import Training, TrainingDiverged, checked_seeds, fit
-from probgeo.training_state import State
+from probgeo.training import stacks, storage
+from probgeo.training.fit import Training, TrainingDiverged, checked_seeds, fit
+from probgeo.training.objective import _GivenNoise
+from probgeo.training.retrainings import Optimisation
+from probgeo.training.state import State
 
 NET = MLP((8,))
 SPECS = {

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from experiments.benchmarks.problems import Problem
-from probgeo.jacobians import Maps
+from probgeo.geometry.jacobians import Maps
 
 DENSE = 1024  # segments of the fine polygon that measures a path's speed
 POINTS_AT_ONCE = 4096

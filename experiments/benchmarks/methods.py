@@ -13,7 +13,7 @@ from torch import Tensor
 
 import probgeo as pg
 from experiments.benchmarks.problems import Problem
-from probgeo.paths import Graph, Straight, resampled
+from probgeo.geometry.paths import Graph, Straight, resampled
 
 Solve = Callable[[], Tensor]
 

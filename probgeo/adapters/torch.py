@@ -10,12 +10,12 @@ import torch.distributions as td
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probgeo.geometry.metrics import ExpectedMetric, Metric, PullbackMetric
+from probgeo.geometry.trials import watched
 from probgeo.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, OneHotCategorical, Poisson
 from probgeo.likelihoods.likelihood import TwoParameterLikelihood
-from probgeo.metrics import ExpectedMetric, Metric, PullbackMetric
 from probgeo.models.base import Encoding, LatentModel
-from probgeo.models.decoders import information_metric_of
-from probgeo.trials import watched
+from probgeo.models.decoders.decoder import information_metric_of
 
 ROWS = 1024  # encoded at once
 Pick = str | int | Callable[[Any], Any]

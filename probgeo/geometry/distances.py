@@ -12,10 +12,10 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from probgeo.geodesics import GaussNewton, Geodesics, Start, Status, geodesic
-from probgeo.metrics import Energy, Metric
-from probgeo.paths import Graph, Straight
-from probgeo.points import Points, latent_points
+from probgeo.geometry.geodesics import GaussNewton, Geodesics, Start, Status, geodesic
+from probgeo.geometry.metrics import Energy, Metric
+from probgeo.geometry.paths import Graph, Straight
+from probgeo.geometry.points import Points, latent_points
 
 
 def distance_matrix(

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probgeo.metrics import Metric
+from probgeo.geometry.metrics import Metric
 
 NUM_SAMPLES = 5
 # A segment with this many times its share of the length is looked into,

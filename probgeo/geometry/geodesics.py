@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probgeo.doubts import doubts, worth_a_look
-from probgeo.immersions import plainly
-from probgeo.metrics import Energy, Metric
-from probgeo.newton import BlockTridiagonal, MatrixFree, System, chosen, default_system, finite, rows
-from probgeo.paths import Straight, resampled
-from probgeo.points import Points, latent_points
-from probgeo.routes import REACH, Beaten, Search, Starts, distinct, excess, firsts, ranked, split
+from probgeo.geometry.doubts import doubts, worth_a_look
+from probgeo.geometry.immersions import plainly
+from probgeo.geometry.metrics import Energy, Metric
+from probgeo.geometry.newton import BlockTridiagonal, MatrixFree, System, chosen, default_system, finite, rows
+from probgeo.geometry.paths import Straight, resampled
+from probgeo.geometry.points import Points, latent_points
+from probgeo.geometry.routes import REACH, Beaten, Search, Starts, distinct, excess, firsts, ranked, split
 from probgeo.specs import ADDED_LATER
 
 Start = Callable[[Tensor, Tensor], Tensor]

@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import jvp
 
-from probgeo.immersions import Derivative, checked_output, plainly, single_output, snapshot
+from probgeo.geometry.immersions import Derivative, checked_output, plainly, single_output, snapshot
+from probgeo.geometry.trials import Trial
 from probgeo.nn import Stacked
 from probgeo.nn.sameness import difference, is_altered
-from probgeo.trials import Trial
 
 Immersion = Callable[[Tensor], Tensor]
 Members = Sequence[Immersion] | Immersion

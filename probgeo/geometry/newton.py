@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.func import jvp, vjp
 
-from probgeo.linalg import block_tridiagonal_product, block_tridiagonal_solution
-from probgeo.metrics import Energy, Linearization, Metric
-from probgeo.metrics.energy import FROZEN_SHARE
+from probgeo.geometry.linalg import block_tridiagonal_product, block_tridiagonal_solution
+from probgeo.geometry.metrics import Energy, Linearization, Metric
+from probgeo.geometry.metrics.energy import FROZEN_SHARE
 
 MATRIX_FREE_DIMENSIONS = 20
 NUM_TENSORS = 9

@@ -13,9 +13,9 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from tqdm import tqdm
 
-from probgeo.metrics import Energy
-from probgeo.points import Points, latent_points
-from probgeo.routes import Starts, Trees, interpolated, trails, vias
+from probgeo.geometry.metrics import Energy
+from probgeo.geometry.points import Points, latent_points
+from probgeo.geometry.routes import Starts, Trees, interpolated, trails, vias
 
 LINE_PIECES = 32
 MEMORY = 2**28  # bytes of shortest paths that are held at a time, roughly

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probgeo.metrics import Energy
+from probgeo.geometry.metrics import Energy
 
 REACH = 0.05
 SLACK = 0.01

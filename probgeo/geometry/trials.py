@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from probgeo.immersions import is_wrapped
+from probgeo.geometry.immersions import is_wrapped
 
 NUM_POINTS = 32
 NUM_BLOCKS = 32

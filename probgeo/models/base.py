@@ -9,7 +9,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probgeo.metrics import Metric, PullbackMetric
+from probgeo.geometry.metrics import Metric, PullbackMetric
 
 
 class Encoding(NamedTuple):

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probgeo.geometry.metrics import Metric
 from probgeo.likelihoods import Parameters, TwoParameterLikelihood
-from probgeo.metrics import Metric
-from probgeo.models.decoders import DecoderModule, DecoderSpec
+from probgeo.models.decoders.decoder import DecoderModule, DecoderSpec
 from probgeo.nn import check_network
 
 

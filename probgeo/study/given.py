@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from probgeo import calculus
-from probgeo.geodesics import Geodesics
+from probgeo.geometry import calculus
+from probgeo.geometry.geodesics import Geodesics
 from probgeo.models.base import LatentModel, ModelSpec
 from probgeo.study.measures import Geodesic, Measure
 

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probgeo.geodesics import Status
+from probgeo.geometry.geodesics import Status
 from probgeo.models.base import LatentModel, ModelSpec
 from probgeo.study.asked import Asked, checked
 from probgeo.study.jobs import carried_out

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probgeo import calculus, paths
-from probgeo.calculus.shooting import precise
-from probgeo.geodesics import GaussNewton, Geodesics, Status, geodesic, with_doubts
-from probgeo.metrics import DecorrelatedEnergy, Energy, Metric
+from probgeo.geometry import calculus, paths
+from probgeo.geometry.calculus.shooting import precise
+from probgeo.geometry.geodesics import GaussNewton, Geodesics, Status, geodesic, with_doubts
+from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Metric
 from probgeo.models.base import LatentModel, ModelSpec
 
 VOLUME_TOLERANCE = 1e-2  # relative; retrainings differ by more

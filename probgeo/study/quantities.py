@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probgeo import calculus
+from probgeo.geometry import calculus
 from probgeo.models.base import LatentModel
 from probgeo.study.measures import Measure
 

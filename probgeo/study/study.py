@@ -12,7 +12,6 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
-from probgeo import storage
 from probgeo.models.base import FittedModel, LatentModel, ModelSpec
 from probgeo.specs import digest, to_config
 from probgeo.study.asked import checked
@@ -28,7 +27,8 @@ from probgeo.study.measure import (
 from probgeo.study.measures import DEFAULT_MEASURES, Measure
 from probgeo.study.quantities import Quantity
 from probgeo.study.store import Held, Inputs, Mapped, measurement_key, model_key, read_rows, write_dataset, write_rows
-from probgeo.training import Training, TrainingDiverged, fit
+from probgeo.training import storage
+from probgeo.training.fit import Training, TrainingDiverged, fit
 
 FIRST_VERSION = "0.1.0"  # whose studies did not say which version wrote them
 

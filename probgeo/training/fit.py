@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probgeo import storage
-from probgeo.gplvm_training import SingleGPLVM
 from probgeo.models.base import FittedModel, ModelSpec
-from probgeo.models.gplvm import GPLVM
+from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
-from probgeo.retrainings import Group, results, train
 from probgeo.specs import current_config, digest, stream, to_config
-from probgeo.stacks import Stack
-from probgeo.svi import Report, Training, num_epochs
+from probgeo.training import storage
+from probgeo.training.gplvm import SingleGPLVM
+from probgeo.training.options import Report, Training, num_epochs
+from probgeo.training.retrainings import Group, results, train
+from probgeo.training.stacks import Stack
 
 # Part of a checkpoint's name: one of another format, whose numbers differ, is left alone.
 CHECKPOINT_FORMAT = 2

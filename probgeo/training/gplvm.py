@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probgeo.models.gplvm import GPLVM, FittedGPLVM
+from probgeo.models.gp.gplvm import GPLVM, FittedGPLVM
 from probgeo.models.phase import Phase
-from probgeo.objectives import random_noise, random_rows
-from probgeo.optimisers import gradients_of
+from probgeo.training.objective import random_noise, random_rows
+from probgeo.training.optimisers import gradients_of
 
 
 class SingleGPLVM:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from probgeo.models.phase import Epochs, Phase
-from probgeo.schedules import Schedule
 from probgeo.specs import ADDED_LATER
+from probgeo.training.schedules import Schedule
 
 # Called after every epoch with the seed, the epoch counted over all phases, and the terms of the history by name.
 Report = Callable[[int, int, dict[str, float]], None]

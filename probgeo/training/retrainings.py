@@ -11,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probgeo import storage
-from probgeo.gplvm_training import SingleGPLVM
 from probgeo.models.base import FittedModel
 from probgeo.models.phase import Epochs, Phase
-from probgeo.optimisers import optimizer_of
-from probgeo.stacks import Stack, pyro_settings
-from probgeo.svi import Report, Training, learning_rate, num_epochs
-from probgeo.training_state import (
+from probgeo.training import storage
+from probgeo.training.gplvm import SingleGPLVM
+from probgeo.training.optimisers import optimizer_of
+from probgeo.training.options import Report, Training, learning_rate, num_epochs
+from probgeo.training.stacks import Stack, pyro_settings
+from probgeo.training.state import (
     HISTORY,
     Epoch,
     State,

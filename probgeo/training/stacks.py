@@ -18,10 +18,10 @@ from probgeo.models.phase import Phase
 from probgeo.models.vae import LatentSpec
 from probgeo.nn import Stacked
 from probgeo.nn.affine import batched_linear_layers
-from probgeo.objectives import ELBO, noise_shapes, random_noise, random_rows
-from probgeo.optimisers import gradients_of
-from probgeo.recording import NotRecordable, Recording
-from probgeo.training_state import TERMS
+from probgeo.training.objective import ELBO, noise_shapes, random_noise, random_rows
+from probgeo.training.optimisers import gradients_of
+from probgeo.training.recording import NotRecordable, Recording
+from probgeo.training.state import TERMS
 
 MAX_NOISE = 2**22  # numbers per retraining that are drawn at once
 VALIDATED_ROWS = 1024  # at once

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from probgeo.metrics import Metric
+from probgeo.geometry.metrics import Metric
 
 
 def check_metric(metric: object) -> None:

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import jacfwd, jacrev, vmap
 
-from probgeo.calculus.arguments import check_metric, check_tensor
-from probgeo.metrics import Metric
+from probgeo.geometry.calculus.arguments import check_metric, check_tensor
+from probgeo.geometry.metrics import Metric
 
 
 def sectional_curvature(metric: Metric, z: Tensor) -> Tensor:

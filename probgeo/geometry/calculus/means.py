@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probgeo.calculus.arguments import check_alike, check_metric, check_tensor
-from probgeo.calculus.shooting import exponential, logarithm, precise
-from probgeo.geodesics import AMBIGUITY, GaussNewton, Start, Status, geodesic
-from probgeo.metrics import Metric
-from probgeo.routes import Search
+from probgeo.geometry.calculus.arguments import check_alike, check_metric, check_tensor
+from probgeo.geometry.calculus.shooting import exponential, logarithm, precise
+from probgeo.geometry.geodesics import AMBIGUITY, GaussNewton, Start, Status, geodesic
+from probgeo.geometry.metrics import Metric
+from probgeo.geometry.routes import Search
 
 STEP_SEGMENTS = 8  # no step needs to be accurate, and the last one is short
 MIN_SHARE = 2**-8

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probgeo.jacobians import Maps
+from probgeo.geometry.jacobians import Maps
 
 
 @runtime_checkable

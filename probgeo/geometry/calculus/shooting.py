@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probgeo.calculus.arguments import check_alike, check_metric, check_tensor
-from probgeo.geodesics import AMBIGUITY, GaussNewton, Geodesics, Start, Status, geodesic, length, worse
-from probgeo.metrics import Metric
-from probgeo.routes import Search
+from probgeo.geometry.calculus.arguments import check_alike, check_metric, check_tensor
+from probgeo.geometry.geodesics import AMBIGUITY, GaussNewton, Geodesics, Start, Status, geodesic, length, worse
+from probgeo.geometry.metrics import Metric
+from probgeo.geometry.routes import Search
 
 MAX_STEPS = 40
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from scipy.spatial import Delaunay, QhullError
 from torch import Tensor
 
-from probgeo.calculus.arguments import check_metric, check_tensor
-from probgeo.metrics import Metric
+from probgeo.geometry.calculus.arguments import check_metric, check_tensor
+from probgeo.geometry.metrics import Metric
 
 MIN_SIMPLICES = 64  # two rules on fewer may both miss what lies between their nodes
 MAX_SIMPLICES = 2**15

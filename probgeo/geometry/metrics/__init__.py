@@ -1,8 +1,8 @@
 """Path energies that are sums of squares, and the metrics behind them."""
 
-from probgeo.metrics.energy import Energy, Linearization, Measure, Metric, SumMetric
-from probgeo.metrics.fields import ConformalMetric, TensorMetric
-from probgeo.metrics.pullback import DecorrelatedEnergy, ExpectedMetric, PullbackMetric
+from probgeo.geometry.metrics.energy import Energy, Linearization, Measure, Metric, SumMetric
+from probgeo.geometry.metrics.fields import ConformalMetric, TensorMetric
+from probgeo.geometry.metrics.pullback import DecorrelatedEnergy, ExpectedMetric, PullbackMetric
 
 __all__ = [
     "ConformalMetric",

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probgeo.immersions import plainly
-from probgeo.jacobians import Maps
-from probgeo.metrics.energy import FROZEN_SHARE, Linearization, chunk_points
+from probgeo.geometry.immersions import plainly
+from probgeo.geometry.jacobians import Maps
+from probgeo.geometry.metrics.energy import FROZEN_SHARE, Linearization, chunk_points
 
 
 def chunk_size(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None, order: int) -> int:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import jvp
 
-from probgeo.immersions import plainly
+from probgeo.geometry.immersions import plainly
 
 # Gauss–Newton takes the turning of the image along the path, ‖(J_{i+1} − J_i)δ‖², for stiffness, which the exact second
 # variation hardly has (by Gauss's equation the sectional curvature cancels it), so that its steps are too short in the

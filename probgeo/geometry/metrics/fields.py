@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probgeo.immersions import snapshot
-from probgeo.jacobians import Maps
-from probgeo.metrics.chunks import chunk_size, point_chunks
-from probgeo.metrics.energy import Linearization, Metric, from_residuals
+from probgeo.geometry.immersions import snapshot
+from probgeo.geometry.jacobians import Maps
+from probgeo.geometry.metrics.chunks import chunk_size, point_chunks
+from probgeo.geometry.metrics.energy import Linearization, Metric, from_residuals
 
 
 class FieldMetric(Metric):

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probgeo.jacobians import Immersion, Maps, Members
-from probgeo.metrics.chunks import (
+from probgeo.geometry.jacobians import Immersion, Maps, Members
+from probgeo.geometry.metrics.chunks import (
     chord_lengths,
     chord_residuals,
     chunk_size,
@@ -21,7 +21,7 @@ from probgeo.metrics.chunks import (
     pullback_tensor,
     squared_chords,
 )
-from probgeo.metrics.energy import Energy, Linearization, Measure, Metric
+from probgeo.geometry.metrics.energy import Energy, Linearization, Measure, Metric
 
 
 class ChordMetric(Metric):

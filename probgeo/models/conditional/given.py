@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from probgeo.geometry.metrics import Metric
 from probgeo.likelihoods import Likelihood, TwoParameterLikelihood
-from probgeo.metrics import Metric
 from probgeo.models.base import Encoding, LatentModel
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probgeo.models.conditional import FittedConditionalVAE
+from probgeo.models.conditional.spec import FittedConditionalVAE
 
 
 class GreedyConditions(NamedTuple):

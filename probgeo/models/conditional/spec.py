@@ -11,14 +11,14 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
 
+from probgeo.geometry.metrics import Metric
 from probgeo.likelihoods import Gaussian, Likelihood
-from probgeo.metrics import Metric
 from probgeo.models.base import Encoding, FittedModel
-from probgeo.models.conditional_model import ConditionalModel, filled
-from probgeo.models.decoders import Decoder, DecoderSpec
-from probgeo.models.given import GivenVAE, MeanColumns
-from probgeo.models.masks import Mask, NoMask, RandomMask, Target, Unobserved
-from probgeo.models.sampled import random_state_of
+from probgeo.models.conditional.given import GivenVAE, MeanColumns
+from probgeo.models.conditional.masks import Mask, NoMask, RandomMask, Target, Unobserved
+from probgeo.models.conditional.model import ConditionalModel, filled
+from probgeo.models.decoders.decoder import Decoder, DecoderSpec
+from probgeo.models.decoders.last_layer.sampled import random_state_of
 from probgeo.models.vae import LatentSpec, Warmup
 from probgeo.nn import MLP, Network
 

@@ -13,11 +13,18 @@ from torch.distributions import Distribution
 from torch.func import functional_call
 
 from probgeo.likelihoods import Likelihood, Parameters
-from probgeo.models.decoders import DecoderModule, DrawnModule
-from probgeo.models.lastlayer import Conjugate, LaplaceApproximation, draw_noise, linear_layer, prior_std, varied
+from probgeo.models.decoders.decoder import DecoderModule, DrawnModule
+from probgeo.models.decoders.last_layer.gaussian import (
+    Conjugate,
+    LaplaceApproximation,
+    draw_noise,
+    linear_layer,
+    prior_std,
+    varied,
+)
+from probgeo.models.decoders.last_layer.sampled import NUTS, Autoguide
 from probgeo.models.noise import noise_shape, transformed
 from probgeo.models.phase import Epochs, Phase
-from probgeo.models.sampled import NUTS, Autoguide
 from probgeo.nn import MLP, Network, Stacked, check_network
 
 # A posterior starts with this fraction of the prior's standard deviations: near a single network, which then widens.

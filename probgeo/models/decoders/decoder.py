@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import jvp, vmap
 
+from probgeo.geometry.metrics import ExpectedMetric, Metric, PullbackMetric, TensorMetric
 from probgeo.likelihoods import Gaussian, Likelihood, Parameters
-from probgeo.metrics import ExpectedMetric, Metric, PullbackMetric, TensorMetric
-from probgeo.models.gp import RBFPrecision
+from probgeo.models.gp.sparse import RBFPrecision
 from probgeo.models.phase import Epochs, Phase, Target
 from probgeo.nn import MLP, Network, Stacked, check_network
 

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probgeo.geometry.metrics import Metric
 from probgeo.likelihoods import Gaussian, Likelihood, Parameters
-from probgeo.metrics import Metric
-from probgeo.models.decoders import DecoderModule
-from probgeo.models.gp import PathwiseDraws, SparseGP
+from probgeo.models.decoders.decoder import DecoderModule
+from probgeo.models.gp.sparse import PathwiseDraws, SparseGP
 from probgeo.models.phase import Epochs, Phase, Target
 from probgeo.nn import MLP, Network, check_network
 from probgeo.specs import stream

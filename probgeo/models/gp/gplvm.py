@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from probgeo.metrics import Metric
+from probgeo.geometry.metrics import Metric
 from probgeo.models.base import Encoding, FittedModel, ModelSpec
-from probgeo.models.gp import SparseGP
+from probgeo.models.gp.sparse import SparseGP
 from probgeo.models.phase import Epochs, Phase
 from probgeo.specs import stream
 

@@ -15,7 +15,7 @@ from linear_operator.utils.errors import NanError, NotPSDError
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from probgeo.metrics import TensorMetric
+from probgeo.geometry.metrics import TensorMetric
 from probgeo.specs import stream
 
 JITTER = 1e-6

@@ -16,12 +16,11 @@ from pyro import poutine
 from pyro.contrib.autoname import scope
 from torch import Tensor, nn
 
-from probgeo.metrics import Metric
+from probgeo.geometry.metrics import Metric
 from probgeo.models.base import Encoding, FittedModel
-from probgeo.models.fusion import Fusion, ProductOfExperts
 from probgeo.models.phase import Epochs, Phase
-from probgeo.models.vae import LatentSpec, Warmup, data_plate, positive
-from probgeo.models.views import (
+from probgeo.models.shared.fusion import Fusion, ProductOfExperts
+from probgeo.models.shared.views import (
     Alternation,
     DrawsSideBySide,
     FittedView,
@@ -31,6 +30,7 @@ from probgeo.models.views import (
     present,
     together,
 )
+from probgeo.models.vae import LatentSpec, Warmup, data_plate, positive
 from probgeo.specs import stream
 
 

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from probgeo.geometry.metrics import Metric
 from probgeo.likelihoods import Gaussian, Likelihood
-from probgeo.metrics import Metric
 from probgeo.models.base import Encoding, LatentModel
-from probgeo.models.decoders import Decoder, DecoderSpec
+from probgeo.models.decoders.decoder import Decoder, DecoderSpec
 from probgeo.models.networks import EncoderDecoder
 from probgeo.models.phase import Epochs, Phase, Target, inside, target, with_decoder
 from probgeo.nn import MLP, Network

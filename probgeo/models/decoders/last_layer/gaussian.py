@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from probgeo.geometry.metrics import ExpectedMetric, Metric, PullbackMetric
 from probgeo.likelihoods import (
     Categorical,
     Gaussian,
@@ -26,10 +27,9 @@ from probgeo.likelihoods import (
     TwoParameterLikelihood,
 )
 from probgeo.likelihoods.likelihood import Scale
-from probgeo.metrics import ExpectedMetric, Metric, PullbackMetric
-from probgeo.models.decoders import DecoderModule, with_head
+from probgeo.models.decoders.decoder import DecoderModule, with_head
+from probgeo.models.decoders.last_layer.regression import Regression, correlated, inverse_transposed, solved
 from probgeo.models.phase import Phase, Target
-from probgeo.models.regression import Regression, correlated, inverse_transposed, solved
 from probgeo.nn import Stacked
 from probgeo.specs import stream
 

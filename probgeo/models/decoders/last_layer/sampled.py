@@ -15,9 +15,9 @@ from pyro.infer.autoguide import AutoGuide, AutoNormal, init_to_value
 from torch import Tensor, nn
 
 from probgeo.likelihoods import Likelihood
-from probgeo.models.decoders import DrawnModule, checked_num_draws
-from probgeo.models.lastlayer import LastLayerModule, linear_layer, num_blocks_of
-from probgeo.models.regression import Regression, correlated, inverse_transposed
+from probgeo.models.decoders.decoder import DrawnModule, checked_num_draws
+from probgeo.models.decoders.last_layer.gaussian import LastLayerModule, linear_layer, num_blocks_of
+from probgeo.models.decoders.last_layer.regression import Regression, correlated, inverse_transposed
 from probgeo.nn import Stacked
 from probgeo.specs import stream
 

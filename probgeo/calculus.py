@@ -1,0 +1,41 @@
+"""Calculus on the discrete energy: exponential, logarithm, transport, angles, volumes, means, curvature."""
+
+from probgeo.geometry.calculus import (
+    Angles,
+    FrechetMean,
+    Logarithms,
+    Projection,
+    Shots,
+    Volume,
+    angle,
+    convex_hull,
+    exponential,
+    frechet_mean,
+    logarithm,
+    parallel_transport,
+    projection,
+    sectional_curvature,
+    smallest_singular_value,
+    volume,
+    volume_density,
+)
+
+__all__ = [
+    "Angles",
+    "FrechetMean",
+    "Logarithms",
+    "Projection",
+    "Shots",
+    "Volume",
+    "angle",
+    "convex_hull",
+    "exponential",
+    "frechet_mean",
+    "logarithm",
+    "parallel_transport",
+    "projection",
+    "sectional_curvature",
+    "smallest_singular_value",
+    "volume",
+    "volume_density",
+]

@@ -1,0 +1,1 @@
+"""Conditional models: any subset of the features, or covariates, are conditions."""

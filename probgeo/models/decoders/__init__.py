@@ -1,0 +1,1 @@
+"""Decoders: distributions over functions z -> parameters of the likelihood."""

@@ -1,0 +1,1 @@
+"""Gaussian processes as decoders, and models of codes under them."""

@@ -1,0 +1,1 @@
+"""Models of several views that share one latent space."""
