@@ -324,7 +324,7 @@ def test_specs_come_back_from_their_description(decoder):
 def test_noise_drawn_in_parts_is_each_retrainings_own(monkeypatch):
     spec, training = VAE(2, DECODERS["mean-field"], encoder=NET), Training(epochs=1, batch_size=4)
     (whole,) = fit(spec, data(), (1,), training=training, progress=False)
-    monkeypatch.setattr("probgeo.stacks.MAX_NOISE", 150)  # two minibatches
+    monkeypatch.setattr("probgeo.training.stacks.MAX_NOISE", 150)  # two minibatches
     together = fit(spec, data(), (0, 1), training=training, progress=False)[1]
     (alone,) = fit(spec, data(), (1,), training=training, progress=False)
     for name, value in alone.named_parameters():

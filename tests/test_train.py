@@ -54,7 +54,7 @@ def test_run_again_it_trains_nothing_and_prints_the_same(folder, monkeypatch, ca
     outputs = []
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(pg.training, "train", None)
+            patch.setattr("probgeo.training.fit.train", None)
             run(folder, *options)
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
