@@ -43,9 +43,12 @@ from probgeo.geometry.newton import BlockTridiagonal, MatrixFree
 from probgeo.likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood
 from probgeo.models.base import Encoding, LatentModel, ModelSpec
 from probgeo.models.conditional.spec import ConditionalVAE
-from probgeo.models.decoders.bayesian import BayesianDecoder, DropoutDecoder
-from probgeo.models.decoders.decoder import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
+from probgeo.models.decoders.bayesian import BayesianDecoder
+from probgeo.models.decoders.dropout import DropoutDecoder
+from probgeo.models.decoders.ensemble import EnsembleDecoder, RandomMember, SplitBatch
 from probgeo.models.decoders.gp import GPDecoder
+from probgeo.models.decoders.rbf import RBFDecoder
+from probgeo.models.decoders.single import Decoder
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.shared.spec import SharedLatentVAE
 from probgeo.models.shared.views import View

@@ -11,8 +11,9 @@ from torch.func import jacfwd, vmap
 from probgeo.geometry.geodesics import GaussNewton
 from probgeo.geometry.jacobians import Maps
 from probgeo.likelihoods import Bernoulli, Gaussian
-from probgeo.models.decoders.bayesian import BayesianDecoder, DropoutDecoder, LowRank, MeanField
-from probgeo.models.decoders.decoder import EnsembleDecoder
+from probgeo.models.decoders.bayesian import BayesianDecoder, LowRank, MeanField
+from probgeo.models.decoders.dropout import DropoutDecoder
+from probgeo.models.decoders.ensemble import EnsembleDecoder
 from probgeo.models.decoders.last_layer.gaussian import Conjugate, LaplaceApproximation
 from probgeo.models.decoders.last_layer.sampled import NUTS, Autoguide
 from probgeo.models.vae import VAE, FittedVAE

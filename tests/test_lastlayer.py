@@ -11,10 +11,10 @@ from torch.func import hessian, jacfwd
 from probgeo.geometry.metrics import ExpectedMetric, PullbackMetric
 from probgeo.likelihoods import Bernoulli, Gaussian, HeteroscedasticGaussian, Laplace, Poisson
 from probgeo.models.decoders.bayesian import BayesianDecoder
-from probgeo.models.decoders.decoder import Decoder
 from probgeo.models.decoders.last_layer.gaussian import Conjugate, LaplaceApproximation
 from probgeo.models.decoders.last_layer.regression import Regression
 from probgeo.models.decoders.last_layer.sampled import NUTS, Autoguide
+from probgeo.models.decoders.single import Decoder
 from probgeo.models.vae import VAE, FittedVAE
 from probgeo.nn import MLP
 from probgeo.training.fit import Training, fit

@@ -11,7 +11,9 @@ from torch.func import functional_call, jacfwd
 from probgeo.geometry.geodesics import GaussNewton, geodesic
 from probgeo.geometry.metrics import ExpectedMetric, PullbackMetric
 from probgeo.likelihoods import Bernoulli, Gaussian
-from probgeo.models.decoders.decoder import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
+from probgeo.models.decoders.ensemble import EnsembleDecoder, RandomMember, SplitBatch
+from probgeo.models.decoders.rbf import RBFDecoder
+from probgeo.models.decoders.single import Decoder
 from probgeo.models.gp.sparse import RBFPrecision
 from probgeo.models.vae import VAE, FittedVAE, Warmup
 from probgeo.nn import MLP, Stacked

@@ -15,7 +15,9 @@ from torch import nn
 
 import probgeo
 from probgeo.likelihoods import Bernoulli, Gaussian
-from probgeo.models.decoders.decoder import Decoder, EnsembleDecoder, RandomMember, RBFDecoder
+from probgeo.models.decoders.ensemble import EnsembleDecoder, RandomMember
+from probgeo.models.decoders.rbf import RBFDecoder
+from probgeo.models.decoders.single import Decoder
 from probgeo.models.vae import VAE, Warmup
 from probgeo.nn import MLP
 from probgeo.specs import ADDED_LATER, PUBLIC, digest, from_config, stream, to_config

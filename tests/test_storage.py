@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from probgeo.likelihoods import Bernoulli
-from probgeo.models.decoders.decoder import Decoder, EnsembleDecoder, RBFDecoder
+from probgeo.models.decoders.ensemble import EnsembleDecoder
+from probgeo.models.decoders.rbf import RBFDecoder
+from probgeo.models.decoders.single import Decoder
 from probgeo.models.vae import VAE, FittedVAE
 from probgeo.nn import MLP
 from probgeo.training import storage

@@ -15,7 +15,8 @@ from probgeo.geometry.geodesics import GaussNewton, Status, length
 from probgeo.geometry.metrics import PullbackMetric
 from probgeo.geometry.paths import Straight
 from probgeo.likelihoods import Bernoulli
-from probgeo.models.decoders.decoder import Decoder, EnsembleDecoder
+from probgeo.models.decoders.ensemble import EnsembleDecoder
+from probgeo.models.decoders.single import Decoder
 from probgeo.models.vae import VAE
 from probgeo.nn import MLP
 from probgeo.study import (

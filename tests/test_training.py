@@ -15,8 +15,10 @@ from torch import nn
 
 from probgeo.likelihoods import Bernoulli, HeteroscedasticGaussian, Poisson
 from probgeo.models.decoders.bayesian import BayesianDecoder
-from probgeo.models.decoders.decoder import Decoder, EnsembleDecoder, RandomMember, RBFDecoder, SplitBatch
+from probgeo.models.decoders.ensemble import EnsembleDecoder, RandomMember, SplitBatch
 from probgeo.models.decoders.gp import GPDecoder
+from probgeo.models.decoders.rbf import RBFDecoder
+from probgeo.models.decoders.single import Decoder
 from probgeo.models.shared.spec import SharedLatentVAE
 from probgeo.models.shared.views import View
 from probgeo.models.vae import VAE, Warmup

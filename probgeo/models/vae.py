@@ -14,7 +14,8 @@ from torch import Tensor
 
 from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.models.base import Encoding, FittedModel, ModelSpec
-from probgeo.models.decoders.decoder import Decoder, DecoderSpec
+from probgeo.models.decoders.decoder import DecoderSpec
+from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder
 from probgeo.models.phase import Phase, inside, target, with_decoder
 from probgeo.nn import MLP, Network

@@ -17,8 +17,9 @@ from probgeo.models.base import Encoding, FittedModel
 from probgeo.models.conditional.given import GivenVAE, MeanColumns
 from probgeo.models.conditional.masks import Mask, NoMask, RandomMask, Target, Unobserved
 from probgeo.models.conditional.model import ConditionalModel, filled
-from probgeo.models.decoders.decoder import Decoder, DecoderSpec
+from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.last_layer.sampled import random_state_of
+from probgeo.models.decoders.single import Decoder
 from probgeo.models.vae import LatentSpec, Warmup
 from probgeo.nn import MLP, Network
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from probgeo.geometry.metrics import Metric
 from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.models.base import Encoding, LatentModel
-from probgeo.models.decoders.decoder import Decoder, DecoderSpec
+from probgeo.models.decoders.decoder import DecoderSpec
+from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder
 from probgeo.models.phase import Epochs, Phase, Target, inside, target, with_decoder
 from probgeo.nn import MLP, Network

@@ -1,0 +1,125 @@
+"""A mean network and an RBF network of the precision, whose variance grows away from the data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probgeo.geometry.metrics import Metric, PullbackMetric
+from probgeo.likelihoods import Gaussian, Likelihood, Parameters
+from probgeo.models.decoders.decoder import DecoderModule, with_head
+from probgeo.models.gp.sparse import RBFPrecision
+from probgeo.models.phase import Epochs, Phase, Target
+from probgeo.nn import MLP, Network, check_network
+
+
+class RBFModule(DecoderModule):
+    """A mean network and an RBF precision; the precision is trained in a second phase, on the codes of the first."""
+
+    def __init__(self, network: nn.Module, precision: RBFPrecision) -> None:
+        super().__init__()
+        self.network = network
+        self.precision = precision
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        mean = Epochs(lambda name: not name.startswith("precision."))
+        weights = Epochs(lambda name: name == "precision.log_weights", share=0.5, rate=10.0)
+        return Phase("mean", mean), Phase("precision", weights, _place_centers, _check_centers)
+
+    def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
+        # In the first phase the likelihood's own standard deviation holds: the centres are not placed yet. In the
+        # second the codes are fixed: the precision is fitted to them and does not move them, hence `detach`.
+        if not self.precision.any_placed:
+            return self.network(z), parameters
+        log_std = torch.where(self.precision.placed, -0.5 * self.precision(z.detach()).log(), parameters["log_std"])
+        return self.network(z), {**parameters, "log_std": log_std}
+
+    def mean(self, head: nn.Module) -> Callable[[Tensor], Tensor]:
+        return with_head(self.network, head)
+
+    def variance(self, z: Float[Tensor, "*batch latent"], head: nn.Module) -> Float[Tensor, "*batch observation"]:
+        """σ²(z)."""
+        self._check(head)
+        return 1 / self.precision(z)
+
+    def metric(self, head: nn.Module) -> Metric:
+        """G = J_μᵀJ_μ + J_σᵀJ_σ, the pull-back of [μ(z); σ(z)] (Arvanitidis, Hansen & Hauberg 2018, eq. 8)."""
+        self._check(head)
+        return PullbackMetric(_MeanAndStd(self.network, self.precision))
+
+    def _check(self, head: nn.Module) -> None:
+        if not isinstance(head, nn.Identity):
+            raise TypeError(
+                "metric: an RBF decoder's metric is that of the mean and standard deviation of a Gaussian, not after "
+                f"{type(head).__name__}; use model.metric()."
+            )
+
+
+class _MeanAndStd(nn.Module):
+    """z -> [μ(z); σ(z)]."""
+
+    def __init__(self, network: nn.Module, precision: RBFPrecision) -> None:
+        super().__init__()
+        self.network = network
+        self.precision = precision
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([self.network(z), self.precision(z).rsqrt()], dim=-1)
+
+
+@torch.no_grad()
+def _place_centers(module: RBFModule, target: Target, seed: int) -> None:
+    """Centres at the codes; every precision at the data equal to the likelihood's own, 1 / std²."""
+    module.precision.place(target.z, (-2 * target.parameters["log_std"]).exp(), seed)
+
+
+def _check_centers(module: RBFModule, target: Target) -> None:
+    module.precision.check(target.z)
+
+
+@dataclass(frozen=True)
+class RBFDecoder:
+    """Spec of a decoder whose precision is an RBF network: uncertainty grows away from the codes of the data.
+
+    Args:
+        network: spec of the mean network.
+        num_centers: number of radial basis functions (k-means centres of the codes).
+        floor: precision far from the data over the mean precision at the data, in (0, 1). It sets the lengths of
+            curves far from the data: the standard deviation rises to 1/√floor times its value at the data.
+        curve: length scale of a basis function, in units of its cluster's mean radius.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    References:
+        Arvanitidis, Hansen & Hauberg (2018), Latent Space Oddity.
+    """
+
+    network: Network = MLP()
+    num_centers: int = 64
+    floor: float = 1e-2
+    curve: float = 2.0
+    num_members = 1
+
+    def __post_init__(self) -> None:
+        if self.num_centers < 1:
+            raise ValueError(f"num_centers: expected at least one centre; got {self.num_centers}.")
+        if not 0 < self.floor < 1:
+            raise ValueError(f"floor: expected a fraction between 0 and 1; got {self.floor}.")
+        if not self.curve > 0:
+            raise ValueError(f"curve: expected a positive multiple of the cluster radius; got {self.curve}.")
+        check_network("network", self.network)
+
+    def build(self, latent: int, num_outputs: int, likelihood: Likelihood) -> RBFModule:
+        """The module, freshly initialised from torch's random state.
+
+        Raises:
+            ValueError: a likelihood other than a Gaussian with learned standard deviation.
+        """
+        if not (isinstance(likelihood, Gaussian) and likelihood.std is None):
+            raise ValueError(f"likelihood: RBFDecoder learns the variance of Gaussian(); got {likelihood}.")
+        precision = RBFPrecision(num_outputs, latent, self.num_centers, self.floor, self.curve)
+        return RBFModule(self.network.build(latent, num_outputs), precision)
