@@ -78,4 +78,4 @@ def test_asked_for_later_it_leaves_what_was_trained_and_measured_before(tmp_path
     assert set(tables[1].index) - set(tables[0].index) == {("rbf", "as released"), ("rbf", "released sum")}
     columns = ["cv", "icc", "spread", "t_rbf", "t_euclidean"]
     pd.testing.assert_frame_equal(tables[1].loc[tables[0].index, columns], tables[0][columns])
-    assert "Δ CV to rbf released sum" in capsys.readouterr().out
+    assert "ratio to rbf released sum" in capsys.readouterr().out
