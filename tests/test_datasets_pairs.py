@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from probgeo.datasets import all_pairs, class_representatives, neighbour_pairs, sample_pairs
+from probgeo.datasets import all_pairs, class_regions, class_representatives, neighbour_pairs, sample_pairs
 
 
 def as_set(pairs: torch.Tensor) -> set[tuple[int, int]]:
@@ -128,3 +128,23 @@ def test_labels_of_another_length_are_an_error():
     # The shape checks that are on in the tests may see it before the function does.
     with pytest.raises((ValueError, TypeError), match="labels"):
         class_representatives(torch.zeros(4, 2), torch.zeros(5, dtype=torch.int64))
+
+
+def test_unlabelled_rows_are_in_no_pair_across_classes():
+    labels = torch.tensor([-1, 0, 1, -1, 0])
+    assert as_set(sample_pairs(labels, 2, across_classes=True)) == {(1, 2), (2, 4)}
+    with pytest.raises(ValueError, match="have 2 pairs across classes; got 3"):
+        sample_pairs(labels, 3, across_classes=True)
+
+
+def test_unlabelled_rows_are_not_a_class():
+    with pytest.raises(ValueError, match="labels of at least two classes"):
+        sample_pairs(torch.tensor([-1, 2, 2]), 1, across_classes=True)
+
+
+def test_unlabelled_rows_stand_for_no_class_and_move_no_centroid():
+    z = torch.tensor([[0.0], [9.0], [1.0], [2.0], [5.0]])
+    labels = torch.tensor([0, -1, 0, 0, 3])
+    assert class_representatives(z, labels).tolist() == [2, 4]
+    regions = class_regions(z, labels, share=1.0)
+    assert {name: rows.tolist() for name, rows in regions.items()} == {"0": [0, 2, 3], "3": [4]}

@@ -106,3 +106,13 @@ def test_ensembles_with_kinks_are_not_doubted(activation, latent):
 def test_of_two_statuses_the_one_without_a_result_is_worse():
     first, second = torch.tensor([0, 3, 4, 1]), torch.tensor([5, 4, 3, 2])
     assert worse(first, second).tolist() == [5, 3, 3, 2]
+
+
+@pytest.mark.parametrize("apart", [1e-6, 1e-5])
+def test_ends_nearer_than_rounding_end_as_rounding_not_as_stalled(apart):
+    generator = torch.Generator().manual_seed(0)
+    weight, start, away = (torch.randn(*shape, generator=generator) for shape in ((2, 5), (20, 2), (20, 2)))
+    away = away / away.norm(dim=1, keepdim=True)
+    metric = PullbackMetric(lambda z: torch.tanh(z @ weight) + 1)
+    solution = geodesic(metric, start, start + apart * away, solver=GaussNewton(num_segments=64))
+    assert (solution.status == Status.ROUNDING).all()

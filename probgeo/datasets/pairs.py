@@ -13,10 +13,11 @@ def sample_pairs(
     """Distinct unordered pairs {i, j}, i ≠ j, drawn uniformly without replacement.
 
     Args:
-        labels: class code of each row; without `across_classes` only their number matters.
+        labels: class code of each row, negative where it is unlabelled; without `across_classes` only their number
+            matters.
         num_pairs: how many.
         seed: of the draw.
-        across_classes: only pairs of rows of different classes.
+        across_classes: only pairs of rows of different classes; unlabelled rows are in none.
 
     Returns:
         row indices, the smaller one first.
@@ -27,6 +28,8 @@ def sample_pairs(
     if num_pairs < 1:
         raise ValueError(f"num_pairs: expected at least 1; got {num_pairs}.")
     codes = labels.cpu().numpy()
+    rows = np.flatnonzero(codes >= 0) if across_classes else np.arange(len(codes))
+    codes = codes[rows]
     if across_classes and len(np.unique(codes)) < 2:
         raise ValueError("across_classes: expected labels of at least two classes; got one class only.")
     # Any pair of rows is a pair across classes where each row is a class of its own: one rule serves both.
@@ -42,7 +45,7 @@ def sample_pairs(
     number = np.random.default_rng(seed).choice(num_possible, num_pairs, replace=False)
     first = np.searchsorted(last_number, number, side="right")
     second = len(codes) - (last_number[first] - number)
-    return torch.from_numpy(np.sort(order[np.stack([first, second], axis=1)], axis=1))
+    return torch.from_numpy(np.sort(rows[order[np.stack([first, second], axis=1)]], axis=1))
 
 
 def sample_triples(labels: Int[Tensor, " row"], num_triples: int, seed: int = 0) -> Int64[Tensor, "triple 3"]:
@@ -86,7 +89,7 @@ def class_regions(
 
     Args:
         x: observations.
-        labels: class code of each row.
+        labels: class code of each row, negative where it is unlabelled: such rows are in no region.
         share: of each class's rows that is kept, in (0, 1].
 
     Returns:
@@ -100,7 +103,7 @@ def class_regions(
     if len(x) != len(labels):
         raise ValueError(f"labels: expected {len(x)}, one for each row of x; got {len(labels)}.")
     regions = {}
-    for code in labels.unique():
+    for code in labels[labels >= 0].unique():
         rows = torch.nonzero(labels == code).squeeze(1)
         to_mean = torch.linalg.vector_norm(x[rows] - x[rows].mean(0), dim=1)
         nearest = to_mean.argsort()[: max(1, round(share * len(rows)))]
@@ -163,7 +166,7 @@ def class_representatives(z: Float[Tensor, "row latent"], labels: Int[Tensor, " 
 
     Args:
         z: points, as a rule encodings.
-        labels: class code of each row.
+        labels: class code of each row, negative where it is unlabelled: such rows stand for no class.
 
     Returns:
         row indices in the order of the class codes; `labels[rows]` are the codes.
@@ -174,7 +177,7 @@ def class_representatives(z: Float[Tensor, "row latent"], labels: Int[Tensor, " 
     if len(z) != len(labels):
         raise ValueError(f"labels: expected {len(z)}, one for each row of z; got {len(labels)}.")
     representatives = []
-    for code in labels.unique():
+    for code in labels[labels >= 0].unique():
         rows = torch.nonzero(labels == code).squeeze(1)
         to_centroid = torch.linalg.vector_norm(z[rows] - z[rows].mean(0), dim=1)
         representatives.append(int(rows[to_centroid.argmin()]))
