@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -16,6 +15,7 @@ import tyro
 import xarray as xr
 
 import probgeo as pg
+from probgeo.disk import whole_file
 
 Config = TypeVar("Config")
 Source = Literal["single", "rbf", "ensemble", "dropout", "mean-field", "low-rank", "laplace", "exact", "nuts", "gp"]
@@ -134,22 +134,19 @@ def save_result(groups: Mapping[str, xr.Dataset], config: Any, path: Path) -> No
     """Write datasets, `rounded`, as groups of one small file, configuration and version in attrs; whole or not."""
     shown = {key: value.name if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()}
     attrs = {"config": json.dumps(shown), "probgeo": version("probgeo")}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    for group, dataset in groups.items():
-        encoding: dict[Any, dict[str, Any]] = {
-            name: {
-                "zlib": True,
-                "complevel": 9,
-                "shuffle": True,
-                **({"dtype": "float32"} if variable.dtype.kind == "f" else {}),
+    with whole_file(path) as file:
+        for group, dataset in groups.items():
+            encoding: dict[Any, dict[str, Any]] = {
+                name: {
+                    "zlib": True,
+                    "complevel": 9,
+                    "shuffle": True,
+                    **({"dtype": "float32"} if variable.dtype.kind == "f" else {}),
+                }
+                for name, variable in dataset.variables.items()
+                if variable.dtype.kind in "fiu"
             }
-            for name, variable in dataset.variables.items()
-            if variable.dtype.kind in "fiu"
-        }
-        rounded(dataset).assign_attrs(attrs).to_netcdf(partial, "a", group=group, engine="h5netcdf", encoding=encoding)
-    os.replace(partial, path)
+            rounded(dataset).assign_attrs(attrs).to_netcdf(file, "a", group=group, engine="h5netcdf", encoding=encoding)
 
 
 def load_result(path: Path) -> dict[str, xr.Dataset]:

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1] / "probgeo"
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 # A file imports only from files before it; a folder without a dot is one entry, free within.
 ORDER = (
+    "disk",
     "sources",
     "specs",
     "nn",

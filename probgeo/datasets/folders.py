@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from probgeo.datasets.dataset import Dataset, subset_rows
 from probgeo.datasets.published import cache_folder
+from probgeo.disk import whole_file
 from probgeo.specs import digest
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -211,22 +212,18 @@ def _stat(file: Path) -> os.stat_result:
 
 def _write(path: Path, files: Sequence[Path], shape: tuple[int, ...], resized: bool) -> None:
     """Write the images' values to a NumPy file, whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        rows = np.lib.format.open_memmap(partial, "w+", np.float32, (len(files), int(np.prod(shape))))
-    except OSError as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as unfinished:
+            rows = np.lib.format.open_memmap(unfinished, "w+", np.float32, (len(files), int(np.prod(shape))))
+            for row, file in enumerate(tqdm(files, desc="reading images", unit="image", disable=None)):
+                rows[row] = _values(file, shape, resized)
+            rows.flush()
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise OSError(
             f"cache: {path.parent} cannot be written to ({error}). Give another folder as cache, or set the "
             "environment variable PROBGEO_DATA."
         ) from error
-    try:
-        for row, file in enumerate(tqdm(files, desc="reading images", unit="image", disable=None)):
-            rows[row] = _values(file, shape, resized)
-        rows.flush()
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _size(file: Path) -> tuple[int, int]:

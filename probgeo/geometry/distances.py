@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
+from probgeo.disk import whole_file
 from probgeo.geometry.geodesics import GaussNewton, Geodesics, Start, Status, geodesic
 from probgeo.geometry.metrics import Energy, Metric
 from probgeo.geometry.paths import Graph, Straight
@@ -104,7 +105,8 @@ class _Tiles:
         }
         path = folder / "config.json"
         if not path.exists():
-            _replace(path, json.dumps(config, indent=2).encode())
+            with whole_file(path) as unfinished:
+                unfinished.write_text(json.dumps(config, indent=2))
         there = json.loads(path.read_text())
         close = np.allclose(there.pop("energies"), energies, rtol=1e-4, equal_nan=True)
         changed = [name for name, value in config.items() if name != "energies" and there.get(name) != value] + [
@@ -125,21 +127,14 @@ class _Tiles:
 
     def write(self, tile: int, values: np.ndarray) -> None:
         """Keep a tile."""
-        partial = self._folder / "partial.npy"
-        np.save(partial, values, allow_pickle=False)
-        os.replace(partial, self._path(tile))
+        with whole_file(self._path(tile)) as unfinished, unfinished.open("wb") as file:
+            np.save(file, values, allow_pickle=False)
 
 
 def _settings(solver: GaussNewton) -> dict[str, float | int | str]:
     """The solver's options that decide the result."""
     options = {name: value for name, value in vars(solver).items() if name not in ("memory", "system")}
     return options if solver.system is None else {**options, "system": solver.system.__name__}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def _fingerprint(metric: Energy, points: Tensor) -> list[float]:

@@ -1,6 +1,5 @@
 """Where a study keeps what: trainings, measurements and the inputs of its workers, under keys that are hashes."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from probgeo.disk import whole_file
 from probgeo.models.base import LatentModel
 from probgeo.specs import digest, to_config
 from probgeo.study.asked import Asked
@@ -55,11 +55,8 @@ class Mapped:
         def kept(tensor: Tensor, key: str) -> Path:
             path = folder / f"{key}.npy"
             if not path.exists():
-                folder.mkdir(parents=True, exist_ok=True)
-                partial = path.with_suffix(f".{os.getpid()}.partial")
-                with partial.open("wb") as file:
+                with whole_file(path) as unfinished, unfinished.open("wb") as file:
                     np.save(file, tensor.cpu().numpy())
-                os.replace(partial, path)
             return path
 
         asked = held.asked
@@ -107,10 +104,8 @@ def write_rows(files: Mapping[Quantity, Path], dataset: xr.Dataset | str) -> Non
 
 def write_dataset(file: Path, dataset: xr.Dataset) -> None:
     """One netCDF file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    dataset.to_netcdf(partial, engine="h5netcdf")
-    os.replace(partial, file)
+    with whole_file(file) as unfinished:
+        dataset.to_netcdf(unfinished, engine="h5netcdf")
 
 
 def read_rows(files: Mapping[Quantity, Path]) -> xr.Dataset | str:

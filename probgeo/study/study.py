@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from probgeo.disk import whole_file
 from probgeo.models.base import FittedModel, LatentModel, ModelSpec
 from probgeo.specs import digest, to_config
 from probgeo.study.asked import checked
@@ -230,10 +231,8 @@ class Study:
                     f"folder: {self.folder} holds a study of other {', '.join(different)}. Choose another folder."
                 )
             config["models"] = found["models"] | config["models"]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(config, indent=2))
-        os.replace(partial, path)
+        with whole_file(path) as unfinished:
+            unfinished.write_text(json.dumps(config, indent=2))
 
     # --- the work ---
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from probgeo.disk import whole_file, whole_folder
 from probgeo.models.base import FittedModel
 from probgeo.specs import digest, from_config, to_config
 
@@ -35,20 +35,15 @@ def save(
             f"model: expected a model that `fit` or a spec's `build` returned; got {type(model).__name__}. Save what "
             "was trained elsewhere by the means of its own library."
         )
-    folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     content = {"model": to_config(model.spec), "num_features": model.num_features, "extra": to_config(extra or {})}
     config = {"probgeo": version("probgeo"), "digest": digest(content), **content}
-    (partial / "config.json").write_text(json.dumps(config, indent=2))
-    save_file(_contiguous(model.state_dict()), partial / "weights.safetensors")
-    if last is not None:
-        save_file(_contiguous(last), partial / "last.safetensors")
-    if model.history is not None:
-        model.history.to_netcdf(partial / "history.nc", engine="h5netcdf")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with whole_folder(Path(folder)) as unfinished:
+        (unfinished / "config.json").write_text(json.dumps(config, indent=2))
+        save_file(_contiguous(model.state_dict()), unfinished / "weights.safetensors")
+        if last is not None:
+            save_file(_contiguous(last), unfinished / "last.safetensors")
+        if model.history is not None:
+            model.history.to_netcdf(unfinished / "history.nc", engine="h5netcdf")
 
 
 def load(folder: str | os.PathLike) -> FittedModel:
@@ -120,10 +115,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Named tensors to a safetensors file, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    save_file(_contiguous(tensors), partial)
-    os.replace(partial, path)
+    with whole_file(path) as unfinished:
+        save_file(_contiguous(tensors), unfinished)
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
