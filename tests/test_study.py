@@ -332,6 +332,14 @@ def test_another_process_gives_the_same_study(whole, tmp_path):
     xr.testing.assert_allclose(timeless(dataset), timeless(whole[1]), rtol=1e-3)
 
 
+@pytest.mark.slow
+def test_two_runs_in_one_folder_at_once_both_end_with_the_same_study(whole, tmp_path):
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        first, second = (job.result() for job in [pool.submit(run, tmp_path) for _ in range(2)])
+    xr.testing.assert_identical(timeless(first), timeless(second))
+    xr.testing.assert_allclose(timeless(first), timeless(whole[1]), rtol=1e-3)
+
+
 def test_progress_is_shown_only_when_asked(copied, tmp_path, capsys):
     study(copied).run()
     assert capsys.readouterr().err == ""  # nothing to do
