@@ -122,7 +122,7 @@ def test_split_with_an_empty_part_is_an_error(fraction):
     "field, value",
     [
         ("labels", torch.full((40,), 4)),
-        ("labels", torch.full((40,), -1)),
+        ("labels", torch.full((40,), -2)),
         ("labels", torch.zeros(39, dtype=torch.int64)),
         ("shape", (3, 3)),
         ("colors", ("#000000",)),

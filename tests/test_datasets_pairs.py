@@ -3,13 +3,23 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from probgeo.datasets import all_pairs, class_regions, class_representatives, neighbour_pairs, sample_pairs
+from probgeo.datasets import (
+    all_pairs,
+    class_regions,
+    class_representatives,
+    count_table,
+    neighbour_pairs,
+    sample_pairs,
+    sample_triples,
+    table,
+)
 
 
 def as_set(pairs: torch.Tensor) -> set[tuple[int, int]]:
@@ -148,3 +158,52 @@ def test_unlabelled_rows_stand_for_no_class_and_move_no_centroid():
     assert class_representatives(z, labels).tolist() == [2, 4]
     regions = class_regions(z, labels, share=1.0)
     assert {name: rows.tolist() for name, rows in regions.items()} == {"0": [0, 2, 3], "3": [4]}
+
+
+LABELS = [2, -1, 0, 2, -1, 0, 0]
+NAMES = ["c", None, "a", "c", None, "a", "a"]
+WAYS = {
+    "a list": LABELS,
+    "NumPy": np.array(LABELS),
+    "NumPy, NaN where missing": np.array([2, np.nan, 0, 2, np.nan, 0, 0]),
+    "a Series": pd.Series(LABELS, index=range(7, 0, -1)),
+    "a Series, nullable": pd.Series(LABELS, dtype="Int64").where(lambda code: code >= 0),
+    "a categorical": pd.Categorical(NAMES),
+    "a Series of names": pd.Series(NAMES),
+    "a list of names": NAMES,
+    "an array of names": np.array(NAMES, dtype=object),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_labels_of_every_kind_give_what_their_codes_give(way):
+    labels, codes = WAYS[way], torch.tensor(LABELS)
+    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    for function in (
+        lambda labels: sample_pairs(labels, 5, across_classes=True),
+        lambda labels: sample_triples(labels, 4),
+        lambda labels: class_representatives(x, labels),
+        lambda labels: class_representatives(x.numpy(), labels),
+        lambda labels: torch.cat(list(class_regions(x.numpy(), labels).values())),
+    ):
+        assert torch.equal(function(labels), function(codes))
+    assert list(class_regions(x, labels)) in (["0", "2"], ["a", "c"])
+
+
+@pytest.mark.parametrize("labels", [np.array([0.5, 1.0]), np.array([np.inf, 1.0])])
+def test_labels_that_are_no_codes_are_refused(labels):
+    with pytest.raises(ValueError, match="labels: expected class codes, whole numbers, or names; got"):
+        sample_pairs(labels, 1)
+
+
+def test_missing_labels_of_tables_are_unlabelled_and_no_class(tmp_path):
+    frame = pd.DataFrame({"g1": [1, 2, 3, 0], "g2": [0, 1, 0, 5]})
+    frame.assign(type=["b", None, "a", "b"]).to_csv(tmp_path / "types.csv", index=False)
+    frame.assign(day=[2, 10, None, 2]).to_csv(tmp_path / "days.csv", index=False)
+    for read in (table, count_table):
+        data = read(tmp_path / "types.csv", labels="type").data
+        assert data.labels.tolist() == [1, -1, 0, 1] and data.label_names == ("a", "b")
+        assert data.class_counts() == {"a": 1, "b": 2} and repr(data).endswith("2 classes)")
+        assert len(data.subset()) == 4 and data.subset(["b"]).labels.tolist() == [1, 1]
+    days = count_table(tmp_path / "days.csv", labels="day").data
+    assert days.labels.tolist() == [1, 0, -1, 1] and days.label_names == ("10", "2")

@@ -238,3 +238,16 @@ def test_importing_plots_chooses_no_backend():
 def test_arguments_that_do_not_fit_are_named(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
+
+
+@pytest.mark.parametrize(
+    "labels", [np.array([0, 1, -1, 1, 0, -1]), np.array(["b", "c", None, "c", "b", None], dtype=object)]
+)
+def test_unlabelled_points_are_grey_and_in_no_class(labels):
+    z = np.random.default_rng(0).normal(size=(6, 2))
+    names = ("first", "second") if labels.dtype.kind == "i" else None
+    axes = plots.latent(z, labels=labels, label_names=names).axes[0]
+    sizes = [len(points.get_offsets()) for points in axes.collections]
+    assert sorted(sizes) == [2, 2, 2] and len(axes.get_legend().get_texts()) == 2
+    grey = [points.get_offsets() for points in axes.collections if tuple(points.get_facecolor()[0][:3]) == (0.75,) * 3]
+    assert np.array_equal(np.asarray(grey[0]), z[[2, 5]])

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.labels import coded, named_codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,8 @@ def count_table(
     Args:
         path: the file; cells are rows.
         labels: what holds the cells' types: a column (of `obs`, of the text table) or an array of the npz, names or
-            codes; codes of an npz are named by its array `<labels>_names` if there is one. None: all of one type.
+            codes, missing where a cell is unlabelled; codes of an npz are named by its array `<labels>_names` if there
+            is one. None: all of one type.
         pseudotime: what holds the pseudotimes, one lineage per column (arrays and `obsm` may hold several lineages).
         weights: what holds the lineages' weights, in the same order; a cell is on a lineage where it is above ½.
             None given: where the pseudotime is finite.
@@ -112,7 +114,7 @@ def count_table(
     data = Dataset(
         name=path.name.removesuffix("".join(path.suffixes)),
         x=torch.from_numpy(_checked(path, found.counts).astype(np.float32)),
-        labels=torch.from_numpy(codes.astype(np.int64)),
+        labels=codes,
         label_names=names,
         shape=(found.counts.shape[1],),
     )
@@ -163,15 +165,14 @@ def _column(path: Path, found: _Columns, name: str) -> np.ndarray:
     return np.asarray(found.others[name])
 
 
-def _codes(path: Path, found: _Columns, name: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
+def _codes(path: Path, found: _Columns, name: str | None) -> tuple[Tensor, tuple[str, ...]]:
     """Codes of the types, and their names."""
     if name is None:
-        return np.zeros(len(found.counts), dtype=int), ("cell",)
+        return torch.zeros(len(found.counts), dtype=torch.int64), ("cell",)
     values = _column(path, found, name)
     if name in found.code_names:
-        return values, tuple(map(str, found.code_names[name]))
-    names, codes = np.unique(values.astype(str), return_inverse=True)
-    return codes, tuple(names.tolist())
+        return coded(values).codes, tuple(map(str, found.code_names[name]))
+    return named_codes(values)
 
 
 def _stacked(path: Path, found: _Columns, names: Sequence[str]) -> np.ndarray:

@@ -53,7 +53,7 @@ class Dataset:
     Args:
         name: what to call the set in tables and figures.
         x: observations, float32 (row, feature).
-        labels: class code of each row, an index into `label_names`; int64 (row,).
+        labels: class code of each row, an index into `label_names`, −1 where it is unlabelled; int64 (row,).
         label_names: name of each class.
         shape: how one observation is displayed: (height, width) or (height, width, channel) for an image; (feature,)
             for a vector.
@@ -84,9 +84,9 @@ class Dataset:
             raise ValueError(
                 f"labels: expected one label for each of the {num_rows} rows of x; got {tuple(self.labels.shape)}."
             )
-        if num_rows and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < num_classes:
+        if num_rows and not -1 <= int(self.labels.min()) <= int(self.labels.max()) < num_classes:
             raise ValueError(
-                f"labels: expected codes 0 … {num_classes - 1}, one for each of label_names; "
+                f"labels: expected codes 0 … {num_classes - 1}, one for each of label_names, or -1 for unlabelled; "
                 f"got {int(self.labels.min())} … {int(self.labels.max())}."
             )
         if math.prod(self.shape) != self.x.shape[1]:
@@ -101,7 +101,7 @@ class Dataset:
 
     def __repr__(self) -> str:
         size = "×".join(str(extent) for extent in self.shape)
-        num_classes = self.labels.unique().numel()
+        num_classes = self.labels[self.labels >= 0].unique().numel()
         classes = "1 class" if num_classes == 1 else f"{num_classes} classes"
         return f"Dataset({self.name!r}: {len(self)} rows of {size}, {classes})"
 
@@ -132,7 +132,7 @@ class Dataset:
 
     def class_counts(self) -> dict[str, int]:
         """Number of rows of each class that has any, by name."""
-        counts = self.labels.bincount(minlength=len(self.label_names)).tolist()
+        counts = self.labels[self.labels >= 0].bincount(minlength=len(self.label_names)).tolist()
         return {name: count for name, count in zip(self.label_names, counts, strict=True) if count}
 
     def normalised(self, normalisation: Normalisation | None = None) -> "Dataset":
@@ -197,8 +197,10 @@ def subset_rows(
     per_class: int | None = None,
     seed: int = 0,
 ) -> Int64[Tensor, " selected"]:
-    """Rows of `Dataset.subset`, in increasing order, of labels alone."""
-    present = sorted(set(labels.tolist()))
+    """Rows of `Dataset.subset`, in increasing order, of labels alone; unlabelled ones stay where nothing is chosen."""
+    present = sorted(set(labels[labels >= 0].tolist()))
+    if classes is None and per_class is None:
+        return torch.arange(len(labels))
     codes = sorted(present if classes is None else {_code(name, item, present, label_names) for item in classes})
     if not codes:
         raise ValueError("classes: expected at least one class; got none.")

@@ -2,18 +2,22 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Int64
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from probgeo.datasets.labels import Labels, coded
+from probgeo.geometry.points import Points, latent_points
+
 
 def sample_pairs(
-    labels: Int[Tensor, " row"], num_pairs: int, seed: int = 0, across_classes: bool = False
+    labels: Labels, num_pairs: int, seed: int = 0, across_classes: bool = False
 ) -> Int64[Tensor, "pair 2"]:
     """Distinct unordered pairs {i, j}, i ≠ j, drawn uniformly without replacement.
 
     Args:
-        labels: class code of each row, negative where it is unlabelled; without `across_classes` only their number
+        labels: class of each row, a code or a name, from torch, NumPy, pandas or a list; it is unlabelled where it is
+            negative, NaN or None; without `across_classes` only their number
             matters.
         num_pairs: how many.
         seed: of the draw.
@@ -27,7 +31,7 @@ def sample_pairs(
     """
     if num_pairs < 1:
         raise ValueError(f"num_pairs: expected at least 1; got {num_pairs}.")
-    codes = labels.cpu().numpy()
+    codes = coded(labels).codes.numpy()
     rows = np.flatnonzero(codes >= 0) if across_classes else np.arange(len(codes))
     codes = codes[rows]
     if across_classes and len(np.unique(codes)) < 2:
@@ -48,11 +52,11 @@ def sample_pairs(
     return torch.from_numpy(np.sort(rows[order[np.stack([first, second], axis=1)]], axis=1))
 
 
-def sample_triples(labels: Int[Tensor, " row"], num_triples: int, seed: int = 0) -> Int64[Tensor, "triple 3"]:
+def sample_triples(labels: Labels, num_triples: int, seed: int = 0) -> Int64[Tensor, "triple 3"]:
     """Distinct triples (corner, {i, j}) of three different rows, drawn uniformly without replacement.
 
     Args:
-        labels: class code of each row; only their number matters.
+        labels: class of each row, from torch, NumPy, pandas or a list; only their number matters.
         num_triples: how many.
         seed: of the draw.
 
@@ -64,7 +68,7 @@ def sample_triples(labels: Int[Tensor, " row"], num_triples: int, seed: int = 0)
     """
     if num_triples < 1:
         raise ValueError(f"num_triples: expected at least 1; got {num_triples}.")
-    num_rows = len(labels)
+    num_rows = len(coded(labels).codes)
     per_corner = (num_rows - 1) * (num_rows - 2) // 2
     if num_triples > num_rows * per_corner:
         raise ValueError(
@@ -80,46 +84,46 @@ def sample_triples(labels: Int[Tensor, " row"], num_triples: int, seed: int = 0)
     return torch.from_numpy(np.concatenate([corner[:, None], others], axis=1))
 
 
-def class_regions(
-    x: Float[Tensor, "row feature"], labels: Int[Tensor, " row"], share: float = 0.9
-) -> dict[str, Int64[Tensor, " chosen"]]:
-    """The rows of each class nearest to its mean, by class code: regions without the class's outliers.
+def class_regions(x: Points, labels: Labels, share: float = 0.9) -> dict[str, Int64[Tensor, " chosen"]]:
+    """The rows of each class nearest to its mean, by class: regions without the class's outliers.
 
     They are chosen among the observations, so that all retrainings have the same.
 
     Args:
-        x: observations.
-        labels: class code of each row, negative where it is unlabelled: such rows are in no region.
+        x: observations, (row, feature).
+        labels: class of each row, a code or a name, from torch, NumPy, pandas or a list; it is unlabelled where it is
+            negative, NaN or None: such rows are in no region.
         share: of each class's rows that is kept, in (0, 1].
 
     Returns:
-        row indices, ascending, by class code.
+        row indices, ascending, by class name; by class code where labels are codes.
 
     Raises:
         ValueError: `share` is out of its range, or x and labels differ in number.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share: expected a number in (0, 1]; got {share}.")
-    if len(x) != len(labels):
-        raise ValueError(f"labels: expected {len(x)}, one for each row of x; got {len(labels)}.")
+    x, (codes, names) = latent_points("x", x, "row feature"), coded(labels)
+    if len(x) != len(codes):
+        raise ValueError(f"labels: expected {len(x)}, one for each row of x; got {len(codes)}.")
     regions = {}
-    for code in labels[labels >= 0].unique():
-        rows = torch.nonzero(labels == code).squeeze(1)
+    for code, name in names.items():
+        rows = torch.nonzero(codes == code).squeeze(1).to(x.device)
         to_mean = torch.linalg.vector_norm(x[rows] - x[rows].mean(0), dim=1)
         nearest = to_mean.argsort()[: max(1, round(share * len(rows)))]
-        regions[str(int(code))] = rows[nearest].sort().values.cpu()
+        regions[name] = rows[nearest].sort().values.cpu()
     return regions
 
 
 def neighbour_pairs(
-    x: Float[Tensor, "row feature"], num_centres: int = 20, num_neighbours: int = 10, seed: int = 0
+    x: Points, num_centres: int = 20, num_neighbours: int = 10, seed: int = 0
 ) -> Int64[Tensor, "pair 2"]:
     """Close pairs (centre, neighbour): random rows, each with its nearest rows in ‖x_i − x_j‖.
 
     A centre that was drawn earlier is passed over as a neighbour, so that no pair comes twice.
 
     Args:
-        x: points, observations or encodings.
+        x: points, observations or encodings, (row, feature).
         num_centres: rows drawn at random without replacement.
         num_neighbours: nearest rows paired with each centre.
         seed: of the draw of the centres.
@@ -130,6 +134,7 @@ def neighbour_pairs(
     Raises:
         ValueError: a count below one, or too few rows for that many centres with that many neighbours.
     """
+    x = latent_points("x", x, "row feature")
     for name, count in (("num_centres", num_centres), ("num_neighbours", num_neighbours)):
         if count < 1:
             raise ValueError(f"{name}: expected at least 1; got {count}.")
@@ -138,7 +143,7 @@ def neighbour_pairs(
             f"num_centres + num_neighbours: expected at most {len(x)}, the rows of x; "
             f"got {num_centres} + {num_neighbours}."
         )
-    points = x.detach().cpu().numpy()
+    points = x.cpu().numpy()
     centres = np.random.default_rng(seed).choice(len(points), num_centres, replace=False)
     candidates = NearestNeighbors(n_neighbors=num_centres + num_neighbours).fit(points)
     nearest = candidates.kneighbors(points[centres], return_distance=False)
@@ -161,24 +166,26 @@ def all_pairs(num_points: int) -> Int64[Tensor, "pair 2"]:
     return torch.triu_indices(num_points, num_points, offset=1).T.contiguous()
 
 
-def class_representatives(z: Float[Tensor, "row latent"], labels: Int[Tensor, " row"]) -> Int64[Tensor, " class"]:
+def class_representatives(z: Points, labels: Labels) -> Int64[Tensor, " class"]:
     """Row nearest to the centroid of its class, argmin_i ‖z_i − mean z_class‖, for each class that has rows.
 
     Args:
-        z: points, as a rule encodings.
-        labels: class code of each row, negative where it is unlabelled: such rows stand for no class.
+        z: points, as a rule encodings, (row, latent).
+        labels: class of each row, a code or a name, from torch, NumPy, pandas or a list; it is unlabelled where it is
+            negative, NaN or None: such rows stand for no class.
 
     Returns:
-        row indices in the order of the class codes; `labels[rows]` are the codes.
+        row indices in the order of the class codes, or of the names; `labels[rows]` are these.
 
     Raises:
         ValueError: points and labels differ in number.
     """
-    if len(z) != len(labels):
-        raise ValueError(f"labels: expected {len(z)}, one for each row of z; got {len(labels)}.")
+    z, (codes, names) = latent_points("z", z, "row latent"), coded(labels)
+    if len(z) != len(codes):
+        raise ValueError(f"labels: expected {len(z)}, one for each row of z; got {len(codes)}.")
     representatives = []
-    for code in labels[labels >= 0].unique():
-        rows = torch.nonzero(labels == code).squeeze(1)
+    for code in names:
+        rows = torch.nonzero(codes == code).squeeze(1).to(z.device)
         to_centroid = torch.linalg.vector_norm(z[rows] - z[rows].mean(0), dim=1)
         representatives.append(int(rows[to_centroid.argmin()]))
     return torch.tensor(representatives, dtype=torch.int64)

@@ -151,7 +151,13 @@ def with_columns(data: Dataset, columns: Float[Tensor, "row column"]) -> Dataset
 
 
 def with_labels(data: Dataset) -> Dataset:
-    """The data set with its labels as one-hot columns behind those of x, one for each of its label names."""
+    """The data set with its labels as one-hot columns behind those of x, one for each of its label names.
+
+    Raises:
+        ValueError: some rows are unlabelled.
+    """
+    if (data.labels < 0).any():
+        raise ValueError("data: expected a label of every row; some are unlabelled. Use data.subset(data.label_names).")
     return with_columns(data, one_hot(data.labels, len(data.label_names)).to(data.x))
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.labels import named_codes
 
 KINDS = ("categorical", "real", "binary", "count")
 
@@ -75,7 +76,8 @@ def table(path: str | Path, labels: str | None = None, kinds: Mapping[str, str] 
 
     Args:
         path: the file; empty cells are missing values.
-        labels: a column that is the label of each row, and none of x; None: all of one class.
+        labels: a column that is the label of each row, and none of x; its empty cells are unlabelled rows. None: all
+            of one class.
         kinds: kind by name, for columns that are not what they look like, such as codes of categories.
 
     Returns:
@@ -96,7 +98,7 @@ def table(path: str | Path, labels: str | None = None, kinds: Mapping[str, str] 
     unknown = [kind for kind in kinds.values() if kind not in KINDS]
     if unknown:
         raise ValueError(f"kinds: expected {', '.join(KINDS)}; got {unknown[0]!r}.")
-    codes, names = _codes(frame[labels].astype(str)) if labels else (np.zeros(len(frame)), ("row",))
+    codes, names = named_codes(frame[labels]) if labels else (torch.zeros(len(frame), dtype=torch.int64), ("row",))
     read = [_column(frame[name], str(name), kinds.get(name)) for name in frame if name != labels]
     if not read:
         raise ValueError(f"path: {path} has no columns beside the labels.")
@@ -104,16 +106,11 @@ def table(path: str | Path, labels: str | None = None, kinds: Mapping[str, str] 
     data = Dataset(
         name=path.name.removesuffix("".join(path.suffixes)),
         x=torch.from_numpy(np.stack([values for _, values in read], axis=1).astype(np.float32)),
-        labels=torch.from_numpy(codes.astype(np.int64)),
+        labels=codes,
         label_names=names,
         shape=(len(read),),
     )
     return Table(data, tuple(column for column, _ in read))
-
-
-def _codes(values: pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
-    names, codes = np.unique(values, return_inverse=True)
-    return codes, tuple(names.tolist())
 
 
 def _column(values: pd.Series, name: str, kind: str | None) -> tuple[Column, np.ndarray]:

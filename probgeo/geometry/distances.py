@@ -56,7 +56,7 @@ def distance_matrix(
         raise ValueError(f"num_pairs: expected at least 1; got {num_pairs}.")
     solver = GaussNewton() if solver is None else solver
     # In the order of the coordinates all pairs of a tile have few distinct starts, which a graph pays for.
-    order = np.lexsort(points.detach().double().cpu().numpy().T[::-1])
+    order = np.lexsort(points.double().cpu().numpy().T[::-1])
     pairs = torch.from_numpy(order[np.stack(np.triu_indices(len(points), 1), axis=1)])
     store = None if folder is None else _Tiles(Path(folder), metric, points, solver, num_pairs)
     matrix = np.zeros((len(points),) * 2)
@@ -97,7 +97,7 @@ class _Tiles:
         folder.mkdir(parents=True, exist_ok=True)
         energies = _fingerprint(metric, points)
         config = {
-            "points": hashlib.sha256(points.detach().cpu().numpy().tobytes()).hexdigest(),
+            "points": hashlib.sha256(points.cpu().numpy().tobytes()).hexdigest(),
             "metric": type(metric).__name__,
             "energies": energies,
             "num_pairs": num_pairs,

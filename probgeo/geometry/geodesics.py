@@ -12,9 +12,10 @@ from torch import Tensor
 from probgeo.geometry.doubts import doubts, worth_a_look
 from probgeo.geometry.immersions import plainly
 from probgeo.geometry.metrics import Energy, Metric
+from probgeo.geometry.metrics.energy import check_energy
 from probgeo.geometry.newton import BlockTridiagonal, MatrixFree, System, chosen, default_system, finite, rows
 from probgeo.geometry.paths import Straight, resampled
-from probgeo.geometry.points import Points, latent_points
+from probgeo.geometry.points import Points, check_alike, latent_points, nodes_of
 from probgeo.geometry.routes import REACH, Beaten, Search, Starts, distinct, excess, firsts, ranked, split
 from probgeo.specs import ADDED_LATER
 
@@ -82,38 +83,45 @@ class GaussNewton:
             )
 
 
-def energy(metric: Energy, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch"]:
+def energy(metric: Energy, path: Points) -> Float[Tensor, "batch"]:
     """Discrete energy of each path; ½ N Σ ‖r_i‖² for a metric.
 
     Args:
         metric: a metric or another energy.
-        path: nodes at uniform times, ends included.
+        path: nodes at uniform times, ends included, (batch, node, latent).
 
     Returns:
         E of each path, differentiable in the path.
+
+    Raises:
+        TypeError, ValueError: the type, shape or dtype of an argument does not fit.
     """
-    return metric.measure(path).energy
+    check_energy(metric)
+    return metric.measure(nodes_of("path", path)).energy
 
 
-def length(metric: Metric, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch"]:
+def length(metric: Metric, path: Points) -> Float[Tensor, "batch"]:
     """Discrete length L = Σ ‖r_i‖ of each path.
 
     Args:
         metric: a metric.
-        path: nodes, ends included.
+        path: nodes, ends included, (batch, node, latent).
 
     Returns:
-        L of each path.
+        L of each path, differentiable in the path.
 
     Raises:
-        TypeError: `metric` is an energy that belongs to no metric, such as `DecorrelatedEnergy`.
+        TypeError: `metric` is an energy that belongs to no metric, such as `DecorrelatedEnergy`; or the path is no
+            floating-point tensor or array.
+        ValueError: its shape does not fit.
     """
+    check_energy(metric)
     if not isinstance(metric, Metric):
         raise TypeError(
             f"metric: expected a Metric; got {type(metric).__name__}, which depends on a path's speed and has "
             "no length. Use `energy`, or √(2E) to compare with published numbers."
         )
-    return metric.squared_residuals(path).sqrt().sum(1)
+    return metric.squared_residuals(nodes_of("path", path)).sqrt().sum(1)
 
 
 def geodesic(
@@ -121,7 +129,7 @@ def geodesic(
     start: Points,
     stop: Points,
     *,
-    init: Tensor | Start | Search | None = None,
+    init: Points | Start | Search | None = None,
     solver: GaussNewton | None = None,
     throw: bool = False,
 ) -> Geodesics:
@@ -205,26 +213,13 @@ def worse(first: Int[Tensor, "*batch"], second: Int[Tensor, "*batch"]) -> Int[Te
 
 
 def _checked(metric: Energy, start: Points, stop: Points) -> tuple[Tensor, Tensor]:
-    if not isinstance(metric, Energy):
-        raise TypeError(
-            f"metric: expected a metric or energy, such as PullbackMetric(decoder); got {type(metric).__name__}."
-        )
-    start, stop = latent_points("start", start), latent_points("stop", stop)
-    for name, points in (("start", start), ("stop", stop)):
-        if points.ndim != 2:
-            raise ValueError(
-                f"{name}: expected (batch, latent); got shape {tuple(points.shape)}. Use {name}[None] for one pair."
-            )
-    if start.shape != stop.shape:
-        raise ValueError(f"stop: expected the shape of start, {tuple(start.shape)}; got {tuple(stop.shape)}.")
-    if start.dtype != stop.dtype:
-        raise ValueError(f"stop: expected the dtype of start, {start.dtype}; got {stop.dtype}.")
-    if start.device != stop.device:
-        raise ValueError(f"stop: expected the device of start, {start.device}; got {stop.device}.")
+    check_energy(metric)
+    start, stop = latent_points("start", start, "batch latent"), latent_points("stop", stop, "batch latent")
+    check_alike("stop start", start, stop)
     return start, stop
 
 
-def _initial(init: Tensor | Start | Search | None, start: Tensor, stop: Tensor, line_segments: int) -> Starts:
+def _initial(init: Points | Start | Search | None, start: Tensor, stop: Tensor, line_segments: int) -> Starts:
     """Initial paths with ends exactly start and stop; constant at equal ends, and then one alone."""
     pair = torch.arange(len(start), device=start.device)
     if init is None:
@@ -232,7 +227,12 @@ def _initial(init: Tensor | Start | Search | None, start: Tensor, stop: Tensor, 
     if isinstance(init, Search):
         path, pair = init.starts(start, stop)
     else:
-        path = init if isinstance(init, Tensor) else init(start, stop)
+        if not callable(init) and not isinstance(init, Points):
+            raise TypeError(
+                f"init: expected paths (batch, node, latent), a callable (start, stop) -> paths, or a graph; got "
+                f"{type(init).__name__}."
+            )
+        path = latent_points("init", init if isinstance(init, Points) else init(start, stop))
     if path.ndim != 3 or path.shape[0] != len(pair) or path.shape[1] < 3 or path.shape[2] != start.shape[1]:
         raise ValueError(
             f"init: expected paths (batch, node, latent) = ({len(pair)}, at least 3, {start.shape[1]}); "

@@ -158,6 +158,12 @@ def _is_lacking(error: Exception) -> bool:
     return isinstance(error, NotImplementedError) or any(word in str(error) for word in words)
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in one sentence of at most 300 characters."""
+    words = " ".join(str(error).split("\n")[0].split())[:300]
+    return words if words.endswith(".") else words + "."
+
+
 def checked_output(output: object, z: Tensor, num_maps: int) -> Tensor:
     """The maps' outputs in the dtype of z, once they are real numbers (member, point, observation)."""
     output = _real_numbers(output)

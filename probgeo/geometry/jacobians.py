@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import jvp
 
-from probgeo.geometry.immersions import Derivative, checked_output, plainly, single_output, snapshot
-from probgeo.geometry.trials import Trial
+from probgeo.geometry.immersions import Derivative, checked_output, is_wrapped, plainly, single_output, snapshot
+from probgeo.geometry.points import Points, check_latent, points_of
+from probgeo.geometry.trials import Trial, check_call
 from probgeo.nn import Stacked
 from probgeo.nn.sameness import difference, is_altered
 
@@ -111,6 +112,7 @@ class Maps:
     def _prepare(self) -> None:
         self._derivative = Derivative(self._evaluated)
         self._trial = Trial(self._values, self._pushed)
+        self._fitting: set[object] = set()  # kinds of points that the maps could be called with
 
     @property
     def fused(self) -> bool:
@@ -207,9 +209,22 @@ class Maps:
 
     def _try(self, z: Tensor) -> None:
         """Evaluations at which the maps are tried, unless all of what they do is known."""
+        self._check_fit(z)
         if self._layers is None or any(type(layer) not in (Affine, *_ELEMENTWISE) for layer in self._layers):
             with plainly(z):
                 self._trial(z)
+
+    def _check_fit(self, z: Tensor) -> None:
+        """Refuses points that the maps cannot be called with, of another latent space or dtype, in words."""
+        kind = (z.shape[1:], z.dtype, z.device)
+        if kind in self._fitting or is_wrapped(z) or not len(z):
+            return
+        first = None if self._layers is None else self._layers[0]
+        if isinstance(first, Affine):
+            check_latent("codes", z, first.weight.shape[1])
+        elif self._layers is None:
+            check_call(self._call, z[:1])
+        self._fitting.add(kind)
 
     def _values(self, z: Float[Tensor, "point latent"]) -> Float[Tensor, "member point observation"]:
         if self._layers is None:
@@ -249,21 +264,21 @@ class Maps:
         return self.num_maps * max(widths)
 
 
-def smallest_singular_value(members: Members, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+def smallest_singular_value(members: Members, z: Points) -> Float[Tensor, "*batch"]:
     """σ_min of J = [J_1; …; J_S]/√S at every point: zero where the expected metric E[JᵀJ] degenerates.
 
     Args:
         members: as for `ExpectedMetric`; `[decoder]` for one.
-        z: latent points.
+        z: latent points, (*batch, latent).
 
     Returns:
         √λ_min of the expected metric without the loss of digits that forming it costs; units of x per unit of z.
 
     Raises:
-        ValueError: no members.
-        TypeError: members that are not callable.
+        ValueError: no members, or `z` has no axis.
+        TypeError: members that are not callable, or `z` is no floating-point tensor or array.
     """
-    maps = Maps(members)
+    maps, z = Maps(members), points_of("z", z, "*batch latent")
     columns = maps.jets(z.reshape(-1, z.shape[-1]))[:, 1:].flatten(2) / maps.num_maps**0.5
     return torch.linalg.svdvals(columns)[..., -1].reshape(z.shape[:-1])
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from probgeo.geometry.metrics import Energy
-from probgeo.geometry.points import Points, latent_points
+from probgeo.geometry.points import Points, check_alike, check_latent, latent_points, points_of
 from probgeo.geometry.routes import Starts, Trees, interpolated, trails, vias
 
 LINE_PIECES = 32
@@ -35,18 +35,21 @@ class Straight:
 
     num_segments: int = 16
 
-    def __call__(
-        self, start: Float[Tensor, "batch latent"], stop: Float[Tensor, "batch latent"]
-    ) -> Float[Tensor, "batch node latent"]:
+    def __call__(self, start: Points, stop: Points) -> Float[Tensor, "batch node latent"]:
         """Lines from start to stop.
 
         Args:
-            start: first points.
-            stop: last points.
+            start: first points, (batch, latent).
+            stop: last points, (batch, latent).
 
         Returns:
-            Paths whose ends are exactly `start` and `stop`.
+            Paths whose ends are exactly `start` and `stop`, differentiable in them.
+
+        Raises:
+            TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
         """
+        start, stop = points_of("start", start, "batch latent"), points_of("stop", stop, "batch latent")
+        check_alike("stop start", start, stop)
         times = torch.linspace(0, 1, self.num_segments + 1, dtype=start.dtype, device=start.device)[:, None]
         return torch.lerp(start[:, None], stop[:, None], times)
 
@@ -143,17 +146,22 @@ class Graph:
         self._graph = _symmetric(edges, weights, len(self._nodes))
         self._tree = cKDTree(self._nodes.double().cpu().numpy())
 
-    def __call__(self, start: Float[Tensor, "batch latent"], stop: Float[Tensor, "batch latent"]) -> Tensor:
+    def __call__(self, start: Points, stop: Points) -> Float[Tensor, "batch node latent"]:
         """Shortest paths from start to stop, at constant speed in the graph's weights.
 
         Args:
-            start: first points.
-            stop: last points.
+            start: first points, (batch, latent).
+            stop: last points, (batch, latent).
 
         Returns:
             Paths of `metric.graph_segments` segments whose ends are exactly `start` and `stop`: the straight line where
             that is shorter, or where the graph does not join the two.
+
+        Raises:
+            TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
         """
+        start, stop = self._ends(start, stop)
+        check_alike("stop start", start, stop)
         paths, lines = Straight(self._metric.graph_segments)(start, stop), self._lines(start, stop)
         routes, weights = self._routes(start, stop, lines, reach=0.0, share=1.0, most=1)
         shorter = torch.from_numpy(weights < lines[routes.pair.cpu().numpy()]).to(routes.pair.device)
@@ -162,8 +170,8 @@ class Graph:
 
     def starts(
         self,
-        start: Float[Tensor, "batch latent"],
-        stop: Float[Tensor, "batch latent"],
+        start: Points,
+        stop: Points,
         *,
         reach: float = REACH,
         share: float = SHARE,
@@ -174,20 +182,32 @@ class Graph:
         The lower of them is unknown before they are solved, since a graph misjudges lengths by some percent.
 
         Args:
-            start: first points.
-            stop: last points.
+            start: first points, (batch, latent).
+            stop: last points, (batch, latent).
             reach: routes are at most 1 + reach times as long as the shortest, in the graph's weights.
             share: for at least this share of its length a route is shortest seen from both ends.
             most: routes of a pair at most, besides the line.
 
         Returns:
             Paths of `metric.graph_segments` segments whose ends are exactly `start` and `stop`, and whose they are.
+
+        Raises:
+            TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
         """
+        start, stop = self._ends(start, stop)
+        check_alike("stop start", start, stop)
         line = Straight(self._metric.graph_segments)(start, stop)
         routes, _ = self._routes(start, stop, self._lines(start, stop), reach, share, most)
         pair = torch.cat([torch.arange(len(start), device=start.device), routes.pair])
         order = torch.argsort(pair, stable=True)
         return Starts(torch.cat([line, routes.path])[order], pair[order])
+
+    def _ends(self, start: Points, stop: Points) -> tuple[Tensor, Tensor]:
+        """Both as points of the graph's latent space."""
+        start, stop = latent_points("start", start, "batch latent"), latent_points("stop", stop, "batch latent")
+        for name, points in (("start", start), ("stop", stop)):
+            check_latent(name, points, self._nodes.shape[1])
+        return start, stop
 
     def _lines(self, start: Float[Tensor, "batch latent"], stop: Float[Tensor, "batch latent"]) -> np.ndarray:
         """Weights of the straight lines."""
@@ -227,20 +247,22 @@ class Graph:
         path[:, 0], path[:, -1] = start[index], stop[index]
         return Starts(path, index), np.concatenate([*lengths, np.zeros(0)])
 
-    def distances(
-        self, start: Float[Tensor, "start latent"], stop: Float[Tensor, "stop latent"], *, progress: bool = False
-    ) -> Float[np.ndarray, "start stop"]:
+    def distances(self, start: Points, stop: Points, *, progress: bool = False) -> Float[np.ndarray, "start stop"]:
         """Lengths, in the graph's weights, of the shortest paths from every start to every stop.
 
         Args:
-            start: first points; the graph is searched once for each.
-            stop: last points.
+            start: first points, (start, latent); the graph is searched once for each.
+            stop: last points, (stop, latent).
             progress: show a progress bar with the remaining time.
 
         Returns:
             Weights of the paths, infinite where the graph does not join the two; between points nearest to the same
             node, the weight of the straight line.
+
+        Raises:
+            TypeError, ValueError: an argument's type or shape does not fit.
         """
+        start, stop = self._ends(start, stop)
         near, weights = self._exits(start)
         near_stop, weights_stop = self._exits(stop)
         found = np.full((len(start), len(stop)), np.inf)

@@ -7,24 +7,112 @@ from torch import Tensor
 Points = Tensor | np.ndarray
 
 
-def latent_points(name: str, values: Points) -> Tensor:
-    """The points as a tensor without a history of gradients, each element in a place of its own.
+def points_of(name: str, values: Points, axes: str | None = None) -> Tensor:
+    """The points as a tensor, each element in a place of its own, with the history of gradients that they have.
 
     Args:
         name: of the argument.
-        values: a floating-point tensor or array of any shape, on any device, in float32 or float64.
+        values: a floating-point tensor or array, on any device, in float32 or float64.
+        axes: names of its axes, such as "batch latent"; "*batch" stands for any number of them; None for any shape.
 
     Returns:
         The same values; a copy where they lay otherwise, none where not.
 
     Raises:
         TypeError: neither tensor nor array, or of another dtype.
+        ValueError: another number of axes.
     """
-    if isinstance(values, np.ndarray) and values.dtype in (np.float32, np.float64):
-        values = torch.from_numpy(np.ascontiguousarray(values))
+    if isinstance(values, np.ndarray) and values.dtype.newbyteorder("=") in (np.float32, np.float64):
+        # Arrays of foreign byte order or that may not be written to are copied, as torch has no such tensors.
+        values = torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
     if not isinstance(values, Tensor) or values.dtype not in (torch.float32, torch.float64):
         found = getattr(values, "dtype", type(values).__name__)
+        if isinstance(values, Tensor):
+            remedy = f"{name}.float()"
+        else:
+            remedy = f"{name}.astype('float32')" if isinstance(values, np.ndarray) else f"numpy.asarray({name})"
         raise TypeError(
-            f"{name}: expected a floating-point tensor or array of float32 or float64; got {found}. Use {name}.float()."
+            f"{name}: expected a floating-point tensor or array of float32 or float64; got {found}. Use {remedy}."
         )
-    return values.detach().contiguous()
+    if axes is not None:
+        missing = len(axes.split()) - axes.count("*") - values.ndim
+        if missing > 0 or (missing < 0 and "*" not in axes):
+            raise ValueError(
+                f"{name}: expected ({', '.join(axes.split())}); got shape {tuple(values.shape)}."
+                + (f" Use {name}[None] for one." if missing == 1 else "")
+            )
+    return values.contiguous()
+
+
+def latent_points(name: str, values: Points, axes: str | None = None) -> Tensor:
+    """The points as `points_of` has them, without a history of gradients.
+
+    Args:
+        name: of the argument.
+        values: a floating-point tensor or array, on any device, in float32 or float64.
+        axes: names of its axes, as for `points_of`.
+
+    Returns:
+        The same values; a copy where they lay otherwise, none where not.
+
+    Raises:
+        TypeError: neither tensor nor array, or of another dtype.
+        ValueError: another number of axes.
+    """
+    return points_of(name, values, axes).detach()
+
+
+def nodes_of(name: str, path: Points) -> Tensor:
+    """A path's nodes, (batch, node, latent), as `points_of` has them.
+
+    Args:
+        name: of the argument.
+        path: at least two nodes.
+
+    Returns:
+        The same values.
+
+    Raises:
+        TypeError, ValueError: no floating-point tensor or array of this shape.
+    """
+    path = points_of(name, path, "batch node latent")
+    if path.shape[1] < 2:
+        raise ValueError(f"{name}: expected at least two nodes; got shape {tuple(path.shape)}.")
+    return path
+
+
+def check_alike(names: str, first: Tensor, second: Tensor) -> None:
+    """Refuses two tensors of different shape, dtype or device.
+
+    Args:
+        names: of the second and the first argument, "other point".
+        first: the one.
+        second: the other.
+
+    Raises:
+        ValueError: they differ.
+    """
+    name, like = names.split()
+    for what in ("shape", "dtype", "device"):
+        expected, found = getattr(first, what), getattr(second, what)
+        if expected != found:
+            expected, found = (tuple(x) if isinstance(x, torch.Size) else x for x in (expected, found))
+            raise ValueError(f"{name}: expected the {what} of {like}, {expected}; got {found}.")
+
+
+def check_latent(name: str, values: Tensor, latent: int) -> None:
+    """Refuses points of another latent space.
+
+    Args:
+        name: of the argument.
+        values: points (..., latent).
+        latent: the dimension that they are to have.
+
+    Raises:
+        ValueError: they have another.
+    """
+    if values.shape[-1] != latent:
+        raise ValueError(
+            f"{name}: expected points of {latent} latent dimensions; got {values.shape[-1]}, shape "
+            f"{tuple(values.shape)}."
+        )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from probgeo.geometry.immersions import is_wrapped
+from probgeo.geometry.immersions import first_line, is_wrapped, plainly
 
 NUM_POINTS = 32
 NUM_BLOCKS = 32
@@ -68,6 +68,28 @@ _TRAINING = {
     functional.feature_alpha_dropout.__name__: (2, False, True),
     functional.rrelu.__name__: (3, False, False),
 }
+
+
+def check_call(function: Callable[[Tensor], Any], z: Float[Tensor, "point latent"]) -> None:
+    """Calls a decoder once, and says in words what torch says of points that do not fit it.
+
+    Args:
+        function: of points (point, latent).
+        z: such points.
+
+    Raises:
+        ValueError: points of another latent dimension, dtype or device than the decoder's, or its layers are in
+            training mode.
+    """
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), plainly(z), watched():
+            function(z.detach().clone())
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"decoder: it cannot be called with points {tuple(z.shape)} of {z.dtype} on {z.device}: "
+            f"{first_line(error)} It takes points (point, latent), any number of them; convert codes or model to one "
+            "dtype and device."
+        ) from error
 
 
 class _Blocks(NamedTuple):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import matplotlib.patheffects as effects
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
@@ -36,7 +37,8 @@ def latent(
 
     Args:
         encodings: (row, latent), latent units.
-        labels: (row,) class codes 0, 1, ... into `label_names`, or any values that name themselves.
+        labels: (row,) class codes 0, 1, ... into `label_names`, or any values that name themselves; rows of
+            negative, NaN or None are unlabelled, grey and without an entry in the legend.
         label_names: names by class code.
         background: scalar field z (point, 2) -> (point,), called with points of the encodings' kind (array or tensor)
             and dtype; two latent dimensions only. Shown as shades under contour lines.
@@ -185,13 +187,17 @@ def _draw_classes(
 ) -> None:
     """Points by class, with a legend above the axes for 2 to 20 classes."""
     codes = np.zeros(len(z), dtype=int) if labels is None else labels
-    classes = np.unique(codes)
+    missing = pd.isna(codes) | (codes < 0 if codes.dtype.kind in "if" else False)
+    classes = np.unique(codes[~missing])
     palette = distinct_colors(len(classes)) if colors is None else colors
     size = float(np.clip(6000 / len(z), 2, 18))
     for code, color in zip(classes, palette, strict=True):
-        name = str(code) if names is None else names[code]
+        name = str(code) if names is None else names[int(code)]
         x, y = z[codes == code].T
         ax.scatter(x, y, s=size, color=[color], edgecolor="white", linewidth=size / 50, label=name, zorder=2)
+    if missing.any():
+        x, y = z[missing].T
+        ax.scatter(x, y, s=size / 2, color="0.75", edgecolor="white", linewidth=size / 50, zorder=1.9)
     if legend and 1 < len(classes) <= 20:
         handles, texts = ax.get_legend_handles_labels()  # before any path is drawn: the classes
         num_columns = len(texts) if sum(map(len, texts)) + 4 * len(texts) < 60 else 4

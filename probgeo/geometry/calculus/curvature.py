@@ -5,11 +5,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import jacfwd, jacrev, vmap
 
-from probgeo.geometry.calculus.arguments import check_metric, check_tensor
+from probgeo.geometry.calculus.arguments import check_metric
 from probgeo.geometry.metrics import Metric
+from probgeo.geometry.points import Points, latent_points
 
 
-def sectional_curvature(metric: Metric, z: Tensor) -> Tensor:
+def sectional_curvature(metric: Metric, z: Points) -> Tensor:
     """K(z) = (det A − det B) / (det G)² with Brioschi's matrices A and B: in two dimensions, the Gaussian curvature.
 
     Needs a smooth metric: of a piecewise linear decoder the derivatives are those of its pieces, which are flat, and K
@@ -23,14 +24,14 @@ def sectional_curvature(metric: Metric, z: Tensor) -> Tensor:
         K, (batch), per squared unit of length; NaN where the metric is singular or not finite.
 
     Raises:
-        TypeError: `metric` is no metric, or `z` no floating-point tensor.
+        TypeError: `metric` is no metric, or `z` no floating-point tensor or array.
         ValueError: `z` is not (batch, 2).
 
     References:
         Gray, Abbena and Salamon, Modern differential geometry of curves and surfaces, 3rd edition (2006).
     """
     check_metric(metric)
-    z = check_tensor("z", z, "batch latent")
+    z = latent_points("z", z, "batch latent")
     if z.shape[1] != 2:
         raise ValueError(
             f"z: expected points of a latent space of two dimensions, (batch, 2); got {tuple(z.shape)}. In other "

@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probgeo.geometry.calculus.arguments import check_alike, check_metric, check_tensor
+from probgeo.geometry.calculus.arguments import check_metric
 from probgeo.geometry.calculus.shooting import exponential, logarithm, precise
 from probgeo.geometry.geodesics import AMBIGUITY, GaussNewton, Start, Status, geodesic
 from probgeo.geometry.metrics import Metric
+from probgeo.geometry.points import Points, check_alike, latent_points
 from probgeo.geometry.routes import Search
 
 STEP_SEGMENTS = 8  # no step needs to be accurate, and the last one is short
@@ -27,10 +28,10 @@ class FrechetMean(NamedTuple):
 
 def frechet_mean(
     metric: Metric,
-    points: Tensor,
-    weights: Tensor | None = None,
+    points: Points,
+    weights: Points | None = None,
     *,
-    start: Tensor | None = None,
+    start: Points | None = None,
     init: Start | Search | None = None,
     solver: GaussNewton | None = None,
     tolerance: float | None = None,
@@ -64,13 +65,14 @@ def frechet_mean(
     References:
         Pennec, Intrinsic statistics on Riemannian manifolds (2006).
     """
-    weights = _shares(metric, points, weights)
+    check_metric(metric)
+    points = latent_points("points", points, "point latent")
+    weights = _shares(points, weights)
     tolerance = torch.finfo(points.dtype).eps ** (1 / 3) if tolerance is None else tolerance
     if not (tolerance > 0 and max_steps > 0):
         raise ValueError(f"tolerance, max_steps: expected positive numbers; got {tolerance} and {max_steps}.")
-    mean = weights @ points if start is None else start
-    if start is not None:
-        check_alike("start points[0]", points[0], start)
+    mean = weights @ points if start is None else latent_points("start", start, "latent")
+    check_alike("start points[0]", points[0], mean)
     solver = precise(points.dtype, 64) if solver is None else solver
     points, weights = points[weights > 0], weights[weights > 0]
     with torch.no_grad():
@@ -145,15 +147,13 @@ def _descended(
     return FrechetMean(mean, variance, step, max(status, Status(int(logs.geodesics.status.max()))))
 
 
-def _shares(metric: Metric, points: Tensor, weights: Tensor | None) -> Float[Tensor, "point"]:
+def _shares(points: Float[Tensor, "point latent"], weights: Points | None) -> Float[Tensor, "point"]:
     """Weights with sum 1, once all arguments fit."""
-    check_metric(metric)
-    check_tensor("points", points, "point latent")
     if not len(points):
         raise ValueError("points: expected at least one; got none.")
     if weights is None:
         return points.new_full((len(points),), 1 / len(points))
-    check_tensor("weights", weights, "point")
+    weights = latent_points("weights", weights, "point")
     check_alike("weights points[:,0]", points[:, 0], weights)
     if not (weights.isfinite().all() and (weights >= 0).all() and weights.sum() > 0):
         raise ValueError("weights: expected finite numbers, none negative and not all zero.")

@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probgeo.geometry.immersions import first_line
 from probgeo.geometry.jacobians import Maps
+from probgeo.geometry.points import Points, latent_points
 
 
 @runtime_checkable
@@ -31,31 +33,45 @@ class Projection(NamedTuple):
 @torch.no_grad()
 def projection(
     immersion: Invertible,
-    x: Float[Tensor, "row observation"],
+    x: Points,
     num_steps: int = 50,
-    start: Float[Tensor, "row latent"] | None = None,
+    start: Points | None = None,
 ) -> Projection:
     """argmin_z ‖f(z) − x‖ by Gauss–Newton with step halving: a local minimum.
 
     Args:
         immersion: f, with its `inverse`, e.g. `model.decoder.network` of a fitted `Decoder(nn.Injective())`.
-        x: observations.
+        x: observations, (row, observation).
         num_steps: steps at most.
-        start: codes to start from; None for f's inverse at x, which is exact on the manifold but far from it may end
-            in a worse minimum than an encoder's codes.
+        start: codes to start from, (row, latent); None for f's inverse at x, which is exact on the manifold but far
+            from it may end in a worse minimum than an encoder's codes.
 
     Returns:
         Codes, images and distances; a row that lies on the manifold stays where it is.
 
     Raises:
-        ValueError: fewer than zero steps.
+        TypeError: an immersion without `inverse`, or rows that are no floating-point tensor or array.
+        ValueError: fewer than zero steps, or another number of features, rows or latent dimensions.
 
     References:
         Brehmer & Cranmer (2020), Flows for simultaneous manifold learning and density estimation, section 2.
     """
     if num_steps < 0:
         raise ValueError(f"num_steps: expected at least 0; got {num_steps}.")
-    maps, z = Maps([immersion]), immersion.inverse(x) if start is None else start
+    if not isinstance(immersion, Invertible):
+        raise TypeError(
+            f"immersion: expected an injective map with `inverse`, such as the network of Decoder(nn.Injective()); got "
+            f"{type(immersion).__name__}."
+        )
+    x = latent_points("x", x, "row observation")
+    maps = Maps([immersion])
+    z = _inverse(immersion, x) if start is None else latent_points("start", start, "row latent")
+    if len(z) != len(x) or z.dtype != x.dtype:
+        raise ValueError(f"start: expected {len(x)} rows of {x.dtype}, one for each of x; got {len(z)} of {z.dtype}.")
+    if maps.values(z[:1]).shape[2] != x.shape[1]:
+        raise ValueError(
+            f"x: expected the immersion's {maps.values(z[:1]).shape[2]} observations; got shape {tuple(x.shape)}."
+        )
     fractions = torch.tensor([0.0, *(0.5**k for k in range(12))], dtype=x.dtype, device=x.device)[:, None, None]
     for _ in range(num_steps):
         value, *columns = maps.jets(z)[:, :, 0].unbind(1)
@@ -67,3 +83,14 @@ def projection(
         z = tried[best, torch.arange(len(z), device=z.device)]
     value = immersion(z)
     return Projection(z, value, (value - x).norm(dim=-1))
+
+
+def _inverse(immersion: Invertible, x: Float[Tensor, "row observation"]) -> Float[Tensor, "row latent"]:
+    """The immersion's left inverse at x, refused in words where x does not fit it."""
+    try:
+        return immersion.inverse(x)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"x: the immersion's inverse cannot be called with rows {tuple(x.shape)} of {x.dtype}: "
+            f"{first_line(error)} Use rows like those that it puts out, in the dtype of its weights."
+        ) from error

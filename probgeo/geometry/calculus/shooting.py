@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probgeo.geometry.calculus.arguments import check_alike, check_metric, check_tensor
+from probgeo.geometry.calculus.arguments import check_metric
 from probgeo.geometry.geodesics import AMBIGUITY, GaussNewton, Geodesics, Start, Status, geodesic, length, worse
 from probgeo.geometry.metrics import Metric
+from probgeo.geometry.points import Points, check_alike, latent_points
 from probgeo.geometry.routes import Search
 
 MAX_STEPS = 40
@@ -45,7 +46,7 @@ class Angles(NamedTuple):
     status: Int[Tensor, "batch"]  #: the worse of the two sides' `Status`; AMBIGUOUS: a side has a rival as short
 
 
-def exponential(metric: Metric, point: Tensor, velocity: Tensor, num_segments: int = 256) -> Shots:
+def exponential(metric: Metric, point: Points, velocity: Points, num_segments: int = 256) -> Shots:
     """exp_z(v): the point reached in unit time from z with initial velocity v, and the way there.
 
     Each node follows from the two before it, so that the path is a stationary point of the discrete energy, as those of
@@ -70,8 +71,8 @@ def exponential(metric: Metric, point: Tensor, velocity: Tensor, num_segments: i
         Rumpf and Wirth, Variational time discretization of geodesic calculus (2015).
     """
     check_metric(metric)
-    point = check_tensor("point", point, "batch latent")
-    velocity = check_tensor("velocity", velocity, "batch latent")
+    point = latent_points("point", point, "batch latent")
+    velocity = latent_points("velocity", velocity, "batch latent")
     check_alike("velocity point", point, velocity)
     if num_segments < 1:
         raise ValueError(f"num_segments: expected at least 1; got {num_segments}.")
@@ -90,10 +91,10 @@ def exponential(metric: Metric, point: Tensor, velocity: Tensor, num_segments: i
 
 def logarithm(
     metric: Metric,
-    point: Tensor,
-    other: Tensor,
+    point: Points,
+    other: Points,
     *,
-    init: Tensor | Start | Search | None = None,
+    init: Points | Start | Search | None = None,
     solver: GaussNewton | None = None,
 ) -> Logarithms:
     """log_z(y): the initial velocity of the geodesic from z to y in unit time, G(z)⁻¹(−∂E/∂z).
@@ -114,8 +115,8 @@ def logarithm(
         TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
     """
     check_metric(metric)
-    point = check_tensor("point", point, "batch latent")
-    other = check_tensor("other", other, "batch latent")
+    point = latent_points("point", point, "batch latent")
+    other = latent_points("other", other, "batch latent")
     check_alike("other point", point, other)
     solver = precise(point.dtype) if solver is None else solver
     found = geodesic(metric, point, other, init=init, solver=solver)
@@ -126,7 +127,7 @@ def logarithm(
     return Logarithms(velocity, found)
 
 
-def parallel_transport(metric: Metric, path: Tensor, vector: Tensor) -> Tensor:
+def parallel_transport(metric: Metric, path: Points, vector: Points) -> Tensor:
     """The vector carried along the path so that it stays parallel, by the pole ladder, one rung per segment.
 
     The vector is laid off at the first node as a point, as far away as a segment is long on average. Reflected through
@@ -149,8 +150,8 @@ def parallel_transport(metric: Metric, path: Tensor, vector: Tensor) -> Tensor:
         Guigui and Pennec, Numerical accuracy of ladder schemes for parallel transport on manifolds (2022).
     """
     check_metric(metric)
-    path = check_tensor("path", path, "batch node latent")
-    vector = check_tensor("vector", vector, "batch latent")
+    path = latent_points("path", path, "batch node latent")
+    vector = latent_points("vector", vector, "batch latent")
     if path.shape[1] < 2:
         raise ValueError(f"path: expected at least two nodes; got shape {tuple(path.shape)}.")
     check_alike("vector path[:,0]", path[:, 0], vector)
@@ -174,9 +175,9 @@ def parallel_transport(metric: Metric, path: Tensor, vector: Tensor) -> Tensor:
 
 def angle(
     metric: Metric,
-    corner: Tensor,
-    first: Tensor,
-    second: Tensor,
+    corner: Points,
+    first: Points,
+    second: Points,
     *,
     init: Start | Search | None = None,
     solver: GaussNewton | None = None,
@@ -199,9 +200,9 @@ def angle(
         TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
     """
     check_metric(metric)
-    corner = check_tensor("corner", corner, "batch latent")
+    corner = latent_points("corner", corner, "batch latent")
+    first, second = latent_points("first", first, "batch latent"), latent_points("second", second, "batch latent")
     for name, points in (("first", first), ("second", second)):
-        check_tensor(name, points, "batch latent")
         check_alike(f"{name} corner", corner, points)
     sides = logarithm(metric, corner.repeat(2, 1), torch.cat([first, second]), init=init, solver=solver)
     with torch.no_grad():

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from scipy.spatial import Delaunay, QhullError
 from torch import Tensor
 
-from probgeo.geometry.calculus.arguments import check_metric, check_tensor
+from probgeo.geometry.calculus.arguments import check_metric
 from probgeo.geometry.metrics import Metric
+from probgeo.geometry.points import Points, latent_points, points_of
 
 MIN_SIMPLICES = 64  # two rules on fewer may both miss what lies between their nodes
 MAX_SIMPLICES = 2**15
@@ -24,7 +25,7 @@ class Volume(NamedTuple):
     error: Float[Tensor, ""]  #: estimate of its error
 
 
-def volume_density(metric: Metric, z: Tensor) -> Tensor:
+def volume_density(metric: Metric, z: Points) -> Tensor:
     """√det G(z): Riemannian volume per unit of latent volume, the magnification factor.
 
     Args:
@@ -35,19 +36,19 @@ def volume_density(metric: Metric, z: Tensor) -> Tensor:
         (*batch); 0 where the metric is singular, NaN where it is not finite.
 
     Raises:
-        TypeError: `metric` is no metric, or `z` no floating-point tensor.
+        TypeError: `metric` is no metric, or `z` no floating-point tensor or array.
 
     References:
         Bishop, Svensén and Williams, Magnification factors for the GTM algorithm (1997).
     """
     check_metric(metric)
-    z = check_tensor("z", z, "*batch latent")
+    z = points_of("z", z, "*batch latent")
     # Through the logarithm, as the determinant of many dimensions leaves the range of floats.
     sign, logarithm = torch.linalg.slogdet(metric.tensor(z))
     return torch.where(sign < 0, 0, (logarithm / 2).exp())
 
 
-def convex_hull(points: Tensor) -> Tensor:
+def convex_hull(points: Points) -> Tensor:
     """The convex hull of points, cut into simplices between them (Delaunay): a region for `volume`.
 
     Args:
@@ -59,7 +60,7 @@ def convex_hull(points: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: no finite floating-point matrix, or points that span no region of positive volume.
     """
-    points = check_tensor("points", points, "point latent")
+    points = latent_points("points", points, "point latent")
     if not points.isfinite().all():
         raise ValueError("points: expected finite values; got NaN or infinity. Leave such points out.")
     flat = f"points: expected points that span the latent space; these {len(points)} have a hull of volume zero."
@@ -69,13 +70,13 @@ def convex_hull(points: Tensor) -> Tensor:
             raise ValueError(flat)
         return torch.stack([sorted_points[:-1], sorted_points[1:]], dim=1)
     try:
-        corners = Delaunay(points.detach().cpu().double().numpy()).simplices
+        corners = Delaunay(points.cpu().double().numpy()).simplices
     except (QhullError, ValueError) as error:
         raise ValueError(flat) from error
     return points[torch.from_numpy(corners.astype(np.int64)).to(points.device)]
 
 
-def volume(metric: Metric, region: Tensor, tolerance: float = 1e-3) -> Volume:
+def volume(metric: Metric, region: Points, tolerance: float = 1e-3) -> Volume:
     """∫ √det G dz over a region, the sum over its simplices.
 
     Quadrature of degree 5 on each simplex. Its difference to one of degree 3 stands for its error, the root of their
@@ -100,7 +101,7 @@ def volume(metric: Metric, region: Tensor, tolerance: float = 1e-3) -> Volume:
         Grundmann and Möller, Invariant integration formulas for the n-simplex (1978).
     """
     check_metric(metric)
-    region = check_tensor("region", region, "simplex vertex latent")
+    region = latent_points("region", region, "simplex vertex latent")
     if region.shape[1] != region.shape[2] + 1:
         raise ValueError(
             f"region: expected simplices (simplex, vertex, latent) with one vertex more than dimensions; "

@@ -59,6 +59,21 @@ class Energy(ABC):
         """Weights of a graph's edges whose shortest paths come close to this energy's minima."""
 
 
+def check_energy(metric: object) -> None:
+    """Refuses what is no energy of paths.
+
+    Args:
+        metric: anything.
+
+    Raises:
+        TypeError: it is no `Energy`, such as a decoder that no metric was made of.
+    """
+    if not isinstance(metric, Energy):
+        raise TypeError(
+            f"metric: expected a metric or energy, such as PullbackMetric(decoder); got {type(metric).__name__}."
+        )
+
+
 class Metric(Energy):
     """A Riemannian metric, through the residuals r_i of a path's segments: E = ½ N Σ ‖r_i‖², L = Σ ‖r_i‖.
 
