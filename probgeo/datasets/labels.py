@@ -1,7 +1,7 @@
 """Labels as they come, from torch, NumPy, pandas or a list, as codes; what is missing is unlabelled, −1."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-Labels = Tensor | np.ndarray | pd.Series | pd.Categorical | pd.Index | Sequence[Any]
+Labels: TypeAlias = Tensor | np.ndarray | pd.Series | pd.Categorical | pd.Index | Sequence[Any]
 UNLABELLED = -1
 
 
