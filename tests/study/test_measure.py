@@ -11,7 +11,7 @@ from torch import nn
 
 import probgeo as pg
 from probgeo.study import study as studies
-from tests.test_study import Elsewhere
+from tests.study.test_study import Elsewhere
 
 
 class Own(pg.LatentModel):

@@ -12,7 +12,7 @@ from probgeo.training.fit import Training, fit
 from probgeo.training.retrainings import Optimisation
 from probgeo.training.schedules import Cosine, LinearWarmup, Piecewise
 from probgeo.training.state import State
-from tests.test_training import SPECS, data, interrupted_after, same, trained
+from tests.training.test_training import SPECS, data, interrupted_after, same, trained
 
 SCHEDULES = (Cosine(0.1), Piecewise((1, 3), (0.5, 0.05)), LinearWarmup(2, Cosine()), LinearWarmup(3))
 

@@ -9,7 +9,7 @@ import torch
 import probgeo as pg
 from experiments import shared_latent as experiment
 from experiments.common import load_result
-from tests.test_views import hand
+from tests.models.test_views import hand
 
 TINY = [
     *("--members", "2", "--retrainings", "2", "--pairs", "4", "--epochs", "1", "--width", "8", "--segments", "8"),
