@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from probgeo.geometry.geodesics import GaussNewton, Status, energy, geodesic, length
+from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
-from probgeo.geometry.paths import Graph, Straight
+from probgeo.geometry.paths import Straight
 from probgeo.nn import mlp
 
 TIGHT = GaussNewton(num_segments=256, tolerance=1e-12, coarse_tolerance=1e-10, max_steps=200)
