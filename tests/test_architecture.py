@@ -13,6 +13,7 @@ ORDER = (
     "disk",
     "sources",
     "specs",
+    "seeds",
     "nn",
     "geometry.points",
     "datasets",
