@@ -21,7 +21,7 @@ from torch import Tensor
 import probgeo as pg
 from experiments.common import carried_out, load_result, parsed, run, save_result
 from probgeo.datasets import MultiView
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 Name: TypeAlias = Literal[
     "digits-inverse",

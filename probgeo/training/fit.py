@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
-from probgeo.specs import current_config, digest, stream, to_config
+from probgeo.seeds import stream
+from probgeo.specs import current_config, digest, to_config
 from probgeo.training import storage
 from probgeo.training.gplvm import SingleGPLVM
 from probgeo.training.options import Report, Training, num_epochs

@@ -21,8 +21,8 @@ from probgeo.geometry.calculus import (
 )
 from probgeo.geometry.calculus.arguments import check_metric
 from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
+from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
-from probgeo.geometry.paths import Graph
 from probgeo.nn import mlp
 from tests.manifolds import cylinder, globe, half_plane, paraboloid, plane, sphere, torus
 

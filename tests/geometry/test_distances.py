@@ -8,8 +8,9 @@ from torch import Tensor
 from probgeo.geometry import distances
 from probgeo.geometry.distances import distance_matrix, graph_distances
 from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
+from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import DecorrelatedEnergy, ExpectedMetric, PullbackMetric
-from probgeo.geometry.paths import Graph, Straight
+from probgeo.geometry.paths import Straight
 from probgeo.nn import mlp
 from tests.manifolds import globe
 

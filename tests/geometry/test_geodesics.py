@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from probgeo.geometry.geodesics import GaussNewton, Status, energy, geodesic, length
+from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
-from probgeo.geometry.paths import Graph, Straight
+from probgeo.geometry.paths import Straight
 from probgeo.nn import mlp
 from tests.manifolds import (
     cylinder,

@@ -18,7 +18,7 @@ from probgeo.geometry.metrics import (
     SumMetric,
     TensorMetric,
 )
-from probgeo.geometry.metrics.energy import FROZEN_SHARE
+from probgeo.geometry.metrics.metric import FROZEN_SHARE
 from probgeo.nn import Stacked, mlp
 from tests.manifolds import half_plane
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from probgeo.geometry.calculus import angle, frechet_mean
 from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
+from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import DecorrelatedEnergy, PullbackMetric
-from probgeo.geometry.paths import Graph, Straight
+from probgeo.geometry.paths import Straight
 from probgeo.geometry.routes import Starts, Trees, distinct, excess, split, vias
 from probgeo.nn import mlp
 

@@ -23,7 +23,7 @@ from probgeo.models.shared.spec import SharedLatentVAE
 from probgeo.models.shared.views import View
 from probgeo.models.vae import VAE, Warmup
 from probgeo.nn import MLP, Stacked, check_network
-from probgeo.specs import stream
+from probgeo.seeds import stream
 from probgeo.training import stacks, storage
 from probgeo.training.fit import Training, TrainingDiverged, checked_seeds, fit
 from probgeo.training.objective import _GivenNoise

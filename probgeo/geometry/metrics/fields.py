@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from probgeo.geometry.immersions import snapshot
 from probgeo.geometry.jacobians import Maps
 from probgeo.geometry.metrics.chunks import chunk_size, point_chunks
-from probgeo.geometry.metrics.energy import Linearization, Metric, from_residuals
+from probgeo.geometry.metrics.metric import Linearization, Metric, from_residuals
 
 
 class FieldMetric(Metric):

@@ -13,7 +13,7 @@ from probgeo.geometry.metrics import Metric
 from probgeo.models.base import Encoding, FittedModel, ModelSpec
 from probgeo.models.gp.sparse import SparseGP
 from probgeo.models.phase import Epochs, Phase
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 PROJECTION_STEPS = 200
 PROJECTED_ROWS = 1024  # at once

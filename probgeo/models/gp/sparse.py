@@ -16,7 +16,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import TensorMetric
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 JITTER = 1e-6
 NUM_FREQUENCIES = 256

@@ -31,7 +31,7 @@ from probgeo.models.shared.views import (
     together,
 )
 from probgeo.models.vae import LatentSpec, Warmup, data_plate, positive
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 
 @dataclass(frozen=True)
