@@ -1,6 +1,6 @@
 """Path energies that are sums of squares, and the metrics behind them."""
 
-from probgeo.geometry.metrics.energy import Energy, Linearization, Measure, Metric, SumMetric
+from probgeo.geometry.metrics.energy import Energy, Evaluation, Linearization, Metric, SumMetric
 from probgeo.geometry.metrics.fields import ConformalMetric, TensorMetric
 from probgeo.geometry.metrics.pullback import DecorrelatedEnergy, ExpectedMetric, PullbackMetric
 
@@ -8,9 +8,9 @@ __all__ = [
     "ConformalMetric",
     "DecorrelatedEnergy",
     "Energy",
+    "Evaluation",
     "ExpectedMetric",
     "Linearization",
-    "Measure",
     "Metric",
     "PullbackMetric",
     "SumMetric",

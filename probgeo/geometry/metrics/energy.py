@@ -21,13 +21,13 @@ class Linearization(NamedTuple):
     """An energy's quadratic model around paths, over the interior nodes: E + g·δ + ½ δᵀHδ, H ⪰ 0 block tridiagonal."""
 
     energy: Float[Tensor, "batch"]
-    durations: Float[Tensor, "batch segment"]  #: as `Measure` has them
+    durations: Float[Tensor, "batch segment"]  #: as `Evaluation` has them
     gradient: Float[Tensor, "batch interior latent"]
     diagonal: Float[Tensor, "batch interior latent latent"]
     off_diagonal: Float[Tensor, "batch link latent latent"]
 
 
-class Measure(NamedTuple):
+class Evaluation(NamedTuple):
     """An energy of paths, and how long each of their segments should take: what a path is resampled by when refined."""
 
     energy: Float[Tensor, "batch"]
@@ -47,7 +47,7 @@ class Energy(ABC):
     graph_segments: ClassVar[int] = 32
 
     @abstractmethod
-    def measure(self, path: Float[Tensor, "batch node latent"]) -> Measure:
+    def measure(self, path: Float[Tensor, "batch node latent"]) -> Evaluation:
         """E of each path, and the durations of its segments."""
 
     @abstractmethod
@@ -165,11 +165,11 @@ class Metric(Energy):
         return residuals[0, 0], by_start, by_stop
 
     @final
-    def measure(self, path: Float[Tensor, "batch node latent"]) -> Measure:
+    def measure(self, path: Float[Tensor, "batch node latent"]) -> Evaluation:
         """E = ½ N Σ ‖r_i‖², and ‖r_i‖: at the least energy a path has constant speed."""
         with plainly(path):
             squares = self.squared_residuals(path)
-            return Measure((path.shape[1] - 1) / 2 * squares.sum(1), squares.sqrt())
+            return Evaluation((path.shape[1] - 1) / 2 * squares.sum(1), squares.sqrt())
 
     @final
     def __add__(self, other: "Metric") -> "Metric":

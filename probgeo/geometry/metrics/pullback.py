@@ -21,7 +21,7 @@ from probgeo.geometry.metrics.chunks import (
     pullback_tensor,
     squared_chords,
 )
-from probgeo.geometry.metrics.energy import Energy, Linearization, Measure, Metric
+from probgeo.geometry.metrics.energy import Energy, Evaluation, Linearization, Metric
 
 
 class ChordMetric(Metric):
@@ -157,7 +157,7 @@ class DecorrelatedEnergy(Energy):
         self._memory = memory
         self.segments = segments
 
-    def measure(self, path: Float[Tensor, "batch node latent"]) -> Measure:
+    def measure(self, path: Float[Tensor, "batch node latent"]) -> Evaluation:
         """E of each path, and equal durations: a path's speed is part of what is minimised."""
 
         def pieces(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,7 +165,7 @@ class DecorrelatedEnergy(Energy):
             return mean.diff(dim=0).square().sum(-1), (values - mean[:, None]).square().mean(1).sum(-1)
 
         chords, variance = over_chunks(self._maps, self._maps.values, pieces, path, self._memory, 1)
-        return Measure(self._energy(chords, variance), torch.ones_like(path[:, 1:, 0]))
+        return Evaluation(self._energy(chords, variance), torch.ones_like(path[:, 1:, 0]))
 
     def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """E, gradient, and the Gauss–Newton blocks of both terms."""
