@@ -31,6 +31,15 @@ class Straight:
 
     Args:
         num_segments: number of segments, which is also the solver's first level.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> pg.paths.Straight(num_segments=4)(torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]))
+        tensor([[[0.0000, 0.0000],
+                 [0.2500, 0.5000],
+                 [0.5000, 1.0000],
+                 [0.7500, 1.5000],
+                 [1.0000, 2.0000]]])
     """
 
     num_segments: int = 16
@@ -60,12 +69,19 @@ def resampled(
     """The path at num_segments + 1 uniform times, when its segments take `durations`; cubic Hermite in between.
 
     Args:
-        path: nodes.
-        durations: time each segment takes, up to a factor; not negative.
+        path: nodes, (batch, node, latent).
+        durations: time each segment takes, up to a factor; not negative, (batch, segment).
         num_segments: new number of segments.
 
     Returns:
         New nodes; the ends are kept exactly.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> path = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]])
+        >>> durations = pg.PullbackMetric(lambda z: z).measure(path).durations  # 1 and 2
+        >>> pg.paths.resampled(path, durations, num_segments=3)[0, :, 0]  # at constant speed
+        tensor([0.0000, 1.0000, 2.0000, 3.0000])
     """
     segments = path.shape[1] - 1
     # No segment is given less than a thousandth of its share, so that slopes stay finite where a metric vanishes.
@@ -122,6 +138,19 @@ class Graph:
 
     Raises:
         ValueError: `num_nodes` is below four, or `encodings` are not a finite matrix of at least two points.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> def hill(z):  # a high one at the origin: the shortest way leads around it
+        ...     return torch.cat([z, 5 * torch.exp(-4 * z.square().sum(-1, keepdim=True))], dim=-1)
+        >>> metric = pg.PullbackMetric(hill)
+        >>> encodings = 4 * torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) - 2
+        >>> graph = pg.paths.Graph(metric, encodings, num_nodes=900)
+        >>> start, stop = torch.tensor([[-1.5, 0.0]]), torch.tensor([[1.5, 0.0]])
+        >>> over = pg.geodesic(metric, start, stop).length  # from the straight line, over the top
+        >>> around = pg.geodesic(metric, start, stop, init=graph)
+        >>> around.length < over / 2, around.rivals, around.gap.round(decimals=2)  # two ways around, equally long
+        (tensor([True]), tensor([2]), tensor([0.]))
     """
 
     def __init__(self, metric: Energy, encodings: Points, *, num_nodes: int | None = None) -> None:
