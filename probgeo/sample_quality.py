@@ -117,9 +117,9 @@ def blur(images: Float[Tensor, "row feature"], shape: tuple[int, ...]) -> Float[
     Example:
         >>> import torch, probgeo as pg
         >>> sharp = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(3, 3)  # a chequerboard
-        >>> images = torch.stack([sharp.flatten(), torch.full((36,), 0.5)])
-        >>> low, none = pg.sample_quality.blur(images, shape=(6, 6)).tolist()
-        >>> low > none, none
+        >>> images = torch.stack([sharp, torch.full_like(sharp, 0.5)])
+        >>> of_sharp, of_grey = pg.sample_quality.blur(images.flatten(1), shape=(6, 6)).tolist()
+        >>> of_sharp > 1, of_grey
         (True, 0.0)
 
     References:

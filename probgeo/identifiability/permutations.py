@@ -128,7 +128,7 @@ def swap_test(
         distance_a: distances, dims (retraining, pair, ...), not negative, in any unit.
         distance_b: distances of the same pairs in the same trainings. Matched by the coordinate `seed` where both have
             it, else by the labels of `retraining`, else, without labels on either side, by their order.
-        alternative: as for `permutation_test`; so are `num_permutations`, `level` and `seed`.
+        alternative, num_permutations, level, seed: as for `permutation_test`.
 
     Returns:
         As `permutation_test`.

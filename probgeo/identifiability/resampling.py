@@ -88,7 +88,7 @@ def bootstrap_difference(
     measures of the same retrainings.
 
     Args:
-        statistic: as for `bootstrap`; so are `num_resamples`, `level`, `seed` and `points`.
+        statistic, num_resamples, level, seed, points: as for `bootstrap`.
         distance_a: distances, dims (retraining, pair, ...), none missing.
         distance_b: distances of the same pairs.
 

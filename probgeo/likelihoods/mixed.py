@@ -183,6 +183,13 @@ def table_likelihood(columns: Iterable[Column]) -> Mixed:
 
     Args:
         columns: those of `datasets.table(path)`, in its order.
+
+    Example:
+        >>> import probgeo as pg
+        >>> kinds = {"weight": "real", "height": "real", "cats": "count"}
+        >>> columns = [pg.datasets.Column(name, kind) for name, kind in kinds.items()]
+        >>> [(type(likelihood).__name__, num) for likelihood, num in pg.likelihoods.table_likelihood(columns).parts]
+        [('Gaussian', 2), ('NegativeBinomial', 1)]
     """
     kinds: dict[str, Callable[[int], Likelihood]] = {
         "categorical": Categorical,

@@ -29,13 +29,9 @@ def sectional_curvature(metric: Metric, z: Points) -> Tensor:
 
     Example:
         >>> import torch, probgeo as pg
-        >>> def sphere(z):  # of radius 2; z: polar angle and azimuth
-        ...     polar, azimuth = z.unbind(-1)
-        ...     around = polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin()
-        ...     return 2 * torch.stack([*around, polar.cos()], dim=-1)
-        >>> z = torch.tensor([[1.0, 0.0], [2.0, 3.0]]).double()
-        >>> pg.calculus.sectional_curvature(pg.PullbackMetric(sphere), z)  # 1 / 2²
-        tensor([0.2500, 0.2500], dtype=torch.float64)
+        >>> paraboloid = pg.PullbackMetric(lambda z: torch.cat([z, z.square().sum(-1, keepdim=True)], dim=-1))
+        >>> pg.calculus.sectional_curvature(paraboloid, torch.tensor([[0.0, 0.0], [0.5, 0.0]]))  # 4 / (1 + 4‖z‖²)²
+        tensor([4., 1.])
 
     References:
         Gray, Abbena and Salamon, Modern differential geometry of curves and surfaces, 3rd edition (2006).
