@@ -39,6 +39,14 @@ class MatrixFree:
 
     Raises:
         TypeError: an energy that is no metric.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: 2 * z)
+        >>> solver = pg.GaussNewton(num_segments=16, system=pg.MatrixFree)
+        >>> start, stop = torch.zeros(1, 100), torch.ones(1, 100)
+        >>> pg.geodesic(plane, start, stop, solver=solver).length  # 2 · √100
+        tensor([20.])
     """
 
     metric: Any  # a Metric, which is checked here: systems are chosen by their class

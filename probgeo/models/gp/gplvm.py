@@ -40,6 +40,15 @@ class GPLVM(ModelSpec):
     Raises:
         ValueError: an argument outside its range.
 
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(30, 4, generator=torch.Generator().manual_seed(0))
+        >>> training = pg.Training(epochs=2, batch_size=30, validation=0.0)
+        >>> [model] = pg.fit(pg.GPLVM(latent=2, num_inducing=5), x, training=training, progress=False)
+        >>> codes = model.encode(x).mean
+        >>> codes.shape, bool((model.uncertainty(codes + 1000) > model.uncertainty(codes)).all())
+        (torch.Size([30, 2]), True)
+
     References:
         Titsias & Lawrence (2010), Bayesian Gaussian process latent variable model; Lalchand, Ravuri & Lawrence (2022),
         Generalised GPLVM with stochastic variational inference.
