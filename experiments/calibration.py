@@ -14,7 +14,10 @@ import pandas as pd
 import xarray as xr
 
 import probgeo as pg
-from experiments.common import Source, carried_out, decoders, load_result, observations, parsed, run, save_result
+from experiments.common.data import observations
+from experiments.common.decoders import Source, decoders
+from experiments.common.options import parsed
+from experiments.common.results import carried_out, load_result, run, save_result
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ import torch
 import xarray as xr
 
 import probgeo as pg
-from experiments.common import Source, carried_out, decoders, load_result, parsed, run, save_result
-from experiments.conditional_figures import codes_figure, curves_figure, images_figure, trade_off_figure
-from experiments.conditions import (
+from experiments.common.conditional_figures import codes_figure, curves_figure, images_figure, trade_off_figure
+from experiments.common.conditions import (
     Scenario,
     Scene,
     as_dataset,
@@ -31,6 +30,9 @@ from experiments.conditions import (
     scenario_of,
     scores,
 )
+from experiments.common.decoders import Source, decoders
+from experiments.common.options import parsed
+from experiments.common.results import carried_out, load_result, run, save_result
 
 Preset = Literal[
     "gaussians",

@@ -20,17 +20,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import (
-    carried_out,
-    cells,
-    check_retrainings,
-    load_result,
-    observations,
-    parsed,
-    run,
-    save_result,
-)
-from experiments.members import OfFirst, StraightEnergy, energy_of_1999_segments
+from experiments.common.data import cells, observations
+from experiments.common.members import OfFirst, StraightEnergy, energy_of_1999_segments
+from experiments.common.options import check_retrainings, parsed
+from experiments.common.results import carried_out, load_result, run, save_result
 from probgeo.plots.style import distinct_colors, finish, new_figure
 
 

@@ -19,7 +19,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import probgeo as pg
-from experiments.common import carried_out, load_result, parsed, run, save_result
+from experiments.common.options import parsed
+from experiments.common.results import carried_out, load_result, run, save_result
 from probgeo.datasets import CountTable, branching_counts, cache_folder, count_table
 from probgeo.study import fisher_rao_metric
 

@@ -15,8 +15,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import probgeo as pg
-from experiments.common import Source, carried_out, decoders, load_result, observations, parsed, run, save_result
-from experiments.maps import field, grid_over, inside_data, latent_map, some_rows
+from experiments.common.data import observations
+from experiments.common.decoders import Source, decoders
+from experiments.common.maps import field, grid_over, inside_data, latent_map, some_rows
+from experiments.common.options import parsed
+from experiments.common.results import carried_out, load_result, run, save_result
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import carried_out, load_result, parsed, run, save_result
+from experiments.common.options import parsed
+from experiments.common.results import carried_out, load_result, run, save_result
 from probgeo.models.gp.gplvm import FittedGPLVM
 
 

@@ -19,8 +19,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import carried_out, load_result, observations, parsed, run, save_result
-from experiments.maps import inside_data
+from experiments.common.data import observations
+from experiments.common.maps import inside_data
+from experiments.common.options import parsed
+from experiments.common.results import carried_out, load_result, run, save_result
 from probgeo.geometry.metrics import Energy
 from probgeo.identifiability import coefficient_of_variation, icc, rank_agreement, spread
 from probgeo.plots.style import distinct_colors, finish, new_figure

@@ -15,19 +15,12 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import probgeo as pg
-from experiments.common import (
-    Source,
-    carried_out,
-    check_retrainings,
-    decoders,
-    load_result,
-    observations,
-    parsed,
-    run,
-    save_result,
-)
-from experiments.maps import field, latent_map, some_rows
-from experiments.released import AsReleased, SummedAsReleased
+from experiments.common.data import observations
+from experiments.common.decoders import Source, decoders
+from experiments.common.maps import field, latent_map, some_rows
+from experiments.common.options import check_retrainings, parsed
+from experiments.common.released import AsReleased, SummedAsReleased
+from experiments.common.results import carried_out, load_result, run, save_result
 from probgeo.study import decorrelated_energy
 
 Architecture = Literal["conv-ensemble", "injective"]

@@ -16,7 +16,8 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import carried_out, load_result, parsed, run, save_result
+from experiments.common.options import parsed
+from experiments.common.results import carried_out, load_result, run, save_result
 from probgeo import identifiability
 
 STORED = Path(__file__).parent / "results"

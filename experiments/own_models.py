@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 import probgeo as pg
-from experiments.common import carried_out, check_retrainings, load_result, parsed, run, save_result
-from experiments.maps import some_rows
+from experiments.common.maps import some_rows
+from experiments.common.options import check_retrainings, parsed
+from experiments.common.results import carried_out, load_result, run, save_result
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,10 @@ from pyro import poutine
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import Source, carried_out, decoders, load_result, observations, parsed, run, save_result
+from experiments.common.data import observations
+from experiments.common.decoders import Source, decoders
+from experiments.common.options import parsed
+from experiments.common.results import carried_out, load_result, run, save_result
 
 
 @dataclass(frozen=True)

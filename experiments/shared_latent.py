@@ -19,7 +19,8 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import carried_out, load_result, parsed, run, save_result
+from experiments.common.options import parsed
+from experiments.common.results import carried_out, load_result, run, save_result
 from probgeo.datasets import MultiView
 from probgeo.specs import stream
 

@@ -18,18 +18,11 @@ from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import (
-    Source,
-    carried_out,
-    check_retrainings,
-    decoders,
-    load_result,
-    observations,
-    parsed,
-    run,
-    save_result,
-)
-from experiments.maps import field, latent_map, some_rows
+from experiments.common.data import observations
+from experiments.common.decoders import Source, decoders
+from experiments.common.maps import field, latent_map, some_rows
+from experiments.common.options import check_retrainings, parsed
+from experiments.common.results import carried_out, load_result, run, save_result
 
 SOURCES: tuple[Source, ...] = get_args(Source)
 DISTANCES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)

@@ -20,8 +20,10 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 import probgeo as pg
-from experiments.common import carried_out, cells, load_result, parsed, run, save_result
-from experiments.maps import field, grid_over, some_rows
+from experiments.common.data import cells
+from experiments.common.maps import field, grid_over, some_rows
+from experiments.common.options import parsed
+from experiments.common.results import carried_out, load_result, run, save_result
 from probgeo import identifiability
 from probgeo.plots.style import new_figure
 

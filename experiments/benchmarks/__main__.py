@@ -14,7 +14,8 @@ from experiments.benchmarks.figures import comparison_figure, growth_figure
 from experiments.benchmarks.growth import growth, slope
 from experiments.benchmarks.problems import PUBLISHED_TIMES, Problem, stored_ensemble, trained_ensemble
 from experiments.benchmarks.published import STEPS
-from experiments.common import output_folder, parsed, run, save_result
+from experiments.common.options import output_folder, parsed
+from experiments.common.results import run, save_result
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import probgeo as pg
-from experiments.common import output_folder, parsed, save_result
+from experiments.common.options import output_folder, parsed
+from experiments.common.results import save_result
 
 WIDTH = 128  # of both hidden layers of all networks
 METHODS = ("probgeo", "plain models", "stack by hand", "products alone")

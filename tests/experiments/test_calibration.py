@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from experiments import calibration
-from experiments.common import load_result, parsed
+from experiments.common.options import parsed
+from experiments.common.results import load_result
 
 TINY = [
     *("--models", "ensemble", "--draws", "4", "--retrainings", "4", "--pairs", "8", "--epochs", "1"),

@@ -9,8 +9,8 @@ import torch
 
 import probgeo as pg
 from experiments import conditional as experiment
-from experiments.common import load_result
-from experiments.conditions import given_conditions, masks, numbers_of_conditions, oracle, scenario_of
+from experiments.common.conditions import given_conditions, masks, numbers_of_conditions, oracle, scenario_of
+from experiments.common.results import load_result
 
 TINY = [
     *("--points", "200", "--dimension", "4", "--latent", "2", "--models", "ensemble", "--members", "2"),

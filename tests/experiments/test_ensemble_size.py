@@ -7,8 +7,9 @@ import torch
 
 import probgeo as pg
 from experiments import ensemble_size
-from experiments.common import load_result, parsed
-from experiments.members import OfFirst, StraightEnergy, energy_of_1999_segments, first_members
+from experiments.common.members import OfFirst, StraightEnergy, energy_of_1999_segments, first_members
+from experiments.common.options import parsed
+from experiments.common.results import load_result
 
 NET = pg.nn.MLP((8,))
 TINY = [

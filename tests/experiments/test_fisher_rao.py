@@ -9,7 +9,7 @@ import scipy.stats
 import xarray as xr
 
 from experiments import fisher_rao
-from experiments.common import parsed
+from experiments.common.options import parsed
 
 TINY = [
     *("--members", "2", "--retrainings", "2", "--cells", "6", "--epochs", "1", "--width", "8", "--segments", "8"),

@@ -8,8 +8,8 @@ import xarray as xr
 
 import probgeo as pg
 from experiments import geodesics_over_uncertainty as experiment
-from experiments.common import load_result
-from experiments.maps import field, grid_over, inside_data
+from experiments.common.maps import field, grid_over, inside_data
+from experiments.common.results import load_result
 
 TINY = [
     *("--members", "2", "--retrainings", "2", "--pairs", "4", "--epochs", "1", "--width", "8", "--segments", "16"),

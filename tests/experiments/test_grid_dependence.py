@@ -9,7 +9,8 @@ import torch
 
 import probgeo as pg
 from experiments import grid_dependence
-from experiments.common import load_result, parsed
+from experiments.common.options import parsed
+from experiments.common.results import load_result
 
 TINY = [
     *("--members", "2", "--retrainings", "2", "--pairs", "4", "--grid", "8", "16", "32", "--epochs", "1"),

@@ -11,7 +11,9 @@ import xarray as xr
 
 import probgeo as pg
 from experiments import identifiability
-from experiments.common import Source, load_result, parsed, save_result
+from experiments.common.decoders import Source
+from experiments.common.options import parsed
+from experiments.common.results import load_result, save_result
 
 TINY = [
     *("--models", "rbf", "ensemble", "--members", "2", "--retrainings", "2", "--pairs", "4", "--epochs", "1"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import null_tests
-from experiments.common import load_result
+from experiments.common.results import load_result
 from probgeo.identifiability import coefficient_of_variation
 from probgeo.identifiability.tables import WORTH_OF_T
 

@@ -8,7 +8,7 @@ from torch.distributions import MultivariateNormal
 
 import probgeo as pg
 from experiments import reconstructions as experiment
-from experiments.common import load_result
+from experiments.common.results import load_result
 
 TINY = ["--members", "2", "--images", "5", "--epochs", "1", "--width", "8", "--segments", "16"]
 

@@ -8,7 +8,7 @@ import torch
 
 import probgeo as pg
 from experiments import shared_latent as experiment
-from experiments.common import load_result
+from experiments.common.results import load_result
 from tests.models.test_views import hand
 
 TINY = [

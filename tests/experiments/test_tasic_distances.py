@@ -7,7 +7,8 @@ import xarray as xr
 
 import probgeo as pg
 from experiments import tasic_distances
-from experiments.common import load_result, parsed
+from experiments.common.options import parsed
+from experiments.common.results import load_result
 from probgeo import identifiability
 
 TINY = [

@@ -11,7 +11,7 @@ from PIL import Image
 
 import probgeo as pg
 from experiments import train
-from experiments.common import parsed
+from experiments.common.options import parsed
 
 TINY = ["--epochs", "2", "--hidden", "8", "--per-class", "30"]
 
