@@ -113,7 +113,7 @@ def test_more_latent_dimensions_have_a_table_but_no_map(tmp_path, capsys):
 
 
 def test_another_configuration_in_the_folder_is_refused(folder):
-    with pytest.raises(FileExistsError, match="holds a retraining of another training"):
+    with pytest.raises(SystemExit, match="holds a retraining of another training"):
         experiment.main([*TINY, "--epochs", "2", "--out", str(folder)])
 
 

@@ -121,5 +121,5 @@ def test_a_report_computes_nothing_and_prints_the_same(folder, tmp_path, capsys)
 
 
 def test_data_that_are_no_images_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="expected images; the rows of 'two_moons' are vectors"):
+    with pytest.raises(SystemExit, match="expected images; the rows of 'two_moons' are vectors"):
         experiment.main([*TINY, "--dataset", "two_moons", "--out", str(tmp_path)])
