@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,14 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import probgeo as pg
-from experiments.common import output_folder, parsed, save_result
+from experiments.common.options import Output, parsed
+from experiments.common.results import Groups, folder_of, load_result, save_result
 
 WIDTH = 128  # of both hidden layers of all networks
 METHODS = ("probgeo", "plain models", "stack by hand", "products alone")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Output):
     """Time a step of all retrainings at once, in milliseconds: medians of interleaved runs in one process."""
 
     features: tuple[int, ...] = (64, 64, 784, 784)
@@ -41,12 +41,6 @@ class Config:
     """Runs of each method."""
     stacks: tuple[int, ...] = (1, 5, 10)
     """Stacks whose peak memory is measured, in processes of their own, at the last case."""
-    out: Path | None = None
-    """Output folder; default runs/benchmarks-training."""
-    result: Path | None = None
-    """Compute nothing: print the table of this result file (training.nc)."""
-    quick: bool = False
-    """A tiny version."""
 
 
 QUICK = {"features": (16,), "batch_sizes": (32,), "decoders": (3,), "retrainings": 3, "repeats": 2, "stacks": (1, 3)}
@@ -222,8 +216,8 @@ def peak_memory(case: Case, stack: int) -> float:
     return int(done.stdout.split()[-1]) / 1024
 
 
-def compute(config: Config, folder: Path) -> None:
-    """All costs, to `training.nc`."""
+def compute(config: Config) -> Groups:
+    """All costs."""
     sizes = zip(config.features, config.batch_sizes, config.decoders, strict=True)
     cases = [Case(*size, config.retrainings, config.steps) for size in sizes]
     names = [f"{case.num_features}, {case.batch_size}, {case.num_decoders}" for case in cases]
@@ -234,12 +228,12 @@ def compute(config: Config, folder: Path) -> None:
         coords={"case": names, "method": list(METHODS), "kind": list(Cost._fields), "stack": list(config.stacks)},
         attrs={"threads": torch.get_num_threads(), "retrainings": config.retrainings},
     )
-    save_result({"training": dataset}, config, folder / "training.nc")
+    return {"training": dataset}
 
 
-def report(result: Path) -> None:
+def report(groups: Groups) -> None:
     """The table of a result file."""
-    found = xr.load_dataset(result, group="training", engine="h5netcdf")
+    found = groups["training"]
     sizes = found.attrs
     print(f"Milliseconds per step of {sizes['retrainings']} retrainings, {sizes['threads']} threads (user + system).")
     table = found.milliseconds.sel({"kind": "wall"}).to_pandas()
@@ -255,11 +249,10 @@ def report(result: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Compute, print the table, say where it is."""
-    config = parsed(Config, {}, QUICK, arguments)
-    folder = output_folder("benchmarks-training", None, config.out)
-    if config.result:
-        report(config.result)
-        return
-    compute(config, folder)
-    report(folder / "training.nc")
-    print(f"results: {folder / 'training.nc'}")
+    config = parsed(Config, QUICK, {}, arguments)
+    file = config.result or folder_of(config, "benchmarks-training") / "training.nc"
+    if not config.result:
+        save_result(compute(config), config, file)
+    report(load_result(file, Config))
+    if not config.result:
+        print(f"results: {file}")
