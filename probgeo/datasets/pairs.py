@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from jaxtyping import Int64
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from probgeo.datasets.labels import Labels, coded
@@ -134,6 +133,8 @@ def neighbour_pairs(
     Raises:
         ValueError: a count below one, or too few rows for that many centres with that many neighbours.
     """
+    from sklearn.neighbors import NearestNeighbors
+
     x = latent_points("x", x, "row feature")
     for name, count in (("num_centres", num_centres), ("num_neighbours", num_neighbours)):
         if count < 1:

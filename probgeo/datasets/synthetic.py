@@ -7,7 +7,6 @@ from math import pi
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.datasets import make_blobs, make_circles, make_moons, make_s_curve, make_swiss_roll
 from torch import Tensor
 
 from probgeo.datasets.dataset import Dataset
@@ -50,6 +49,8 @@ def swiss_roll(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Dat
     Raises:
         ValueError: num_points below one, noise below zero.
     """
+    from sklearn.datasets import make_swiss_roll
+
     points, t = make_swiss_roll(_count(num_points), random_state=seed)
     latent = np.stack([t, points[:, 1]], axis=1)
     return _manifold("swiss_roll", latent, _swiss_roll, _swiss_roll_distance, noise, np.random.default_rng(seed))
@@ -69,6 +70,8 @@ def s_curve(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Datase
     Raises:
         ValueError: num_points below one, noise below zero.
     """
+    from sklearn.datasets import make_s_curve
+
     points, t = make_s_curve(_count(num_points), random_state=seed)
     latent = np.stack([t, points[:, 1]], axis=1)
     return _manifold("s_curve", latent, _s_curve, _plane_distance, noise, np.random.default_rng(seed))
@@ -120,18 +123,24 @@ def surface(num_points: int = 1000, noise: float = 0.0, seed: int = 0, ambient: 
 
 def two_moons(num_points: int = 500, noise: float = 0.1, seed: int = 0) -> Dataset:
     """Two interleaved half circles of radius 1 in the plane, scikit-learn's; the moon is the label."""
+    from sklearn.datasets import make_moons
+
     x, moon = make_moons(num_points, noise=noise, random_state=seed)
     return _classes("two_moons", x, moon, ("upper", "lower"))
 
 
 def circles(num_points: int = 500, noise: float = 0.05, seed: int = 0) -> Dataset:
     """Two concentric circles of radius 1 and 0.5 in the plane, scikit-learn's; the circle is the label."""
+    from sklearn.datasets import make_circles
+
     x, ring = make_circles(num_points, noise=noise, random_state=seed, factor=0.5)
     return _classes("circles", x, ring, ("outer", "inner"))
 
 
 def blobs(num_points: int = 500, noise: float = 1.0, seed: int = 0, ambient: int = 2, num_classes: int = 3) -> Dataset:
     """Isotropic Gaussians of standard deviation `noise` around random centres, scikit-learn's; one class each."""
+    from sklearn.datasets import make_blobs
+
     x, blob, *_ = make_blobs(num_points, ambient, centers=num_classes, cluster_std=noise, random_state=seed)
     return _classes("blobs", x, blob, tuple(str(code) for code in range(num_classes)))
 

@@ -32,6 +32,11 @@ class _Tape(TorchDispatchMode):
         super().__init__()
         self.steps: list[_Step] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Torch would wrap the method below in a function whose first call imports its compiler: seconds, for nothing.
+        return False
+
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results = operation(*args, **(kwargs or {}))
         self.steps.append(_Step(operation, args, kwargs or {}, results))
