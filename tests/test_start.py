@@ -9,10 +9,24 @@ import pytest
 
 import probgeo as pg
 
-HEAVY = (
-    "arviz gpytorch h5netcdf linear_operator matplotlib pandas pooch pyro scipy.spatial scipy.stats seaborn sklearn "
-    "sympy torch._dynamo torch._inductor xarray"
-).split()
+HEAVY = [
+    "arviz",
+    "gpytorch",
+    "h5netcdf",
+    "linear_operator",
+    "matplotlib",
+    "pandas",
+    "pooch",
+    "pyro",
+    "scipy.spatial",
+    "scipy.stats",
+    "seaborn",
+    "sklearn",
+    "sympy",
+    "torch._dynamo",
+    "torch._inductor",
+    "xarray",
+]
 FIGURES_AND_STATISTICS = ["arviz", "matplotlib", "scipy.stats", "seaborn", "sklearn"]
 COMPILER = ["sympy", "torch._dynamo", "torch._inductor"]
 GEODESIC = "pg.geodesic(pg.PullbackMetric(lambda z: z * z), torch.ones(1, 2), 2 * torch.ones(1, 2))"
