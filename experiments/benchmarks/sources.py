@@ -234,7 +234,7 @@ SOURCES = {
 }
 
 
-def rows(name: str, num_rows: int, num_features: int) -> Tensor:
+def rows_of(name: str, num_rows: int, num_features: int) -> Tensor:
     """Data for a source: counts, or numbers in [0, 1]."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(num_rows, num_features, generator=generator)
