@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric
@@ -132,6 +131,8 @@ class FittedGPLVM(FittedModel):
             ValueError: fewer rows than inducing points, fewer observations than latent dimensions, or a column of x
                 without any value.
         """
+        from sklearn.decomposition import PCA
+
         empty = x.isnan().all(0).nonzero().flatten().tolist()
         if empty:
             raise ValueError(f"x: expected at least one value in every column; column {empty[0]} has none. Remove it.")
