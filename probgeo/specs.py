@@ -26,6 +26,7 @@ PUBLIC = (
     "probgeo.masks",
     "probgeo.schedules",
     "probgeo.study",
+    "probgeo.adapters",
     "probgeo.paths",
     "probgeo.datasets",
     "torch.nn",

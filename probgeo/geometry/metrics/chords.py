@@ -18,6 +18,7 @@ from probgeo.geometry.metrics.chunks import (
     squared_chords,
 )
 from probgeo.geometry.metrics.metric import Linearization, Metric
+from probgeo.geometry.points import Points, points_of
 
 
 class ChordMetric(Metric):
@@ -39,9 +40,9 @@ class ChordMetric(Metric):
         return chord_residuals(self._maps, points)
 
     @final
-    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
-        """The maps' mean of JᵀJ."""
-        return pullback_tensor(self._maps, z, self._memory)
+    def tensor(self, z: Points) -> Float[Tensor, "*batch latent latent"]:
+        """The maps' mean of JᵀJ at points (*batch, latent)."""
+        return pullback_tensor(self._maps, points_of("z", z, "*batch latent"), self._memory)
 
     @final
     def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "point"]:
