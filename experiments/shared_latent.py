@@ -24,7 +24,7 @@ from experiments.common.maps import label_names, labelled
 from experiments.common.options import Retrained
 from experiments.common.results import Groups, Shown, convergence, run
 from probgeo.datasets import MultiView
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 Name: TypeAlias = Literal[
     "digits-inverse",
