@@ -1,5 +1,6 @@
 """What experiments share: options that are inherited, results that are known by their experiment, refusals in words."""
 
+import ast
 import importlib
 import json
 import shutil
@@ -153,3 +154,15 @@ def test_a_file_in_the_folders_place_is_refused_before_anything_is_computed(tmp_
     with pytest.raises(SystemExit, match=r"error: out: expected a folder, .* is a file"):
         main("--out", tmp_path / "taken")
     assert (tmp_path / "taken").is_file()
+
+
+NAMED_TUPLES = {"_replace", "_fields", "_asdict"}  # of the standard library, and public
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: str(path.relative_to(FOLDER)))
+def test_experiments_use_what_is_public_of_the_library(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert not [name for name in (*node.module.split("."), *(a.name for a in node.names)) if name[0] == "_"]
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
+            assert node.attr in NAMED_TUPLES or (isinstance(node.value, ast.Name) and node.value.id == "self")
