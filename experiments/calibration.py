@@ -49,14 +49,7 @@ QUICK = {
 }
 
 PRESETS = {
-    "mnist-3": Config(
-        preset="mnist-3",
-        dataset="mnist",
-        classes=(0, 5, 7),
-        pairs=100,
-        epochs=30,
-        batch_size=256,
-    ),
+    "mnist-3": Config(preset="mnist-3", dataset="mnist", classes=(0, 5, 7), pairs=100, epochs=30, batch_size=256)
 }
 
 

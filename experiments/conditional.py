@@ -32,16 +32,7 @@ from experiments.common.conditions import (
 from experiments.common.decoders import Source, decoders
 from experiments.common.images import panels
 from experiments.common.options import Retrained, parsed
-from experiments.common.results import (
-    Groups,
-    Shown,
-    carry_out,
-    config_of,
-    folder_of,
-    load_result,
-    told,
-    write,
-)
+from experiments.common.results import Groups, Shown, carry_out, config_of, folder_of, load_result, told, write
 
 Preset = Literal[
     "gaussians",

@@ -53,14 +53,8 @@ class Config(Retrained, Observed):
 QUICK = {"members": (1, 2, 4), "retrainings": 3, "pairs": 10, "epochs": 20, "width": 64, "segments": 32}
 PRESETS = {
     "tasic": Config(
-        preset="tasic",
-        dataset="tasic",
-        representatives=15,
-        noise=0.5,
-        retrainings=6,
-        epochs=40,
-        batch_size=256,
-    ),
+        preset="tasic", dataset="tasic", representatives=15, noise=0.5, retrainings=6, epochs=40, batch_size=256
+    )
 }
 # vae-latent-geometry, 6 seeds, 105 pairs of Tasic cells; by n, not n − 1, so √(6/5) times as much here.
 PUBLISHED_CV = (0.262, 0.111, 0.101, 0.098, 0.097, 0.095, 0.094, 0.093, 0.091, 0.089)
@@ -81,9 +75,9 @@ def pairs_of(config: Config, points: pg.datasets.Dataset) -> Int64[Tensor, "pair
     if not config.representatives:
         return pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0)
     rows = pg.class_representatives(points.x, points.labels)
-    if not 2 <= config.representatives <= len(rows):
+    if not 3 <= config.representatives <= len(rows):
         raise ValueError(
-            f"representatives: expected 2 to {len(rows)}, the number of classes; got {config.representatives}."
+            f"representatives: expected 3 to {len(rows)}, the number of classes; got {config.representatives}."
         )
     chosen = torch.linspace(0, len(rows) - 1, config.representatives).round().long()
     return rows[chosen][pg.all_pairs(config.representatives)]

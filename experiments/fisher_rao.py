@@ -59,14 +59,7 @@ class Config(Perceptrons, Ensemble):
     least: ClassVar = {"retrainings": (2, "as intervals need"), "cells": (3, "as correlations need")}
 
 
-QUICK = {
-    "members": 3,
-    "retrainings": 3,
-    "cells": 60,
-    "batch_size": 32,
-    "width": 32,
-    "segments": 32,
-}
+QUICK = {"members": 3, "retrainings": 3, "cells": 60, "batch_size": 32, "width": 32, "segments": 32}
 PRESETS = {
     "haematopoiesis": Config(
         preset="haematopoiesis",

@@ -54,9 +54,7 @@ class Config(Perceptrons, Ensemble, Observed):
 
 
 QUICK = {"members": 3, "retrainings": 3, "pairs": 10, "grid": (16, 32, 64, 128), "epochs": 40}
-PRESETS = {
-    "mnist-3": Config(preset="mnist-3", dataset="mnist", retrainings=10, pairs=100, epochs=30, batch_size=256),
-}
+PRESETS = {"mnist-3": Config(preset="mnist-3", dataset="mnist", retrainings=10, pairs=100, epochs=30, batch_size=256)}
 
 
 def refined(

@@ -99,10 +99,7 @@ def mean_image_scores(x: Tensor, held_out: Tensor) -> dict[str, float]:
     mean = x.mean(0)
     std = (x - mean).square().mean().sqrt()
     log_likelihood = dist.Normal(mean, std).log_prob(held_out).sum(1).mean()
-    return {
-        "squared_error": float((held_out - mean).square().mean()),
-        "log_likelihood": float(log_likelihood),
-    }
+    return {"squared_error": float((held_out - mean).square().mean()), "log_likelihood": float(log_likelihood)}
 
 
 @torch.no_grad()

@@ -346,10 +346,7 @@ def report(groups: Groups) -> Shown:
     print(printed(groups))
     summary, names = summary_of(groups["summary"]), np.atleast_1d(groups["types"].attrs["names"])
     tables = {"table": summary, "pivoted": pivoted(summary), "agreement": frame_of(groups["agreement"]["value"])}
-    figures = {
-        "matrices": matrices_figure(groups["matrices"], names),
-        "names": names_figure(groups["matrices"], names),
-    }
+    figures = {"matrices": matrices_figure(groups["matrices"], names), "names": names_figure(groups["matrices"], names)}
     return tables, figures | ({"latent": latent_figure(groups["latent"])} if "latent" in groups else {})
 
 

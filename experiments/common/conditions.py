@@ -286,7 +286,5 @@ def completions(config: Any, scenario: Scenario, study: pg.Study, num: int = 10)
     per_condition = ["given", "sample", "sample", "sample"] if len(numbers) > 1 else ["sample"] * 4
     names = [f"{model} {text}" for model in study.models for _ in kept for text in per_condition]
     return xr.Dataset(
-        {"images": (("line", "image", "feature"), values)},
-        {"line": ["data", *names]},
-        {"shape": list(scenario.image)},
+        {"images": (("line", "image", "feature"), values)}, {"line": ["data", *names]}, {"shape": list(scenario.image)}
     )

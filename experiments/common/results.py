@@ -159,7 +159,7 @@ def load_result(path: Path, kind: type | None = None) -> dict[str, xr.Dataset]:
         ValueError: there is no such file, or it is no result, or that of another experiment.
     """
     if not path.is_file():
-        what = "is a folder; the file is in it" if path.is_dir() else "does not exist"
+        what = "is a folder" if path.is_dir() else "does not exist"
         raise ValueError(f"result: expected the .nc file of an experiment; {path} {what}.")
     try:
         with h5netcdf.File(path) as file:

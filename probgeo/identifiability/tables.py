@@ -1,5 +1,6 @@
-"""How the table of `summary` is printed: rounded, the valid test first, and what every number is worth."""
+"""How the table of `summary` is shown: rounded, the valid test first, and what every number is worth."""
 
+import html
 import textwrap
 
 import pandas as pd
@@ -9,7 +10,7 @@ WORTH_OF_T = "where nothing differs they reject in 18 to 79 % of cases at a nomi
 
 
 class Table(pd.DataFrame):
-    """A `pandas.DataFrame` of unrounded numbers that prints rounded and explained; `summary` makes it.
+    """A `pandas.DataFrame` of unrounded numbers, from `summary`, shown rounded and explained, in a notebook too.
 
     Example:
         >>> import numpy as np, xarray as xr, probgeo as pg
@@ -23,11 +24,26 @@ class Table(pd.DataFrame):
         CV = std/mean over retrainings: mean and median over pairs. ...
     """
 
-    def __str__(self) -> str:
-        return _text(self)
+    def __repr__(self) -> str:
+        estimates, notes, *comparisons = _parts(self)
+        parts = [_shown(estimates), _shown(notes)]
+        for part in comparisons:
+            parts += ["", _shown(part)] if isinstance(part, pd.DataFrame) else [_shown(part)]
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        return "\n".join(
+            part.to_html(border=0) if isinstance(part, pd.DataFrame) else f"<p>{html.escape(part)}</p>"
+            for part in _parts(self)
+        )
 
 
-def _text(table: pd.DataFrame) -> str:
+def _shown(part: pd.DataFrame | str) -> str:
+    """A table, or a note in lines of readable length, as it is printed."""
+    return textwrap.fill(part, 98) if isinstance(part, str) else part.to_string()
+
+
+def _parts(table: pd.DataFrame) -> list[pd.DataFrame | str]:
     """Narrow tables of rounded numbers, estimates and comparisons, and what they mean."""
     columns = {
         "CV": _with_interval(table, "cv", 3),
@@ -48,14 +64,12 @@ def _text(table: pd.DataFrame) -> str:
     )
     if table.attrs.get("lost"):
         notes += f" Lost, and left out: {'; '.join(table.attrs['lost'])}."
-    parts = [pd.DataFrame(columns, index=table.index).to_string(), textwrap.fill(notes, 98)]
+    parts: list[pd.DataFrame | str] = [pd.DataFrame(columns, index=table.index), notes]
     for name in references:
         compared = table[table[f"difference_{name}"].notna()]
         if len(compared):
-            parts += ["", _comparison_text(compared, name)]
-    if len(parts) > 2:
-        parts.append(textwrap.fill(_comparison_notes(table), 98))
-    return "\n".join(parts)
+            parts.append(_comparison(compared, name))
+    return [*parts, _comparison_notes(table)] if len(parts) > 2 else parts
 
 
 def _comparison_notes(table: pd.DataFrame) -> str:
@@ -79,7 +93,8 @@ def _comparison_notes(table: pd.DataFrame) -> str:
     )
 
 
-def _comparison_text(table: pd.DataFrame, name: str) -> str:
+def _comparison(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The tests against one reference, rounded."""
     columns = {
         f"ratio to {name}": [text.replace("nan [nan, nan]", "–") for text in _with_interval(table, f"ratio_{name}", 2)],
         "p": _with_holm(table, name),
@@ -90,7 +105,7 @@ def _comparison_text(table: pd.DataFrame, name: str) -> str:
         "p(t)": [_tiny(p) for p in table[f"p_t_{name}"]],
         "p(W)": [_tiny(p) for p in table[f"p_wilcoxon_{name}"]],
     }
-    return pd.DataFrame(columns, index=table.index).to_string()
+    return pd.DataFrame(columns, index=table.index)
 
 
 def _verdicts(table: pd.DataFrame, name: str) -> list[str]:

@@ -111,9 +111,9 @@ def test_representatives_are_nearest_to_the_means_of_their_classes():
         assert (same - same.mean(0)).norm(dim=1).min() == (digits.x[row] - same.mean(0)).norm()
 
 
-@pytest.mark.parametrize("number", [1, 11])
-def test_more_representatives_than_classes_are_refused(number):
-    with pytest.raises(ValueError, match="representatives: expected 2 to 10, the number of classes"):
+@pytest.mark.parametrize("number", [1, 2, 11])
+def test_representatives_of_one_pair_alone_or_of_more_than_all_classes_are_refused(number):
+    with pytest.raises(ValueError, match="representatives: expected 3 to 10, the number of classes"):
         ensemble_size.pairs_of(ensemble_size.Config(representatives=number), pg.datasets.digits())
 
 

@@ -120,5 +120,5 @@ def test_another_configuration_in_the_folder_is_refused(folder):
 def test_no_retraining_is_refused_before_anything_is_trained(tmp_path, capsys):
     with pytest.raises(SystemExit):
         experiment.main(["--retrainings", "0", "--out", str(tmp_path / "run")])
-    assert "expected at least one each" in " ".join(capsys.readouterr().err.split())
+    assert "retrainings: expected at least 1, as means need; got 0" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()

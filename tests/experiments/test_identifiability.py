@@ -1,5 +1,6 @@
 """The experiments: one command computes, resumes, prints the same table again, and says what is wrong."""
 
+import dataclasses
 import json
 import shutil
 from typing import get_args
@@ -88,7 +89,7 @@ def test_help_explains_every_option(capsys):
     with pytest.raises(SystemExit):
         identifiability.main(["--help"])
     text = capsys.readouterr().out
-    for name in identifiability.Config.__dataclass_fields__:
+    for name in (field.name for field in dataclasses.fields(identifiability.Config)):
         assert f"--{name.replace('_', '-')}" in text
     assert "Decoders in the ensemble." in text
 

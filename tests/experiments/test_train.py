@@ -1,5 +1,6 @@
 """The experiment that trains one model: its folder is the model, its table the bound, its loggers optional."""
 
+import dataclasses
 import sys
 from types import ModuleType
 
@@ -162,5 +163,5 @@ def test_help_explains_every_option(capsys):
     with pytest.raises(SystemExit):
         train.main(["--help"])
     text = capsys.readouterr().out
-    for name in train.Config.__dataclass_fields__:
+    for name in (field.name for field in dataclasses.fields(train.Config)):
         assert f"--{name.replace('_', '-')}" in text
