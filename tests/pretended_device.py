@@ -22,6 +22,10 @@ _TRANSFERS = (_aten._to_copy.default, _aten.copy_.default)
 _READS = (_aten._local_scalar_dense.default, _aten.equal.default, _aten.nonzero.default, _aten.masked_select.default)
 _INDEXING = (_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_)
 
+# What torch composes in C++ of operations that ask for memory where a tensor really is. Of these there are more, such as
+# tangents that C++ fills with zeros (an RBF decoder under jvp): they are refused here although a GPU takes them.
+_WHOLE = ("quantile",)
+
 
 class Device(TorchDispatchMode):
     """The pretended device; it exists inside `with device:`.
@@ -88,6 +92,16 @@ class Device(TorchDispatchMode):
                 args = (args[0].device, args[0].dtype)
             return original_module_to(module, *args, **kwargs)
 
+        def whole(name: str) -> Any:
+            method = getattr(base, name)
+
+            def computed(value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+                num_reads, found = len(device.reads), method(to(value, "cpu"), *args, **kwargs)
+                del device.reads[num_reads:]
+                return to(found, value.device)
+
+            return computed
+
         def made_by(function: Any) -> Any:
             def made(data: Any, *args: Any, device: Any = None, **kwargs: Any) -> Tensor:
                 found = function(data, *args, **kwargs)
@@ -107,6 +121,7 @@ class Device(TorchDispatchMode):
             "tolist": listed,
             "new_tensor": lambda value, data, **kwargs: to(original_new(value, data, **kwargs), value.device),
         }
+        replaced |= {name: whole(name) for name in _WHOLE}
         for name, instead in replaced.items():
             self._patches.enter_context(mock.patch.object(base, name, instead))
         self._patches.enter_context(mock.patch.object(nn.Module, "to", module_to))

@@ -86,7 +86,7 @@ def test_geodesics_elsewhere_are_geodesics_here():
 def test_a_study_elsewhere_is_a_study_here(tmp_path):
     options = {
         "pairs": torch.tensor([[0, 1], [2, 3], [4, 5]]),
-        "models": {name: SPECS[name] for name in ("single", "rbf", "ensemble")},
+        "models": {name: SPECS[name] for name in ("single", "ensemble", "dropout")},
         "seeds": range(2),
         "measures": {"geodesic": pg.Geodesic(solver=pg.GaussNewton(16)), "straight": pg.StraightLine(num_segments=16)},
         "training": pg.Training(2, 16, optimizer_options={"foreach": True}),
