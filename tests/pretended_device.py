@@ -22,8 +22,8 @@ _TRANSFERS = (_aten._to_copy.default, _aten.copy_.default)
 _READS = (_aten._local_scalar_dense.default, _aten.equal.default, _aten.nonzero.default, _aten.masked_select.default)
 _INDEXING = (_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_)
 
-# What torch composes in C++ of operations that ask for memory where a tensor really is. Of these there are more, such as
-# tangents that C++ fills with zeros (an RBF decoder under jvp): they are refused here although a GPU takes them.
+# What torch composes in C++ of operations that ask for memory where a tensor really is. There are more, such as
+# tangents that C++ fills with zeros (an RBF decoder under jvp): those are refused here, though a GPU takes them.
 _WHOLE = ("quantile",)
 
 
