@@ -56,7 +56,8 @@ if TYPE_CHECKING:
     from probgeo.models.shared.spec import SharedLatentVAE
     from probgeo.models.shared.views import View
     from probgeo.models.vae import VAE, Warmup
-    from probgeo.study import Euclidean, Geodesic, Measure, StraightLine, Study, measure
+    from probgeo.study import Euclidean, Geodesic, Measure, StraightLine, Study
+    from probgeo.study.measure import measure
     from probgeo.training.fit import Training, TrainingDiverged, fit
     from probgeo.training.storage import load, save
 
@@ -136,7 +137,7 @@ __all__ = [
 ]
 
 # Where each name is defined, module by module; what has no home here is a module. Nothing is imported before it is
-# used: a geodesic needs no tables, a model no figures.
+# used: a geodesic needs no training, a model no figures.
 _HOMES = {
     "probgeo.datasets": [
         "all_pairs",
@@ -171,7 +172,8 @@ _HOMES = {
     "probgeo.models.shared.spec": ["SharedLatentVAE"],
     "probgeo.models.shared.views": ["View"],
     "probgeo.models.vae": ["VAE", "Warmup"],
-    "probgeo.study": ["Euclidean", "Geodesic", "Measure", "StraightLine", "Study", "measure"],
+    "probgeo.study": ["Euclidean", "Geodesic", "Measure", "StraightLine", "Study"],
+    "probgeo.study.measure": ["measure"],
     "probgeo.training.fit": ["Training", "TrainingDiverged", "fit"],
     "probgeo.training.storage": ["load", "save"],
 }

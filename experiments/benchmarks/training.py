@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,14 +17,15 @@ from torch.nn import functional
 
 import probgeo as pg
 from experiments.benchmarks.sources import SOURCES, WIDTH, Layers, code, normal_nll, rows_of
-from experiments.common import output_folder, parsed, save_result
+from experiments.common.options import Output, parsed
+from experiments.common.results import Groups, folder_of, load_result, save_result
 from probgeo.training.budget import bytes_of_retraining
 
 METHODS = ("probgeo", "plain models", "stack by hand", "products alone")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Output):
     """Time a step of all retrainings at once, in milliseconds: medians of interleaved runs in one process."""
 
     features: tuple[int, ...] = (64, 64, 784, 784)
@@ -44,12 +44,6 @@ class Config:
     """Stacks whose peak memory is measured, in processes of their own, at the last case."""
     sources: tuple[str, ...] = tuple(SOURCES)
     """Sources of uncertainty that are timed too, at the sizes of the first case, one decoder."""
-    out: Path | None = None
-    """Output folder; default runs/benchmarks-training."""
-    result: Path | None = None
-    """Compute nothing: print the table of this result file (training.nc)."""
-    quick: bool = False
-    """A tiny version."""
 
 
 QUICK = {
@@ -242,8 +236,8 @@ def peak_memory(case: Case, stack: int) -> float:
     return int(done.stdout.split()[-1]) / 1024
 
 
-def compute(config: Config, folder: Path) -> None:
-    """All costs, to `training.nc`."""
+def compute(config: Config) -> Groups:
+    """All costs."""
     sizes = zip(config.features, config.batch_sizes, config.decoders, strict=True)
     cases = [Case(*size, config.retrainings, config.steps) for size in sizes]
     names = [f"{case.num_features}, {case.batch_size}, {case.num_decoders}" for case in cases]
@@ -268,12 +262,12 @@ def compute(config: Config, folder: Path) -> None:
         },
         attrs={"threads": torch.get_num_threads(), "retrainings": config.retrainings, "modelled_memory": modelled},
     )
-    save_result({"training": dataset}, config, folder / "training.nc")
+    return {"training": dataset}
 
 
-def report(result: Path) -> None:
+def report(groups: Groups) -> None:
     """The table of a result file."""
-    found = xr.load_dataset(result, group="training", engine="h5netcdf")
+    found = groups["training"]
     sizes = found.attrs
     print(f"Milliseconds per step of {sizes['retrainings']} retrainings, {sizes['threads']} threads (user + system).")
     table = found.milliseconds.sel({"kind": "wall"}).to_pandas()
@@ -298,11 +292,10 @@ def report(result: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Compute, print the table, say where it is."""
-    config = parsed(Config, {}, QUICK, arguments)
-    folder = output_folder("benchmarks-training", None, config.out)
-    if config.result:
-        report(config.result)
-        return
-    compute(config, folder)
-    report(folder / "training.nc")
-    print(f"results: {folder / 'training.nc'}")
+    config = parsed(Config, QUICK, {}, arguments)
+    file = config.result or folder_of(config, "benchmarks-training") / "training.nc"
+    if not config.result:
+        save_result(compute(config), config, file)
+    report(load_result(file, Config))
+    if not config.result:
+        print(f"results: {file}")

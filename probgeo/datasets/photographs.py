@@ -40,6 +40,10 @@ def cifar10(train: bool = True) -> Dataset:
         OSError: the archive is neither in the cache nor can it be downloaded.
         ValueError: the archive has a wrong checksum, or lacks a file.
 
+    Example:
+        >>> import probgeo as pg
+        >>> test = pg.datasets.cifar10(train=False)  # doctest: +SKIP
+
     References:
         Krizhevsky (2009), Learning multiple layers of features from tiny images.
     """
@@ -63,6 +67,10 @@ def cifar100(train: bool = True, coarse: bool = False) -> Dataset:
         OSError: the archive is neither in the cache nor can it be downloaded.
         ValueError: the archive has a wrong checksum, or lacks a file.
 
+    Example:
+        >>> import probgeo as pg
+        >>> test = pg.datasets.cifar100(train=False, coarse=True)  # doctest: +SKIP
+
     References:
         Krizhevsky (2009), Learning multiple layers of features from tiny images.
     """
@@ -85,6 +93,10 @@ def svhn(train: bool = True) -> Dataset:
     Raises:
         OSError: the file is neither in the cache nor can it be downloaded.
         ValueError: the file has a wrong checksum, or holds something else.
+
+    Example:
+        >>> import probgeo as pg
+        >>> test = pg.datasets.svhn(train=False)  # doctest: +SKIP
 
     References:
         Netzer et al. (2011), Reading digits in natural images with unsupervised feature learning.

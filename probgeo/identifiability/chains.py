@@ -19,6 +19,12 @@ def inference_data(draw_length: xr.DataArray) -> Any:
 
     Raises:
         ValueError: a dim is missing or has fewer than two entries.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> draws = xr.DataArray([[9.0, 10.0, 11.0], [10.0, 11.0, 12.0]], dims=["retraining", "draw"])
+        >>> dict(pg.identifiability.inference_data(draws).posterior.sizes)
+        {'chain': 2, 'draw': 3}
     """
     import arviz as az
 
@@ -39,6 +45,12 @@ def rhat(draw_length: xr.DataArray) -> xr.DataArray:
 
     Raises:
         ValueError: a dim is missing or has fewer than two entries.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> draws = xr.DataArray([[9.0, 10.0, 10.0, 11.0], [10.0, 11.0, 11.0, 12.0]], dims=["retraining", "draw"])
+        >>> round(pg.identifiability.rhat(draws).item(), 4)  # B = 1/2, W = 2/3: √(3/4 + 3/4)
+        1.2247
 
     References:
         Gelman & Rubin (1992), Inference from iterative simulation using multiple sequences, Statistical Science 7.
@@ -61,6 +73,15 @@ def ess(draw_length: xr.DataArray) -> xr.DataArray:
 
     Raises:
         ValueError: a dim is missing or has fewer than two entries.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> draws = xr.DataArray(np.random.default_rng(0).normal(size=(4, 50)), dims=["retraining", "draw"])
+        >>> apart = draws + 100 * xr.DataArray(np.arange(4.0), dims="retraining")
+        >>> pg.identifiability.ess(draws).item() > 100  # of 200 draws
+        True
+        >>> pg.identifiability.ess(apart).item() < 10  # of 4 trainings
+        True
 
     References:
         Vehtari et al. (2021), Rank-normalization, folding, and localization: an improved R̂, equation 10.

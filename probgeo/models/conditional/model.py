@@ -15,7 +15,7 @@ from probgeo.models.base import Encoding
 from probgeo.models.networks import Networks
 from probgeo.models.phase import Phase, Target, inside, start_from_data, target, with_decoder
 from probgeo.models.vae import data_plate, positive
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 
 def filled(y: Tensor) -> Tensor:

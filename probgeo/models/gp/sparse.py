@@ -15,7 +15,7 @@ from linear_operator.utils.errors import NanError, NotPSDError
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import TensorMetric
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 JITTER = 1e-6
 NUM_FREQUENCIES = 256
