@@ -137,7 +137,7 @@ __all__ = [
 ]
 
 # Where each name is defined, module by module; what has no home here is a module. Nothing is imported before it is
-# used: a geodesic needs no training, a model no figures.
+# used: a geodesic needs no tables, a model no figures.
 _HOMES = {
     "probgeo.datasets": [
         "all_pairs",
