@@ -74,6 +74,7 @@ ORDER = (
     "training.optimisers",
     "training.recording",
     "training.stacks",
+    "training.budget",
     "training.gplvm",
     "training.retrainings",
     "training.fit",

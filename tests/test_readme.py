@@ -1,6 +1,7 @@
 """The README: its script runs as printed (with fewer seeds, members and epochs), its commands are those of CI."""
 
 import importlib
+import logging
 import re
 from pathlib import Path
 
@@ -76,3 +77,20 @@ def test_files_that_the_page_shows_exist():
         if anchor:
             headings = re.findall(r"^#+ (.+)$", (README.parent / path).read_text(), re.MULTILINE)
             assert anchor in [re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings], anchor
+
+
+def test_the_logger_of_the_page_is_told_of_every_epoch(tmp_path, monkeypatch):
+    script = next(
+        block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "log." in block
+    )
+    assert "seeds=range(10)" in script
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    script = script.replace("seeds=range(10)", "seeds=range(2), training=pg.Training(epochs=3)")
+    exec(compile(script, "README.md", "exec"), {})
+    for handler in logging.root.handlers:
+        handler.close()
+    lines = (tmp_path / "training.log").read_text().splitlines()
+    told = [re.search(r"seed (\d), epoch (\d): loss -?[\d.]+, held out -?[\d.]+$", line) for line in lines]
+    assert [found.groups() for found in told] == [(seed, epoch) for epoch in "012" for seed in "01"]

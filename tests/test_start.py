@@ -40,7 +40,7 @@ pg.fit(spec, torch.rand(40, 5), range(2), training=pg.Training(epochs=1, batch_s
     ("script", "unneeded"),
     [
         ("", HEAVY),
-        (GEODESIC, [*FIGURES_AND_STATISTICS, "gpytorch", "pandas", "xarray"]),
+        (GEODESIC, [*FIGURES_AND_STATISTICS, "gpytorch", "xarray"]),
         (FIT, FIGURES_AND_STATISTICS + COMPILER),
     ],
     ids=["the library", "a geodesic", "a fit"],

@@ -143,7 +143,6 @@ class LowRank(ByHand):
         prior = torch.full((WIDTH + 1, 1), WIDTH**-0.5)
         prior[-1] = 1.0
         self.prior = prior[:, 0]
-        self.log_std = nn.Parameter(torch.zeros(num, 1, 1))
         self.log_stds = nn.Parameter((0.03 * self.prior).log().expand(num, num_features, WIDTH + 1).clone())
         self.factor = nn.Parameter(0.03 / RANK**0.5 * torch.randn(num, num_features, WIDTH + 1, RANK))
 
@@ -171,6 +170,7 @@ class Counts(ByHand):
 
     def __init__(self, num: int, num_features: int, num_rows: int) -> None:
         super().__init__(num, num_features, num_rows)
+        del self.log_std
         self.log_total = nn.Parameter(torch.zeros(num, 1, num_features))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -186,6 +186,7 @@ class Heteroscedastic(ByHand):
 
     def __init__(self, num: int, num_features: int, num_rows: int) -> None:
         super().__init__(num, num_features, num_rows, num_outputs=2 * num_features)
+        del self.log_std
 
     def forward(self, x: Tensor) -> Tensor:
         z, kl = code(self.encoder(x))

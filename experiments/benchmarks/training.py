@@ -19,6 +19,7 @@ import probgeo as pg
 from experiments.benchmarks.sources import SOURCES, WIDTH, Layers, code, normal_nll, rows_of
 from experiments.common.options import Output, parsed
 from experiments.common.results import Groups, folder_of, load_result, save_result
+from probgeo.training.budget import bytes_of_retraining
 
 METHODS = ("probgeo", "plain models", "stack by hand", "products alone")
 
@@ -97,8 +98,12 @@ def cost_of(work: Callable[[], object], num_steps: int) -> Cost:
 
 def library_cost(case: Case) -> Cost:
     """`fit`, from its second epoch on: the first one finds out what a step is."""
-    decoder = pg.Decoder() if case.num_decoders == 1 else pg.EnsembleDecoder(case.num_decoders)
-    return fit_cost(pg.VAE(2, decoder, pg.Gaussian()), case.x, case)
+    return fit_cost(spec_of(case), case.x, case)
+
+
+def spec_of(case: Case) -> pg.VAE:
+    """What the library trains."""
+    return pg.VAE(2, pg.Decoder() if case.num_decoders == 1 else pg.EnsembleDecoder(case.num_decoders), pg.Gaussian())
 
 
 def fit_cost(spec: pg.ModelSpec, x: Tensor, case: Case, last_phase: bool = False) -> Cost:
@@ -239,6 +244,8 @@ def compute(config: Config) -> Groups:
     values = np.array([costs(case, config.repeats) for case in cases])
     of_sources = np.array([costs_by_source(name, cases[0], config.repeats) for name in config.sources])
     memory = [peak_memory(cases[-1], stack) for stack in config.stacks]
+    last = cases[-1]
+    modelled = bytes_of_retraining(spec_of(last), last.x, None, 0, last.batch_size) / 2**20
     dataset = xr.Dataset(
         {
             "milliseconds": (("case", "method", "kind"), values),
@@ -253,7 +260,7 @@ def compute(config: Config) -> Groups:
             "by": list(METHODS[::2]),
             "stack": list(config.stacks),
         },
-        attrs={"threads": torch.get_num_threads(), "retrainings": config.retrainings},
+        attrs={"threads": torch.get_num_threads(), "retrainings": config.retrainings, "modelled_memory": modelled},
     )
     return {"training": dataset}
 
@@ -277,7 +284,10 @@ def report(groups: Groups) -> None:
     table["user + system, / by hand"] = spent["probgeo"] / spent["stack by hand"]
     print(table.to_string(float_format="{:.2f}".format))
     memory = ", ".join(f"{int(stack)}: {peak:.0f} MB" for stack, peak in found.peak_memory.to_series().items())
-    print(f"Peak memory of the process by retrainings at once, last case: {memory}.")
+    print(
+        f"Peak memory of the process by retrainings at once, last case: {memory}; "
+        f"modelled: {sizes['modelled_memory']:.0f} MB each."
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

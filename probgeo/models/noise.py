@@ -9,13 +9,13 @@ from torch.distributions import Distribution
 
 def noise_shape(distribution: Distribution) -> torch.Size:
     """Shape of the standard normal noise that `transformed` needs."""
-    base = _base(distribution)
-    if isinstance(base, torch.distributions.LowRankMultivariateNormal):
-        return torch.Size([*base.batch_shape, sum(base.cov_factor.shape[-2:])])
+    inner = base(distribution)
+    if isinstance(inner, torch.distributions.LowRankMultivariateNormal):
+        return torch.Size([*inner.batch_shape, sum(inner.cov_factor.shape[-2:])])
     return distribution.batch_shape + distribution.event_shape
 
 
-def _base(distribution: Any) -> Any:
+def base(distribution: Any) -> Any:
     """What `Independent` and the like are wrapped around."""
     while hasattr(distribution, "base_dist") and not hasattr(distribution, "transforms"):
         distribution = distribution.base_dist
@@ -28,16 +28,16 @@ def transformed(distribution: Distribution, noise: Tensor, name: str = "") -> Te
     Raises:
         TypeError: a distribution for which this is not known.
     """
-    base = _base(distribution)
-    if isinstance(base, torch.distributions.Normal):
-        return base.loc + base.scale * noise
-    if isinstance(base, torch.distributions.Uniform):
-        return base.low + (base.high - base.low) * torch.special.ndtr(noise)
-    if isinstance(base, torch.distributions.LowRankMultivariateNormal):
-        factor, diagonal = base._unbroadcasted_cov_factor, base._unbroadcasted_cov_diag
+    inner = base(distribution)
+    if isinstance(inner, torch.distributions.Normal):
+        return inner.loc + inner.scale * noise
+    if isinstance(inner, torch.distributions.Uniform):
+        return inner.low + (inner.high - inner.low) * torch.special.ndtr(noise)
+    if isinstance(inner, torch.distributions.LowRankMultivariateNormal):
+        factor, diagonal = inner._unbroadcasted_cov_factor, inner._unbroadcasted_cov_diag
         common, own = noise.split([factor.shape[-1], factor.shape[-2]], dim=-1)
-        return base.loc + (factor @ common[..., None])[..., 0] + diagonal.sqrt() * own
+        return inner.loc + (factor @ common[..., None])[..., 0] + diagonal.sqrt() * own
     raise TypeError(
         "guide: expected sites with Normal, LowRankMultivariateNormal or Uniform distributions; "
-        f"site {name!r} has {type(base).__name__}."
+        f"site {name!r} has {type(inner).__name__}."
     )

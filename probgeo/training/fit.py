@@ -18,6 +18,7 @@ from probgeo.models.vae import LatentSpec
 from probgeo.seeds import stream
 from probgeo.specs import current_config, digest, to_config
 from probgeo.training import storage
+from probgeo.training.budget import num_at_once
 from probgeo.training.gplvm import SingleGPLVM
 from probgeo.training.options import Report, Training, num_epochs
 from probgeo.training.retrainings import Group, results, train
@@ -85,7 +86,9 @@ def fit(
         training: epochs, batch size, optimiser, learning rates, validation, early stopping.
         folder: where retraining `seed` is saved, as `folder/seed-<seed>`; finished ones are loaded instead of trained,
             and an interrupted run goes on from its last checkpoint. None: nothing is saved.
-        stack: how many retrainings are trained at once, as one batched module; a GPLVM is trained alone.
+        stack: how many retrainings are trained at once, as one batched module, at most: as many as half of the memory
+            of the machine or GPU holds, by a model of what each takes (weights, gradients, moments, what a step makes).
+            Give less where several processes share it. A GPLVM is trained alone.
         progress: show a bar with the remaining time.
         checkpoint_seconds: how often an unfinished run is saved, at most once an epoch.
         report: called after every epoch with the seed, the epoch (counted over all phases) and the terms of the
@@ -125,11 +128,12 @@ def fit(
     if isinstance(spec, GPLVM):
         _check_applies(training)
     parts = _split(x, training)
-    stack = 1 if isinstance(spec, GPLVM) else stack
     identity = {"training": to_config(training), "data": data_digest or (digest(x) if folder else "")}
     with _TURN, torch.enable_grad():
         models = _finished(Path(folder), seeds, spec, identity) if folder else {}
         pending = [seed for seed in seeds if seed not in models]
+        if pending:
+            stack = _at_once(spec, parts, seeds[0], training.batch_size, stack)
         groups = _groups(Path(folder) if folder else None, seeds, pending, stack, spec, identity)
         epochs = sum(num_epochs(phase, training) for phase in spec.build(x.shape[1], seed=0).phases)
         with tqdm(total=epochs * len(groups), unit="epoch", disable=not (progress and pending)) as bar:
@@ -160,6 +164,14 @@ def fit(
             found,
         )
     return found
+
+
+def _at_once(spec: ModelSpec, parts: tuple[Tensor, Tensor | None], seed: int, batch_size: int, most: int) -> int:
+    """How many retrainings are trained at once."""
+    if isinstance(spec, GPLVM):
+        return 1
+    assert isinstance(spec, LatentSpec)
+    return num_at_once(spec, *parts, seed, batch_size, most)
 
 
 def checked_seeds(seeds: Any) -> list[int]:

@@ -10,10 +10,10 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
+from torch.distributions import Uniform, kl_divergence
 
 from probgeo.likelihoods.normal import Normal
-from probgeo.models.noise import noise_shape, transformed
+from probgeo.models.noise import base, noise_shape, transformed
 from probgeo.seeds import stream
 
 
@@ -44,11 +44,21 @@ class ELBO(nn.Module):
                 log_likelihood = log_likelihood + _summed_log_prob(site["fn"], site["value"], site["scale"])
             else:
                 fitted: Any = posterior.nodes[name]
-                divergence = kl_divergence(fitted["fn"], site["fn"])
+                divergence = _divergence(fitted["fn"], site["fn"])
                 kl = kl + _plate_scale(site) * divergence.sum()
                 weighted_kl = weighted_kl + (site["scale"] * divergence).sum()
         terms = {"loss": weighted_kl - log_likelihood, "log_likelihood": log_likelihood, "kl": kl}
         return {name: value / self.num_rows for name, value in terms.items()}
+
+
+def _divergence(posterior: Any, prior: Any) -> Tensor:
+    """KL(q ‖ p) over the dimensions of an event; of uniform ones without looking at values, unlike torch."""
+    q, p = base(posterior), base(prior)
+    if not (isinstance(q, Uniform) and isinstance(p, Uniform)):
+        return kl_divergence(posterior, prior)
+    covered = (p.low <= q.low) & (q.high <= p.high)
+    divergence = torch.where(covered, ((p.high - p.low) / (q.high - q.low)).log(), torch.inf)
+    return divergence.sum(tuple(range(-len(posterior.event_shape), 0))) if posterior.event_shape else divergence
 
 
 def _summed_log_prob(distribution: Any, value: Tensor, scale: Tensor | float) -> Float[Tensor, ""]:

@@ -78,6 +78,20 @@ def _written(step: _Step) -> set[int]:
     return _places(changed)
 
 
+def bytes_made(function: Callable[[], Any]) -> int:
+    """Bytes of all tensors that a function makes, if none is let go."""
+    tape = _Tape()
+    with tape:
+        function()
+    given: set[int] = set()
+    made: dict[int, int] = {}
+    for step in tape.steps:
+        given |= _places((step.args, step.kwargs)) - made.keys()
+        storages = [value.untyped_storage() for value in _tensors(step.results)]
+        made |= {storage._cdata: storage.nbytes() for storage in storages if storage._cdata not in given}
+    return sum(made.values())
+
+
 class Recording:
     """outputs = function(*inputs), recorded.
 

@@ -47,6 +47,12 @@ class Minibatch(NamedTuple):
     beta: Float[Tensor, "retraining latent"]
 
 
+def examples(train: Tensor, held_out: Tensor | None, batch_size: int) -> list[Tensor]:
+    """Rows like those of a minibatch, then like those that are validated at once: one of each number, largest first."""
+    blocks = [] if held_out is None else [held_out[:VALIDATED_ROWS], held_out[: len(held_out) % VALIDATED_ROWS]]
+    return [train[:batch_size], *(rows for rows in blocks if len(rows))]
+
+
 class Stack:
     """Retrainings of one spec, one per seed, as one batched module, with the rows that they are trained on.
 
@@ -69,9 +75,8 @@ class Stack:
             if phase.check:
                 phase.check(models[0], train)
         self.batch_size = min(batch_size, len(train))
-        blocks = () if held_out is None else held_out.split(VALIDATED_ROWS)
-        examples = (train[: self.batch_size], *blocks)
-        self.shapes = {len(rows): noise_shapes(models[0], rows) for rows in examples}
+        some = examples(train, held_out, self.batch_size)
+        self.shapes = {len(rows): noise_shapes(models[0], rows) for rows in some}
         self.elbo = Stacked([ELBO(model, len(train)) for model in models])
 
     # --- weights ---
