@@ -18,7 +18,15 @@ MAX_DAMPING = 1e3
 
 
 class Status(IntEnum):
-    """How the solution of one pair ended."""
+    """How the solution of one pair ended.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> torn = pg.PullbackMetric(lambda z: z + (z > 0))  # a decoder that jumps at 0
+        >>> start, stop = torch.tensor([[-1.0], [1.0]]), torch.tensor([[1.0], [2.0]])
+        >>> [pg.Status(status).name for status in pg.geodesic(torn, start, stop).status.tolist()]
+        ['JUMP', 'CONVERGED']
+    """
 
     CONVERGED = 0  #: the last step promised, or brought, less than the tolerance
     MAX_STEPS = 1  #: the steps were used up before
@@ -42,6 +50,14 @@ class GaussNewton:
             turns. What one chunk of decoder outputs takes is a choice of the metric.
         system: class of the linear systems, `newton.BlockTridiagonal` or `newton.MatrixFree`; None for matrix-free ones
             from 20 latent dimensions on, where the energy is a metric.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: z)
+        >>> solver = pg.GaussNewton(num_segments=4)
+        >>> found = pg.geodesic(plane, torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), solver=solver)
+        >>> found.length, found.path[0, :, 0]
+        (tensor([5.]), tensor([0.0000, 0.7500, 1.5000, 2.2500, 3.0000]))
     """
 
     num_segments: int = 256

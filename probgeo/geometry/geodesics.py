@@ -23,15 +23,33 @@ AMBIGUITY = 1e-3  # gaps below are no more than what lengths are accurate to
 
 
 class Geodesics(NamedTuple):
-    """Solutions for a batch of pairs."""
+    """Solutions for a batch of pairs: what `geodesic` returns.
 
-    path: Float[Tensor, "batch node latent"]  #: nodes at uniform times, ends included
-    energy: Float[Tensor, "batch"]  #: E of the path
-    length: Float[Tensor, "batch"]  #: L of the path; √(2E) for an energy that is no metric
-    steps: Int[Tensor, "batch"]  #: Gauss–Newton steps tried, over all levels
-    status: Int[Tensor, "batch"]  #: a `Status` each
-    rivals: Int[Tensor, "batch"]  #: distinct locally shortest paths that were found; −1 where none were looked for
-    gap: Float[Tensor, "batch"]  #: L₂/L₁ − 1 of the second shortest of them; NaN where there is none
+    Attributes:
+        path: nodes at uniform times, ends included, (batch, node, latent).
+        energy: E of the path, (batch).
+        length: L of the path, (batch); √(2E) for an energy that is no metric.
+        steps: Gauss–Newton steps tried, over all levels, (batch).
+        status: a `Status` each, (batch).
+        rivals: distinct locally shortest paths that were found, (batch); −1 where none were looked for.
+        gap: L₂/L₁ − 1 of the second shortest of them, (batch); NaN where there is none.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> found = pg.geodesic(pg.PullbackMetric(lambda z: z), torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
+        >>> found.length, found.energy  # 5, and ½ · 5² at constant speed
+        (tensor([5.]), tensor([12.5000]))
+        >>> found.path[0, 128], found.rivals  # halfway; one start alone was tried
+        (tensor([1.5000, 2.0000]), tensor([-1]))
+    """
+
+    path: Float[Tensor, "batch node latent"]
+    energy: Float[Tensor, "batch"]
+    length: Float[Tensor, "batch"]
+    steps: Int[Tensor, "batch"]
+    status: Int[Tensor, "batch"]
+    rivals: Int[Tensor, "batch"]
+    gap: Float[Tensor, "batch"]
 
 
 def energy(metric: Energy, path: Points) -> Float[Tensor, "batch"]:
@@ -46,6 +64,15 @@ def energy(metric: Energy, path: Points) -> Float[Tensor, "batch"]:
 
     Raises:
         TypeError, ValueError: the type, shape or dtype of an argument does not fit.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: z)
+        >>> path = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]])
+        >>> pg.energy(plane, path)  # ½ · 2 · (1² + 2²)
+        tensor([5.])
+        >>> pg.length(plane, path) ** 2 <= 2 * pg.energy(plane, path)  # equal at constant speed alone
+        tensor([True])
     """
     check_energy(metric)
     return metric.measure(nodes_of("path", path)).energy
@@ -65,6 +92,13 @@ def length(metric: Metric, path: Points) -> Float[Tensor, "batch"]:
         TypeError: `metric` is an energy that belongs to no metric, such as `DecorrelatedEnergy`; or the path is no
             floating-point tensor or array.
         ValueError: its shape does not fit.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: z)
+        >>> corner = torch.tensor([[[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]]])
+        >>> pg.length(plane, corner)  # 3 + 4, whereas the geodesic is 5 long
+        tensor([7.])
     """
     check_energy(metric)
     if not isinstance(metric, Metric):
@@ -106,6 +140,22 @@ def geodesic(
     Raises:
         TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
         RuntimeError: with `throw`, some pair did not converge.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> def sphere(z):  # z: polar angle and azimuth
+        ...     polar, azimuth = z.unbind(-1)
+        ...     around = polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin()
+        ...     return torch.stack([*around, polar.cos()], dim=-1)
+        >>> start, stop = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[1.0, 2.0]]).double()
+        >>> found = pg.geodesic(pg.PullbackMetric(sphere), start, stop)
+        >>> round(found.length.item(), 3)
+        1.574
+        >>> great_circle = (sphere(start) * sphere(stop)).sum().arccos()
+        >>> round(great_circle.item(), 3)
+        1.574
+        >>> pg.Status(found.status.item()).name, found.path.shape
+        ('CONVERGED', torch.Size([1, 257, 2]))
     """
     solver = GaussNewton() if solver is None else solver
     start, stop = _checked(metric, start, stop)

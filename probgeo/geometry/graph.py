@@ -39,6 +39,19 @@ class Graph:
 
     Raises:
         ValueError: `num_nodes` is below four, or `encodings` are not a finite matrix of at least two points.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> def hill(z):  # a high one at the origin: the shortest way leads around it
+        ...     return torch.cat([z, 5 * torch.exp(-4 * z.square().sum(-1, keepdim=True))], dim=-1)
+        >>> metric = pg.PullbackMetric(hill)
+        >>> encodings = 4 * torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) - 2
+        >>> graph = pg.paths.Graph(metric, encodings, num_nodes=900)
+        >>> start, stop = torch.tensor([[-1.5, 0.0]]), torch.tensor([[1.5, 0.0]])
+        >>> over = pg.geodesic(metric, start, stop).length  # from the straight line, over the top
+        >>> around = pg.geodesic(metric, start, stop, init=graph)
+        >>> around.length < over / 2, around.rivals, around.gap.round(decimals=2)  # two ways around, equally long
+        (tensor([True]), tensor([2]), tensor([0.]))
     """
 
     def __init__(self, metric: Energy, encodings: Points, *, num_nodes: int | None = None) -> None:

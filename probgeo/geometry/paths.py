@@ -17,6 +17,15 @@ class Straight:
 
     Args:
         num_segments: number of segments, which is also the solver's first level.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> pg.paths.Straight(num_segments=4)(torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]))
+        tensor([[[0.0000, 0.0000],
+                 [0.2500, 0.5000],
+                 [0.5000, 1.0000],
+                 [0.7500, 1.5000],
+                 [1.0000, 2.0000]]])
     """
 
     num_segments: int = 16
@@ -46,12 +55,19 @@ def resampled(
     """The path at num_segments + 1 uniform times, when its segments take `durations`; cubic Hermite in between.
 
     Args:
-        path: nodes.
-        durations: time each segment takes, up to a factor; not negative.
+        path: nodes, (batch, node, latent).
+        durations: time each segment takes, up to a factor; not negative, (batch, segment).
         num_segments: new number of segments.
 
     Returns:
         New nodes; the ends are kept exactly.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> path = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]])
+        >>> durations = pg.PullbackMetric(lambda z: z).measure(path).durations  # 1 and 2
+        >>> pg.paths.resampled(path, durations, num_segments=3)[0, :, 0]  # at constant speed
+        tensor([0.0000, 1.0000, 2.0000, 3.0000])
     """
     segments = path.shape[1] - 1
     # No segment is given less than a thousandth of its share, so that slopes stay finite where a metric vanishes.

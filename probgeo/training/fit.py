@@ -3,16 +3,15 @@
 import operator
 import os
 import threading
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from probgeo.geometry.points import rows_of
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
@@ -34,8 +33,23 @@ _TURN = threading.RLock()
 class TrainingDiverged(ArithmeticError):
     """The objective of some retrainings became NaN or infinite; each keeps its weights of the last good epoch.
 
+    Args:
+        message: which seeds, and when.
+        models: all retrainings, in the order of the seeds.
+
     Attributes:
         models: all retrainings, in the order of the seeds.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> reckless = pg.Training(epochs=5, batch_size=20, learning_rate=1e30, optimizer=torch.optim.SGD)
+        >>> try:
+        ...     pg.fit(pg.VAE(latent=2), x, seeds=range(2), training=reckless, progress=False)
+        ... except pg.TrainingDiverged as error:
+        ...     models = error.models
+        >>> len(models), all(weights.isfinite().all().item() for weights in models[0].parameters())
+        (2, True)
     """
 
     def __init__(self, message: str, models: list[FittedModel]) -> None:
@@ -87,11 +101,22 @@ def fit(
         FileExistsError: `folder` holds a retraining of another configuration.
         TrainingDiverged: an objective became NaN or infinite; the message names seeds and epochs, and
             its `models` are all retrainings. It is raised again for finished ones: to go on, leave these seeds out.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> spec, training = pg.VAE(latent=2, decoder=pg.Decoder(pg.nn.MLP((8,)))), pg.Training(epochs=1, batch_size=20)
+        >>> three = pg.fit(spec, x, seeds=range(3), training=training, progress=False)
+        >>> [alone] = pg.fit(spec, x, seeds=[2], training=training, progress=False)
+        >>> torch.allclose(alone.encode(x).mean, three[2].encode(x).mean, atol=1e-5)  # each as if trained alone
+        True
     """
     seeds = checked_seeds(seeds)
     if not isinstance(training, Training):
         raise TypeError(f"training: expected Training(...); got {training!r}.")
-    x = as_tensor(x)
+    if not isinstance(spec, ModelSpec):
+        raise TypeError(f"spec: expected a spec, such as VAE(latent=2); got {_named(spec)}.")
+    x = rows_of("x", x)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one seed, none repeated; got {seeds}.")
     if stack < 1:
@@ -153,17 +178,8 @@ def checked_seeds(seeds: Any) -> list[int]:
         raise TypeError(f"seeds: {advice}; got {seeds!r}.{name}") from error
 
 
-def as_tensor(x: Any) -> Tensor:
-    """Rows as a tensor: arrays of NumPy, mapped ones too, without a copy; tables of pandas by their values."""
-    if isinstance(x, Tensor):
-        return x
-    values = x.to_numpy() if hasattr(x, "to_numpy") else x
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
-        kind = f"{type(x).__name__} of {values.dtype}" if isinstance(values, np.ndarray) else type(x).__name__
-        raise TypeError(f"x: expected a tensor, an array or a table of numbers; got {kind}.")
-    with warnings.catch_warnings():  # of arrays that must not be written to: nothing here does
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(values)
+def _named(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def _check_applies(training: Training) -> None:

@@ -3,15 +3,15 @@
 from probgeo.geometry.metrics.chords import ExpectedMetric, PullbackMetric
 from probgeo.geometry.metrics.decorrelated import DecorrelatedEnergy
 from probgeo.geometry.metrics.fields import ConformalMetric, TensorMetric
-from probgeo.geometry.metrics.metric import Energy, Linearization, Measure, Metric, SumMetric
+from probgeo.geometry.metrics.metric import Energy, Evaluation, Linearization, Metric, SumMetric
 
 __all__ = [
     "ConformalMetric",
     "DecorrelatedEnergy",
     "Energy",
+    "Evaluation",
     "ExpectedMetric",
     "Linearization",
-    "Measure",
     "Metric",
     "PullbackMetric",
     "SumMetric",

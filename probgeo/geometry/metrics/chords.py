@@ -18,6 +18,7 @@ from probgeo.geometry.metrics.chunks import (
     squared_chords,
 )
 from probgeo.geometry.metrics.metric import Linearization, Metric
+from probgeo.geometry.points import Points, points_of
 
 
 class ChordMetric(Metric):
@@ -39,9 +40,9 @@ class ChordMetric(Metric):
         return chord_residuals(self._maps, points)
 
     @final
-    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
-        """The maps' mean of JᵀJ."""
-        return pullback_tensor(self._maps, z, self._memory)
+    def tensor(self, z: Points) -> Float[Tensor, "*batch latent latent"]:
+        """The maps' mean of JᵀJ at points (*batch, latent)."""
+        return pullback_tensor(self._maps, points_of("z", z, "*batch latent"), self._memory)
 
     @final
     def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "point"]:
@@ -89,6 +90,20 @@ class PullbackMetric(ChordMetric):
 
     Raises:
         TypeError: `immersion` is not callable, or a module that cannot be copied.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> def sphere(z):  # of radius 2; z: polar angle and azimuth
+        ...     polar, azimuth = z.unbind(-1)
+        ...     around = polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin()
+        ...     return 2 * torch.stack([*around, polar.cos()], dim=-1)
+        >>> metric = pg.PullbackMetric(sphere)
+        >>> metric.tensor(torch.tensor([torch.pi / 6, 0.0])).round(decimals=4).abs()  # 2² diag(1, sin²(π/6))
+        tensor([[4., 0.],
+                [0., 1.]])
+        >>> start, stop = torch.tensor([[0.5, 0.0]]).double(), torch.tensor([[2.0, 0.0]]).double()
+        >>> round(pg.geodesic(metric, start, stop).length.item(), 3)  # along a meridian: 2 · (2 − ½)
+        3.0
     """
 
     def __init__(self, immersion: Immersion, *, memory: int | None = None) -> None:
@@ -111,6 +126,16 @@ class ExpectedMetric(ChordMetric):
     Raises:
         ValueError: no members.
         TypeError: members that are not callable, or modules that cannot be copied.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> members = [lambda z: z, lambda z: 7 * z]  # a decoder that is one of two planes, who knows which
+        >>> metric = pg.ExpectedMetric(members)
+        >>> metric.tensor(torch.zeros(2))  # E[JᵀJ] = (1² + 7²) / 2, and not that of the mean, 4²
+        tensor([[25.,  0.],
+                [ 0., 25.]])
+        >>> pg.geodesic(metric, torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])).length
+        tensor([5.])
 
     References:
         Tosi, Hauberg, Vellido and Lawrence, Metrics for probabilistic geometries (2014), equation 12.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from probgeo.geometry.jacobians import Maps, Members
 from probgeo.geometry.metrics.chunks import from_grams, grams, over_chunks, point_chunks
-from probgeo.geometry.metrics.metric import Energy, Linearization, Measure
+from probgeo.geometry.metrics.metric import Energy, Evaluation, Linearization
 
 
 @final
@@ -28,6 +28,14 @@ class DecorrelatedEnergy(Energy):
         ValueError: no members, or `segments` below one.
         TypeError: members that are not callable.
 
+    Example:
+        >>> import torch, probgeo as pg
+        >>> energy = pg.DecorrelatedEnergy([lambda z: z - 1, lambda z: z + 1], segments=10)
+        >>> start, stop = torch.zeros(1, 1), torch.tensor([[2.0]])
+        >>> line = pg.paths.Straight(10)(start, stop)
+        >>> pg.energy(energy, line)  # chords ½ · 10 · 10 · 0.2², and the members' variance of 1 costs 10 · 10
+        tensor([102.])
+
     References:
         Decoder ensembling for learned latent geometries, arXiv 2408.07507 (2024), equation 20.
     """
@@ -44,7 +52,7 @@ class DecorrelatedEnergy(Energy):
         self._memory = memory
         self.segments = segments
 
-    def measure(self, path: Float[Tensor, "batch node latent"]) -> Measure:
+    def measure(self, path: Float[Tensor, "batch node latent"]) -> Evaluation:
         """E of each path, and equal durations: a path's speed is part of what is minimised."""
 
         def pieces(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +60,7 @@ class DecorrelatedEnergy(Energy):
             return mean.diff(dim=0).square().sum(-1), (values - mean[:, None]).square().mean(1).sum(-1)
 
         chords, variance = over_chunks(self._maps, self._maps.values, pieces, path, self._memory, 1)
-        return Measure(self._energy(chords, variance), torch.ones_like(path[:, 1:, 0]))
+        return Evaluation(self._energy(chords, variance), torch.ones_like(path[:, 1:, 0]))
 
     def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """E, gradient, and the Gauss–Newton blocks of both terms."""

@@ -18,6 +18,13 @@ class BlockTridiagonal:
 
     Args:
         energy: a metric or another energy.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: 2 * z)
+        >>> solver = pg.GaussNewton(num_segments=16, system=pg.BlockTridiagonal)
+        >>> pg.geodesic(plane, torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), solver=solver).length
+        tensor([10.])
     """
 
     energy: Energy

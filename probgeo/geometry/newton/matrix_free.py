@@ -1,13 +1,13 @@
 """Newton systems where a Jacobian's columns are too many for matrices: products with it, in conjugate gradients."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.func import jvp, vjp
 
+from probgeo.geometry.immersions import Derivative, pulled_back
 from probgeo.geometry.metrics import Metric
 from probgeo.geometry.metrics.metric import FROZEN_SHARE
 
@@ -39,9 +39,18 @@ class MatrixFree:
 
     Raises:
         TypeError: an energy that is no metric.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: 2 * z)
+        >>> solver = pg.GaussNewton(num_segments=16, system=pg.MatrixFree)
+        >>> start, stop = torch.zeros(1, 100), torch.ones(1, 100)
+        >>> pg.geodesic(plane, start, stop, solver=solver).length  # 2 · √100
+        tensor([20.])
     """
 
     metric: Any  # a Metric, which is checked here: systems are chosen by their class
+    derivative: Derivative = field(init=False, repr=False, compare=False)  # of its residuals
     # P is as H is in all modes, so that a step is about 1/(1 + λ) of the whole one, and promises no less than that.
     trusted_damping: ClassVar[float] = 10.0
 
@@ -51,6 +60,7 @@ class MatrixFree:
                 f"system: MatrixFree needs a metric's residuals; {type(self.metric).__name__} has none. "
                 "Use BlockTridiagonal, or None."
             )
+        object.__setattr__(self, "derivative", Derivative(self.metric.residuals))
 
     def linearized(self, path: Float[Tensor, "batch node latent"]) -> Products:
         """E and g, by one forward and one backward pass at every node, and G at a few nodes."""
@@ -58,10 +68,10 @@ class MatrixFree:
         points, real = path.flatten(0, 1), _within_paths(path)
         squares, pulled = path.new_zeros(len(points)), torch.zeros_like(points)
         for part in self._parts(points):
-            residuals, pull, *_ = vjp(self.metric.residuals, points[part])
+            residuals, pull = pulled_back(self.metric.residuals, points[part])
             residuals = torch.where(real[part][:-1, None], residuals, 0)
             squares[part][:-1] = residuals.square().sum(1)
-            pulled[part] += pull(residuals)[0]
+            pulled[part] += pull(residuals)
         lengths = squares.view(batch, nodes)[:, :-1]
         samples = torch.linspace(0, nodes - 1, min(NUM_TENSORS, nodes), device=path.device).round().long()
         return Products(
@@ -130,11 +140,11 @@ class MatrixFree:
         points, directions, real = path.flatten(0, 1), vector.flatten(0, 1), _within_paths(path)
         pulled, squares = torch.zeros_like(points), path.new_zeros(len(points))
         for part in self._parts(points):
-            pull = vjp(self.metric.residuals, points[part])[1]
-            pushed = jvp(self.metric.residuals, (points[part],), (directions[part],))[1]
+            pull = pulled_back(self.metric.residuals, points[part])[1]
+            pushed = self.derivative(points[part], directions[part])[1]
             pushed = torch.where(real[part][:-1, None], pushed, 0)
             squares[part][:-1] = pushed.square().sum(1)
-            pulled[part] += pull(pushed)[0]
+            pulled[part] += pull(pushed)
         _check_transposed(squares.view(path.shape[:2]).sum(1), vector, pulled.view_as(path))
         return (path.shape[1] - 1) * pulled.view_as(path)[:, 1:-1]
 
