@@ -15,6 +15,7 @@ from probgeo.geometry.routes import REACH, Beaten, distinct, excess, firsts, ran
 from probgeo.specs import ADDED_LATER
 
 MAX_DAMPING = 1e3
+GRID_DIMENSIONS = 2  # up to which a graph is a grid, which sees every ridge
 
 
 class Status(IntEnum):
@@ -109,17 +110,24 @@ def descended(
 ) -> tuple[Descents, Beaten]:
     """All levels, one after the other: the best descent of each pair, and by how much it beats those to other valleys.
 
-    Where others than the straight line were looked for, the line is begun from all the same, with as few segments as
-    when it is alone. Before the last level, which is the dear one, paths that lie in one valley become one, and those
-    too far above the best of their pair to come down to it are left.
+    Where others than the straight line were looked for, the line is begun from all the same: beyond two dimensions,
+    where a graph over codes is coarse, with as few segments as when it is alone. Before the last level, which is the
+    dear one, paths that lie in one valley become one, and those too far above the best of their pair to come down to it
+    are left.
     """
     beaten = Beaten(descents.pair[:0], descents.energy[:0])
     coarse = solver.coarse_tolerance, -(-solver.max_steps // 5)
     first = descents.path.shape[1] - 1
     if searched:
-        line = _line(metric, newton, descents.those(firsts(descents.pair)), first, coarse)
-        descents = descents.those(distinct(metric, *descents[:3]))
-        descents = Descents(*map(torch.cat, zip(descents, line, strict=True)))
+        one = descents.those(firsts(descents.pair))
+        if descents.path.shape[2] > GRID_DIMENSIONS:
+            line = _line(metric, newton, one, min(metric.line_segments, first), first, coarse)
+            descents = descents.those(distinct(metric, *descents[:3]))
+            descents = Descents(*map(torch.cat, zip(descents, line, strict=True)))
+        else:
+            line = _line(metric, newton, one, first, first, coarse)
+            descents = Descents(*map(torch.cat, zip(line, descents, strict=True)))
+            descents = descents.those(distinct(metric, *descents[:3]))
     for num_segments in _levels(first, solver.num_segments):
         last, refined = num_segments == solver.num_segments, num_segments != descents.path.shape[1] - 1
         if last and refined and searched:
@@ -141,17 +149,19 @@ def descended(
     return descents, beaten
 
 
-def _line(metric: Energy, newton: Any, one: Descents, num_segments: int, options: tuple[float, int]) -> Descents:
+def _line(
+    metric: Energy, newton: Any, one: Descents, level: int, num_segments: int, options: tuple[float, int]
+) -> Descents:
     """The straight line of each pair with so many segments, solved on the levels below.
 
     Args:
         metric: gives E.
         newton: its systems.
         one: any descent of each pair.
+        level: segments that it is begun with.
         num_segments: of the result.
         options: tolerance and number of steps.
     """
-    level = min(metric.line_segments, num_segments)
     path = Straight(level)(one.path[:, 0], one.path[:, -1])
     line = one._replace(path=path, steps=torch.zeros_like(one.pair), status=torch.zeros_like(one.pair))
     while level < num_segments:
