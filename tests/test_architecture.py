@@ -31,6 +31,7 @@ ORDER = (
     "geometry.paths",
     "geometry.routes",
     "geometry.graph",
+    "geometry.descents",
     "geometry.geodesics",
     "geometry.calculus",
     "geometry.distances",

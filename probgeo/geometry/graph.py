@@ -107,7 +107,7 @@ class Graph:
         share: float = SHARE,
         most: int = MOST,
     ) -> Starts:
-        """The straight line, the shortest path, and the distinct routes nearly as short, from start to stop.
+        """The shortest path and the distinct routes nearly as short, from start to stop.
 
         The lower of them is unknown before they are solved, since a graph misjudges lengths by some percent.
 
@@ -116,21 +116,23 @@ class Graph:
             stop: last points, (batch, latent).
             reach: routes are at most 1 + reach times as long as the shortest, in the graph's weights.
             share: for at least this share of its length a route is shortest seen from both ends.
-            most: routes of a pair at most, besides the line.
+            most: routes of a pair at most.
 
         Returns:
-            Paths of `metric.graph_segments` segments whose ends are exactly `start` and `stop`, and whose they are.
+            Paths of `metric.graph_segments` segments whose ends are exactly `start` and `stop`, and whose they are; the
+            straight line for pairs that the graph does not join.
 
         Raises:
             TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
         """
         start, stop = self._ends(start, stop)
         check_alike("stop start", start, stop)
-        line = Straight(self._metric.graph_segments)(start, stop)
         routes, _ = self._routes(start, stop, self._lines(start, stop), reach, share, most)
-        pair = torch.cat([torch.arange(len(start), device=start.device), routes.pair])
+        alone = (torch.bincount(routes.pair, minlength=len(start)) == 0).nonzero()[:, 0]
+        lines = Straight(self._metric.graph_segments)(start[alone], stop[alone])
+        pair = torch.cat([routes.pair, alone])
         order = torch.argsort(pair, stable=True)
-        return Starts(torch.cat([line, routes.path])[order], pair[order])
+        return Starts(torch.cat([routes.path, lines])[order], pair[order])
 
     def _ends(self, start: Points, stop: Points) -> tuple[Tensor, Tensor]:
         """Both as points of the graph's latent space."""

@@ -38,6 +38,7 @@ from probgeo.identifiability.resampling import (
     retrainings_needed,
     retrainings_to_detect,
 )
+from probgeo.identifiability.solver import solver_excess
 from probgeo.identifiability.statistics import (
     coefficient_of_variation,
     corrected_coefficient_of_variation,
@@ -89,6 +90,7 @@ __all__ = [
     "retrainings_needed",
     "retrainings_to_detect",
     "rhat",
+    "solver_excess",
     "spread",
     "summary",
     "swap_test",

@@ -1,0 +1,228 @@
+"""The descents behind geodesics: damped Gauss–Newton steps, coarse to fine, of several starts for a pair."""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probgeo.geometry.metrics import Energy
+from probgeo.geometry.newton import BlockTridiagonal, MatrixFree, System, chosen, finite, rows
+from probgeo.geometry.paths import Straight, resampled
+from probgeo.geometry.routes import REACH, Beaten, distinct, excess, firsts, ranked
+from probgeo.specs import ADDED_LATER
+
+MAX_DAMPING = 1e3
+GRID_DIMENSIONS = 2  # up to which a graph is a grid, which sees every ridge
+
+
+class Status(IntEnum):
+    """How the solution of one pair ended.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> torn = pg.PullbackMetric(lambda z: z + (z > 0))  # a decoder that jumps at 0
+        >>> start, stop = torch.tensor([[-1.0], [1.0]]), torch.tensor([[1.0], [2.0]])
+        >>> [pg.Status(status).name for status in pg.geodesic(torn, start, stop).status.tolist()]
+        ['JUMP', 'CONVERGED']
+    """
+
+    CONVERGED = 0  #: the last step promised, or brought, less than the tolerance
+    MAX_STEPS = 1  #: the steps were used up before
+    STALLED = 2  #: no step found that lowers the energy
+    NONFINITE = 3  #: the energy along the path is not finite; energy and length are NaN
+    ROUNDING = 4  #: chords within 10·eps·‖f‖, so that the length is not to be trusted
+    JUMP = 5  #: the decoder jumps within a segment, so that the length is that of a leap and no curve's
+    AMBIGUOUS = 6  #: of a mean or an angle: another one, by geodesics as short to `AMBIGUITY`, is as good
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    """Coarse-to-fine Gauss–Newton: solve with few segments, resample at constant speed, solve with more.
+
+    Args:
+        num_segments: N of the result.
+        tolerance: relative decrease of the energy below which a pair is finished at N.
+        coarse_tolerance: the same, on the coarser levels.
+        max_steps: steps tried at N, at most; on each coarser level a fifth as many.
+        memory: bytes that the Newton systems of the pairs solved together may take, roughly; more pairs are solved in
+            turns. What one chunk of decoder outputs takes is a choice of the metric.
+        system: class of the linear systems, `newton.BlockTridiagonal` or `newton.MatrixFree`; None for matrix-free ones
+            from 20 latent dimensions on, where the energy is a metric.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: z)
+        >>> solver = pg.GaussNewton(num_segments=4)
+        >>> found = pg.geodesic(plane, torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), solver=solver)
+        >>> found.length, found.path[0, :, 0]
+        (tensor([5.]), tensor([0.0000, 0.7500, 1.5000, 2.2500, 3.0000]))
+    """
+
+    num_segments: int = 256
+    tolerance: float = 1e-2
+    coarse_tolerance: float = 5e-3
+    max_steps: int = 30
+    memory: int = 2**30
+    system: System | None = field(default=None, metadata=ADDED_LATER)
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_segments", 2), ("max_steps", 1), ("memory", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}; got {getattr(self, name)}.")
+        if not (self.tolerance > 0 and self.coarse_tolerance > 0):
+            raise ValueError(f"tolerance: expected positive tolerances; got {self.tolerance}, {self.coarse_tolerance}.")
+        if self.system not in (None, BlockTridiagonal, MatrixFree):
+            raise TypeError(
+                f"system: expected newton.BlockTridiagonal, newton.MatrixFree or None; got {self.system!r}."
+            )
+
+
+def _levels(first: int, last: int) -> list[int]:
+    """Numbers of segments from the first level to the last: doubled up to an eighth of the last, or to 32."""
+    if first >= last:
+        return [last]
+    levels = [first]
+    while 2 * levels[-1] <= max(last // 8, min(32, last // 4)):
+        levels.append(2 * levels[-1])
+    return [*levels, last]
+
+
+class Descents(NamedTuple):
+    """Paths on their way down, several for a pair."""
+
+    path: Float[Tensor, "start node latent"]
+    pair: Int[Tensor, "start"]
+    energy: Float[Tensor, "start"]
+    durations: Float[Tensor, "start segment"]
+    steps: Int[Tensor, "start"]
+    status: Int[Tensor, "start"]
+
+    def those(self, which: Tensor) -> "Descents":
+        """Some of them, by a mask or by their numbers."""
+        return Descents(*(values[which] for values in self))
+
+
+def descended(
+    metric: Energy, newton: Any, descents: Descents, searched: bool, solver: GaussNewton
+) -> tuple[Descents, Beaten]:
+    """All levels, one after the other: the best descent of each pair, and by how much it beats those to other valleys.
+
+    Where others than the straight line were looked for, the line is begun from all the same: beyond two dimensions,
+    where a graph over codes is coarse, with as few segments as when it is alone. Before the last level, which is the
+    dear one, paths that lie in one valley become one, and those too far above the best of their pair to come down to it
+    are left.
+    """
+    beaten = Beaten(descents.pair[:0], descents.energy[:0])
+    coarse = solver.coarse_tolerance, -(-solver.max_steps // 5)
+    first = descents.path.shape[1] - 1
+    if searched:
+        one = descents.those(firsts(descents.pair))
+        if descents.path.shape[2] > GRID_DIMENSIONS:
+            line = _line(metric, newton, one, min(metric.line_segments, first), first, coarse)
+            descents = descents.those(distinct(metric, *descents[:3]))
+            descents = Descents(*map(torch.cat, zip(descents, line, strict=True)))
+        else:
+            line = _line(metric, newton, one, first, first, coarse)
+            descents = Descents(*map(torch.cat, zip(line, descents, strict=True)))
+            descents = descents.those(distinct(metric, *descents[:3]))
+    for num_segments in _levels(first, solver.num_segments):
+        last, refined = num_segments == solver.num_segments, num_segments != descents.path.shape[1] - 1
+        if last and refined and searched:
+            descents = descents.those(distinct(metric, *descents[:3]))
+            above = excess(descents.pair, descents.energy)
+            beaten = Beaten(descents.pair[above > REACH], above[above > REACH])
+            descents = descents.those(~(above > REACH))
+        if refined:
+            descents = descents._replace(path=resampled(descents.path, descents.durations, num_segments))
+        options = (solver.tolerance, solver.max_steps) if last else coarse
+        descents = _minimised(metric, newton, descents, *options)
+    if searched:
+        descents = descents.those(distinct(metric, *descents[:3]))
+        descents = descents.those(ranked(descents.pair, descents.energy))
+        best = firsts(descents.pair)
+        above = excess(descents.pair, descents.energy)[~best]
+        beaten = Beaten(torch.cat([beaten.pair, descents.pair[~best]]), torch.cat([beaten.excess, above]))
+        descents = descents.those(best)
+    return descents, beaten
+
+
+def _line(
+    metric: Energy, newton: Any, one: Descents, level: int, num_segments: int, options: tuple[float, int]
+) -> Descents:
+    """The straight line of each pair with so many segments, solved on the levels below.
+
+    Args:
+        metric: gives E.
+        newton: its systems.
+        one: any descent of each pair.
+        level: segments that it is begun with.
+        num_segments: of the result.
+        options: tolerance and number of steps.
+    """
+    path = Straight(level)(one.path[:, 0], one.path[:, -1])
+    line = one._replace(path=path, steps=torch.zeros_like(one.pair), status=torch.zeros_like(one.pair))
+    while level < num_segments:
+        line = _minimised(metric, newton, line, *options)
+        level = min(2 * level, num_segments)
+        line = line._replace(path=resampled(line.path, line.durations, level))
+    energy, durations = metric.measure(line.path)
+    return line._replace(energy=energy, durations=durations)
+
+
+def _minimised(metric: Energy, newton: Any, descents: Descents, tolerance: float, max_steps: int) -> Descents:
+    """Damped Gauss–Newton steps on one level, each path until its own end.
+
+    A trial is linearised at once, as nearly all are accepted. Only a path's last step, which promises less than the
+    tolerance, is not: its energy is compared at the end, for all paths together; a tiny step is not taken at all.
+    """
+    path, steps = descents.path, descents.steps.clone()
+    status = torch.full_like(steps, Status.MAX_STEPS)
+    path, proposed = path.clone(), path.clone()
+    model = newton.linearized(path)
+    energies, durations = model.energy.clone(), model.durations.clone()
+    damping = torch.zeros_like(energies)
+    active = finite(model) & (descents.status != Status.NONFINITE)
+    status[~active] = Status.NONFINITE
+    active, model, damping = active.nonzero()[:, 0], rows(model, active), damping[active]
+    for _ in range(max_steps):
+        if not len(active):
+            break
+        step, promised = newton.step(model, damping)
+        steps[active] += 1
+        trial = path[active]
+        trial[:, 1:-1] += step
+        trusted = damping <= newton.trusted_damping
+        # Without its damping a step would promise, and bring, more: at most 1 + λ times as much.
+        little = trusted & ((1 + damping) * promised <= tolerance * model.energy)
+        status[active[little]] = Status.CONVERGED
+        taken = little & (promised > tolerance / 25 * model.energy)
+        proposed[active[taken]] = trial[taken]
+        active, damping, trial, promised, trusted = (x[~little] for x in (active, damping, trial, promised, trusted))
+        model = rows(model, ~little)
+        if not len(active):
+            break
+        new = newton.linearized(trial)
+        gain = model.energy - new.energy
+        accepted = (gain > 0) & finite(new)
+        done = accepted & trusted & ((1 + damping) * gain <= tolerance * model.energy)
+        good = accepted & (gain > promised / 2)
+        model = chosen(accepted, new, model)
+        path[active] = proposed[active] = torch.where(accepted[:, None, None], trial, path[active])
+        energies[active], durations[active] = model.energy, model.durations
+        damping = torch.where(accepted, torch.where(good, damping / 8, damping), (6 * damping).clamp_min(1e-2))
+        stalled = damping > MAX_DAMPING
+        status[active[done]] = Status.CONVERGED
+        status[active[stalled]] = Status.STALLED
+        keep = ~(done | stalled)
+        active, model, damping = active[keep], rows(model, keep), damping[keep]
+    moved = (proposed != path).flatten(1).any(1).nonzero()[:, 0]
+    if len(moved):
+        measure = metric.measure(proposed[moved])
+        better = measure.energy <= energies[moved]
+        moved = moved[better]
+        path[moved] = proposed[moved]
+        energies[moved], durations[moved] = (x[better] for x in measure)
+    return Descents(path, descents.pair, energies, durations, steps, status)
