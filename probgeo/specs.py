@@ -15,6 +15,13 @@ from torch import Tensor
 
 from probgeo.sources import is_users, source_digest
 
+__all__ = [
+    "digest",
+    "from_config",
+    "public_name",
+    "to_config",
+]
+
 # Where users import from, in the order in which a name is looked for: what stands in two places has the first's name.
 PUBLIC = (
     "probgeo",
