@@ -36,7 +36,7 @@ DECODERS = {
     "single": pg.Decoder(NET),
     "split": pg.EnsembleDecoder(3, NET),
     "random": pg.EnsembleDecoder(3, NET, pg.RandomMember()),
-    "rbf": pg.RBFDecoder(NET, num_centers=4),
+    "rbf": pg.RBFDecoder(NET, num_centres=4),
     "dropout": pg.DropoutDecoder(NET, draws=3),
     "mean field": pg.BayesianDecoder(NET, draws=3),
     "exact": pg.BayesianDecoder(NET, guide=pg.posteriors.Conjugate(), draws=3),
@@ -381,7 +381,7 @@ def test_decoders_that_are_fitted_to_codes_get_those_of_all_views_of_rows_that_h
     codes = model.encode(x).mean
     for name, view in zip(("left", "right"), model.views, strict=True):
         there = ~x[:, model.spec.columns(name)][:, 0].isnan()
-        expected = pg.RBFDecoder(NET, num_centers=4).build(2, view.num_features, pg.Gaussian()).precision.double()
+        expected = pg.RBFDecoder(NET, num_centres=4).build(2, view.num_features, pg.Gaussian()).precision.double()
         expected.place(codes[there], torch.tensor(1.0, dtype=x.dtype), 0)
         close(view.decoder.precision.centers, expected.centers)
 
