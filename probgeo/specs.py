@@ -33,6 +33,7 @@ PUBLIC = (
     "probgeo.masks",
     "probgeo.schedules",
     "probgeo.study",
+    "probgeo.adapters",
     "probgeo.paths",
     "probgeo.datasets",
     "torch.nn",
@@ -282,8 +283,3 @@ def digest(*parts: Any) -> str:
             state.update(json.dumps(to_config(part), sort_keys=True).encode())
         state.update(b"\0")  # parts end somewhere: (1, 2) is not (12,)
     return state.hexdigest()[:16]
-
-
-def stream(*parts: Any) -> torch.Generator:
-    """A random stream of its own for (seed, purpose, ...): the same parts give the same numbers, whatever else runs."""
-    return torch.Generator().manual_seed(int(digest(*parts), 16) % 2**63)

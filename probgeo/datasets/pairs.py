@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from jaxtyping import Int64
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from probgeo.datasets.labels import Labels, coded
@@ -162,6 +161,8 @@ def neighbour_pairs(
                 [3, 1],
                 [3, 0]])
     """
+    from sklearn.neighbors import NearestNeighbors
+
     x = latent_points("x", x, "row feature")
     for name, count in (("num_centres", num_centres), ("num_neighbours", num_neighbours)):
         if count < 1:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Integer, UInt8
-from scipy.io import loadmat
 
 from probgeo.datasets.dataset import Dataset
 from probgeo.datasets.published import cached_file
@@ -102,6 +101,8 @@ def svhn(train: bool = True) -> Dataset:
     References:
         Netzer et al. (2011), Reading digits in natural images with unsupervised feature learning.
     """
+    from scipy.io import loadmat
+
     name = "train_32x32.mat" if train else "test_32x32.mat"
     path = cached_file(f"svhn/{name}", _SVHN_URL + name, _MD5[name])
     content = loadmat(path, variable_names=("X", "y"))

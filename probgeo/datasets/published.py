@@ -12,7 +12,6 @@ import numpy as np
 import pooch
 import torch
 from jaxtyping import Shaped
-from sklearn.datasets import load_digits
 
 from probgeo.datasets.dataset import Dataset
 
@@ -118,6 +117,8 @@ def digits() -> Dataset:
     References:
         Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI.
     """
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     x = torch.from_numpy(bunch.data / 16).float()
     return Dataset("digits", x, torch.from_numpy(bunch.target).long(), _DIGIT_NAMES, shape=(8, 8))

@@ -7,7 +7,6 @@ from math import pi
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.datasets import make_blobs, make_circles, make_moons, make_s_curve, make_swiss_roll
 from torch import Tensor
 
 from probgeo.datasets.dataset import Dataset
@@ -67,6 +66,8 @@ def swiss_roll(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Dat
         >>> torch.allclose(roll.immersion(roll.latent), roll.x, atol=1e-4)
         True
     """
+    from sklearn.datasets import make_swiss_roll
+
     points, t = make_swiss_roll(_count(num_points), random_state=seed)
     latent = np.stack([t, points[:, 1]], axis=1)
     return _manifold("swiss_roll", latent, _swiss_roll, _swiss_roll_distance, noise, np.random.default_rng(seed))
@@ -93,6 +94,8 @@ def s_curve(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Datase
         >>> round(curve.distance(a, b).item(), 4)  # unit speed
         3.0
     """
+    from sklearn.datasets import make_s_curve
+
     points, t = make_s_curve(_count(num_points), random_state=seed)
     latent = np.stack([t, points[:, 1]], axis=1)
     return _manifold("s_curve", latent, _s_curve, _plane_distance, noise, np.random.default_rng(seed))
@@ -177,6 +180,8 @@ def two_moons(num_points: int = 500, noise: float = 0.1, seed: int = 0) -> Datas
         >>> moons.x.shape, moons.class_counts()
         (torch.Size([100, 2]), {'upper': 50, 'lower': 50})
     """
+    from sklearn.datasets import make_moons
+
     x, moon = make_moons(num_points, noise=noise, random_state=seed)
     return _classes("two_moons", x, moon, ("upper", "lower"))
 
@@ -198,6 +203,7 @@ def circles(num_points: int = 500, noise: float = 0.05, seed: int = 0) -> Datase
         >>> circles.x.norm(dim=1).round(decimals=4).unique()
         tensor([0.5000, 1.0000])
     """
+
     x, ring = make_circles(num_points, noise=noise, random_state=seed, factor=0.5)
     return _classes("circles", x, ring, ("outer", "inner"))
 
@@ -221,6 +227,7 @@ def blobs(num_points: int = 500, noise: float = 1.0, seed: int = 0, ambient: int
         >>> blobs.x.shape, blobs.class_counts()
         (torch.Size([90, 5]), {'0': 30, '1': 30, '2': 30})
     """
+
     x, blob, *_ = make_blobs(num_points, ambient, centers=num_classes, cluster_std=noise, random_state=seed)
     return _classes("blobs", x, blob, tuple(str(code) for code in range(num_classes)))
 

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from probgeo.disk import whole_file
 from probgeo.geometry.geodesics import GaussNewton, Geodesics, Start, Status, geodesic
+from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import Energy, Metric
-from probgeo.geometry.paths import Graph, Straight
+from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, latent_points
 
 

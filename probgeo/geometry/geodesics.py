@@ -12,7 +12,7 @@ from torch import Tensor
 from probgeo.geometry.doubts import doubts, worth_a_look
 from probgeo.geometry.immersions import plainly
 from probgeo.geometry.metrics import Energy, Metric
-from probgeo.geometry.metrics.energy import check_energy
+from probgeo.geometry.metrics.metric import check_energy
 from probgeo.geometry.newton import BlockTridiagonal, MatrixFree, System, chosen, default_system, finite, rows
 from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.points import Points, check_alike, latent_points, nodes_of

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import arviz as az
 import xarray as xr
 
 from probgeo.identifiability.statistics import checked
@@ -27,6 +26,8 @@ def inference_data(draw_length: xr.DataArray) -> Any:
         >>> dict(pg.identifiability.inference_data(draws).posterior.sizes)
         {'chain': 2, 'draw': 3}
     """
+    import arviz as az
+
     return az.convert_to_inference_data(_chains(draw_length))
 
 
@@ -54,6 +55,8 @@ def rhat(draw_length: xr.DataArray) -> xr.DataArray:
     References:
         Gelman & Rubin (1992), Inference from iterative simulation using multiple sequences, Statistical Science 7.
     """
+    import arviz as az
+
     return _diagnostic(az.rhat, draw_length)
 
 
@@ -83,6 +86,8 @@ def ess(draw_length: xr.DataArray) -> xr.DataArray:
     References:
         Vehtari et al. (2021), Rank-normalization, folding, and localization: an improved R̂, equation 10.
     """
+    import arviz as az
+
     return _diagnostic(az.ess, draw_length)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric, PullbackMetric
+from probgeo.geometry.points import Points, points_of
 
 
 class Encoding(NamedTuple):
@@ -43,6 +44,7 @@ class LatentModel(abc.ABC):
         num_members: functions that `metric` averages over; 1 where it needs no draws.
         view_names: views that x consists of; empty for a model of one.
         has_conditions: whether it is conditional, so that `given_values` has a meaning.
+        name: what errors and saved results call it.
 
     Example:
         >>> import torch, probgeo as pg
@@ -63,6 +65,7 @@ class LatentModel(abc.ABC):
     num_members: int = 1
     view_names: tuple[str, ...] = ()
     has_conditions: bool = False
+    name: str = ""
 
     @abc.abstractmethod
     def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
@@ -124,8 +127,37 @@ class LatentModel(abc.ABC):
         """
         raise TypeError(self._without("view", "has no views", "a SharedLatentVAE"))
 
+    def identity(self) -> Any:
+        """What tells the model from others of its class, of which its key in a study is made: all that it holds."""
+        return self
+
     def _without(self, asked: str, lack: str, remedy: str) -> str:
         return f"{asked}: {type(self).__name__} {lack}; use {remedy}."
+
+
+def suited(name: str, values: Points, model: nn.Module, axes: str, width: int | None = None) -> Tensor:
+    """Rows or points as a model with weights takes them; arrays and tables in the dtype that it has.
+
+    Args:
+        name: of the argument.
+        values: a tensor, array or table.
+        model: a module with parameters.
+        axes: names of the axes, as for `points_of`.
+        width: of the last axis; None for any.
+
+    Raises:
+        TypeError: no floating-point numbers, or a tensor of another dtype than the model's.
+        ValueError: another shape.
+    """
+    found, weights = points_of(name, values, axes), next(model.parameters())
+    if width is not None and found.shape[-1] != width:
+        raise ValueError(f"{name}: expected {width} {axes.split()[-1]} numbers; got shape {tuple(found.shape)}.")
+    if isinstance(values, Tensor) and found.dtype != weights.dtype:
+        raise TypeError(
+            f"{name}: expected the dtype of the model, {weights.dtype}; got {found.dtype}. Use {name}.to("
+            f"{weights.dtype}), or convert the model."
+        )
+    return found if isinstance(values, Tensor) else found.to(weights)
 
 
 class FittedModel(nn.Module, LatentModel):
@@ -177,8 +209,11 @@ class ModelSpec(abc.ABC):
             TypeError: x is not a floating-point tensor.
             ValueError: x is not (row, feature), is empty, or has values that the model has no place for.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
+        if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x).__name__)}. Use x.float(), or "
+                "x.double()."
+            )
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(f"x: expected shape (row, feature), neither empty; got {tuple(x.shape)}.")
         self._check_values(x)

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
 
+from probgeo.geometry.points import Points
 from probgeo.likelihoods import Gaussian, Likelihood
-from probgeo.models.base import Encoding, FittedModel, ModelSpec
+from probgeo.models.base import Encoding, FittedModel, ModelSpec, suited
 from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder
@@ -185,8 +186,9 @@ class FittedVAE(EncoderDecoder, FittedModel):
             z = pyro.sample("z", dist.Normal(mean, std))
         self.decoder.guide(z)
 
-    def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
-        """Mean and standard deviation of q(z | x), each (row, latent)."""
+    def encode(self, x: Points) -> Encoding:
+        """Mean and standard deviation of q(z | x), each (row, latent), of rows x (row, feature)."""
+        x = suited("x", x, self, "row feature")
         self._check(x)
         mean, log_std = self.encoder(self.spec.likelihood.encoder_input(x)).chunk(2, dim=-1)
         return Encoding(mean, log_std.exp())

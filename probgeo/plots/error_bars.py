@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import arviz as az
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
@@ -139,6 +138,8 @@ def forest(draw_length: xr.DataArray, pairs: Sequence[int]) -> Figure:
         >>> len(figure.axes)  # the lengths, and R̂
         2
     """
+    import arviz as az
+
     chosen = draw_length.rename("length").reset_coords(drop=True).isel(pair=list(pairs))
     figure = new_figure(6.4, 0.6 + len(pairs) * (0.25 + 0.055 * chosen.sizes["retraining"]))
     axes = figure.subplots(1, 2, sharey=True, width_ratios=[4, 1])

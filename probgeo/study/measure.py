@@ -1,8 +1,9 @@
 """Fitted models in, one labelled dataset out: what every measure says of the same pairs in every retraining."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from probgeo.geometry.geodesics import Status
+from probgeo.geometry.points import rows_of
 from probgeo.models.base import LatentModel, ModelSpec
 from probgeo.study.asked import Asked, checked
 from probgeo.study.jobs import carried_out
@@ -20,6 +22,8 @@ EUCLIDEAN = "euclidean"
 # Dims of the dataset, in this order.
 ORDER = ("model", "measure", "retraining", "draw", "pair", "triple", "region")
 
+# As they come: of numbers of any kind, from torch, NumPy or pandas.
+Rows = Any
 # Of one retraining, by measure; or why there is nothing.
 Row = Mapping[str, xr.Dataset] | str
 
@@ -46,13 +50,13 @@ class RetrainingLost(UserWarning):
 
 def measure(
     models: Mapping[str, Sequence[LatentModel]],
-    x: Tensor,
-    pairs: Tensor,
+    x: Rows,
+    pairs: Rows,
     measures: Mapping[str, Measure] = DEFAULT_MEASURES,
     *,
-    points: Tensor | None = None,
-    triples: Tensor | None = None,
-    regions: Mapping[str, Tensor] | None = None,
+    points: Rows | None = None,
+    triples: Rows | None = None,
+    regions: Mapping[str, Rows] | None = None,
     executor: Executor | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
@@ -60,7 +64,8 @@ def measure(
 
     Args:
         models: by name, models that were trained independently, on the same data; lists may be of unequal lengths.
-        x: observations (row, feature) that the models were trained on, whose codes are where paths may go.
+        x: observations (row, feature) that the models were trained on, whose codes are where paths may go; a tensor,
+            an array or a table, as all rows here.
         pairs: rows of `points` (pair, 2) whose distances are measured.
         measures: by name; `euclidean`, the distance of the codes, is always there.
         points: observations that `pairs` refers to, e.g. a test set; None for `x`.
@@ -103,6 +108,11 @@ def measure(
         >>> distance.sel(measure="euclidean").values.ravel().round(3)
         array([5. , 0.5], dtype=float32)
     """
+    if not isinstance(models, Mapping):
+        raise TypeError(
+            f"models: expected lists of LatentModels by name, {{'mine': [model, ...]}}; got {type(models).__name__}."
+        )
+    models = {name: _listed(retrainings) for name, retrainings in models.items()}
     for name, retrainings in models.items():
         for model in [retrainings] if isinstance(retrainings, (LatentModel, ModelSpec)) else retrainings:
             if not isinstance(model, LatentModel) or model is retrainings:
@@ -113,13 +123,27 @@ def measure(
     if not models or not all(len(retrainings) for retrainings in models.values()):
         raise ValueError(f"models: expected at least one, each with at least one training; got {_sizes(models)}.")
     measures = with_euclidean(measures)
+    x = rows_of("x", x)
     points = checked_points(x, points)
+    acquaint((found[0] for found in models.values()), x)
     asked = checked(pairs, triples, regions, len(points), {name: found[0] for name, found in models.items()})
     jobs = [(model, x, points, asked, applicable(measures, model)) for found in models.values() for model in found]
     rows = iter(carried_out(measured, jobs, executor, "measuring distances", progress))
     found = {name: [next(rows) for _ in retrainings] for name, retrainings in models.items()}
     dataset = assembled(found, measures, asked, points)
     return dataset.assign_coords(num_members=("model", [found[0].num_members for found in models.values()]))
+
+
+def _listed(retrainings: Any) -> Any:
+    """What may be asked for its length: an iterator as a list."""
+    return list(retrainings) if isinstance(retrainings, Iterator) else retrainings
+
+
+def acquaint(models: Iterable[LatentModel | ModelSpec], x: Tensor) -> None:
+    """Models that read their dimensions off the first rows that they encode have them."""
+    for model in models:
+        if not hasattr(model, "latent"):
+            model.encode(x[:2])  # type: ignore[union-attr]
 
 
 def _sizes(models: Mapping[str, Sequence]) -> str:
@@ -134,6 +158,12 @@ def with_euclidean(measures: Mapping[str, Measure]) -> dict[str, Measure]:
     """
     if not measures:
         raise ValueError("measures: expected at least one; got none. Leave them out for the default ones.")
+    for name, how in measures.items():
+        if not isinstance(how, Measure):
+            raise TypeError(
+                f"measures: expected a Measure, such as Geodesic(metric), where metric is a function of a model; got "
+                f"{how!r} for {name!r}."
+            )
     if not isinstance(measures.get(EUCLIDEAN, Euclidean()), Euclidean):
         raise ValueError(
             f"measures: {EUCLIDEAN!r} is the distance of the codes, Euclidean(); choose another name for "
@@ -142,13 +172,13 @@ def with_euclidean(measures: Mapping[str, Measure]) -> dict[str, Measure]:
     return {**measures, EUCLIDEAN: Euclidean()}
 
 
-def checked_points(x: Tensor, points: Tensor | None) -> Tensor:
+def checked_points(x: Tensor, points: Rows | None) -> Tensor:
     """The points that rows are counted in: x, where there are no others.
 
     Raises:
         ValueError: points of other features than x.
     """
-    points = x if points is None else points.to(x)
+    points = x if points is None else rows_of("points", points).to(x)
     if points.shape[1:] != x.shape[1:]:
         raise ValueError(f"points: expected the {x.shape[-1]} features of data; got shape {tuple(points.shape)}.")
     return points

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probgeo.geometry import calculus, paths
+from probgeo import paths
+from probgeo.geometry import calculus
 from probgeo.geometry.calculus.shooting import precise
 from probgeo.geometry.geodesics import GaussNewton, Geodesics, Status, geodesic, with_doubts
 from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Metric

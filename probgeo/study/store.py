@@ -1,19 +1,17 @@
 """Where a study keeps what: trainings, measurements and the inputs of its workers, under keys that are hashes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import Tensor
 
 from probgeo.disk import whole_file
-from probgeo.models.base import LatentModel
-from probgeo.specs import digest, to_config
+from probgeo.specs import digest
 from probgeo.study.asked import Asked
 from probgeo.study.quantities import Quantity
 
@@ -124,47 +122,3 @@ def read_rows(files: Mapping[Quantity, Path]) -> xr.Dataset | str:
         if parts[-1].attrs.get("lost"):
             return parts[-1].attrs["lost"]
     return xr.merge(parts)
-
-
-# --- models trained elsewhere ----------------------------------------------------------------------------------------
-
-
-def model_key(model: LatentModel, name: str, index: int) -> str:
-    """What identifies a model that no study trained: its class and its weights; without weights its user's name."""
-    parts = list(_weights(vars(model), {}))
-    if isinstance(model, nn.Module):
-        parts += _weights(model, {})
-    has_weights = any(isinstance(part, (Tensor, np.ndarray)) for part in parts)
-    return digest(to_config(type(model)), *parts, *(() if has_weights else (name, index)))
-
-
-def _weights(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
-    """Arrays, numbers and texts in an object, in functions' code and what they enclose, in a fixed order."""
-    if isinstance(value, (bool, int, float, str, type(None), Tensor, np.ndarray)):
-        yield value
-        return
-    if id(value) in seen:
-        return
-    seen[id(value)] = value  # held, so that no other object gets its number
-    parts: list[Any] = []
-    if isinstance(value, nn.Module):
-        yield str(value)
-        parts = [dict(value.state_dict()), value.training]
-        parts += [{k: v for k, v in vars(each).items() if not k.startswith("_")} for each in value.modules()]
-    elif isinstance(value, Mapping):
-        parts = [part for key, item in value.items() for part in (str(key), item)]
-    elif isinstance(value, (list, tuple)):
-        parts = [len(value), *value]
-    elif isinstance(value, FunctionType):
-        yield value.__code__.co_code.hex()
-        parts = [
-            *value.__code__.co_consts,
-            *(value.__defaults__ or ()),
-            *(c.cell_contents for c in value.__closure__ or ()),
-        ]
-    elif hasattr(value, "__func__"):
-        parts = [value.__func__, value.__self__]
-    elif isinstance(value, LatentModel):
-        parts = [vars(value)]
-    for part in parts:
-        yield from _weights(part, seen)

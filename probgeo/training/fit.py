@@ -3,20 +3,20 @@
 import operator
 import os
 import threading
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from probgeo.geometry.points import rows_of
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
-from probgeo.specs import current_config, digest, stream, to_config
+from probgeo.seeds import stream
+from probgeo.specs import current_config, digest, to_config
 from probgeo.training import storage
 from probgeo.training.gplvm import SingleGPLVM
 from probgeo.training.options import Report, Training, num_epochs
@@ -114,7 +114,9 @@ def fit(
     seeds = checked_seeds(seeds)
     if not isinstance(training, Training):
         raise TypeError(f"training: expected Training(...); got {training!r}.")
-    x = as_tensor(x)
+    if not isinstance(spec, ModelSpec):
+        raise TypeError(f"spec: expected a spec, such as VAE(latent=2); got {_named(spec)}.")
+    x = rows_of("x", x)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one seed, none repeated; got {seeds}.")
     if stack < 1:
@@ -176,17 +178,8 @@ def checked_seeds(seeds: Any) -> list[int]:
         raise TypeError(f"seeds: {advice}; got {seeds!r}.{name}") from error
 
 
-def as_tensor(x: Any) -> Tensor:
-    """Rows as a tensor: arrays of NumPy, mapped ones too, without a copy; tables of pandas by their values."""
-    if isinstance(x, Tensor):
-        return x
-    values = x.to_numpy() if hasattr(x, "to_numpy") else x
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
-        kind = f"{type(x).__name__} of {values.dtype}" if isinstance(values, np.ndarray) else type(x).__name__
-        raise TypeError(f"x: expected a tensor, an array or a table of numbers; got {kind}.")
-    with warnings.catch_warnings():  # of arrays that must not be written to: nothing here does
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(values)
+def _named(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def _check_applies(training: Training) -> None:

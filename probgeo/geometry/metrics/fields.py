@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from probgeo.geometry.immersions import snapshot
 from probgeo.geometry.jacobians import Maps
 from probgeo.geometry.metrics.chunks import chunk_size, point_chunks
-from probgeo.geometry.metrics.energy import Linearization, Metric, from_residuals
+from probgeo.geometry.metrics.metric import Linearization, Metric, from_residuals
+from probgeo.geometry.points import Points, points_of
 
 
 class FieldMetric(Metric):
@@ -35,8 +36,9 @@ class FieldMetric(Metric):
         return torch.einsum("bik,bikl,bil->bi", step, self.tensor(middle), step)
 
     @final
-    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
-        """G(z)."""
+    def tensor(self, z: Points) -> Float[Tensor, "*batch latent latent"]:
+        """G(z) at points (*batch, latent)."""
+        z = points_of("z", z, "*batch latent")
         points = z.flatten(0, -2) if z.ndim > 1 else z[None]
         tensors = torch.cat([self._tensor(chunk) for chunk in point_chunks(self._maps, points, self._memory, 1)])
         return tensors.reshape(*z.shape, z.shape[-1])

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 
 @dataclass(frozen=True)

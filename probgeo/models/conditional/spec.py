@@ -12,8 +12,9 @@ from pyro import poutine
 from torch import Tensor
 
 from probgeo.geometry.metrics import Metric
+from probgeo.geometry.points import Points
 from probgeo.likelihoods import Gaussian, Likelihood
-from probgeo.models.base import Encoding, FittedModel
+from probgeo.models.base import Encoding, FittedModel, suited
 from probgeo.models.conditional.given import GivenVAE, MeanColumns
 from probgeo.models.conditional.masks import Mask, NoMask, RandomMask, Target, Unobserved
 from probgeo.models.conditional.model import ConditionalModel, filled
@@ -144,8 +145,9 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         self.num_members = spec.num_members
         self.history = history
 
-    def encode(self, x: Float[Tensor, "row feature"], mask: Tensor | None = None) -> Encoding:
+    def encode(self, x: Points, mask: Tensor | None = None) -> Encoding:
         """Mean and standard deviation of q(z | x, c), each (row, latent), with the rows' own covariates."""
+        x = suited("x", x, self, "row feature")
         y, covariates = self.split(x)
         return self.encoding(y, self.checked_mask(x, mask), covariates)
 
@@ -201,7 +203,7 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         x[self.covariates] = self.reference
         return self.given(x)
 
-    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
+    def decode(self, z: Points) -> Float[Tensor, "*batch observation"]:
         """E[x | z], averaged over the decoder's draws, where nothing is observed."""
         return self.given_nothing().decode(z)
 
@@ -239,7 +241,7 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         """The Fisher-Rao metric of the observation under the decoder's uncertainty, where nothing is observed."""
         return self.given_nothing().fisher_rao_metric()
 
-    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+    def uncertainty(self, z: Points) -> Float[Tensor, "*batch"]:
         """Root mean square of the decoder's standard deviation at z; units of x, where nothing is observed."""
         return self.given_nothing().uncertainty(z)
 

@@ -13,7 +13,7 @@ from probgeo.models.decoders.decoder import DecoderModule
 from probgeo.models.gp.sparse import PathwiseDraws, SparseGP
 from probgeo.models.phase import Epochs, Phase, Target
 from probgeo.nn import MLP, Network, check_network
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 
 class GPModule(DecoderModule):

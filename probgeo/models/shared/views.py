@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric
+from probgeo.geometry.points import Points
 from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.models.base import Encoding, LatentModel
 from probgeo.models.decoders.decoder import DecoderSpec
@@ -117,11 +118,11 @@ class SharedView(LatentModel):
         self.num_features = self._view.num_features
         self.num_members = self._view.spec.decoder.num_members
 
-    def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
+    def encode(self, x: Points) -> Encoding:
         """Mean and standard deviation of q(z | x_v) given this view alone, each (row, latent)."""
         return self._model.encode_view(x, self._name)
 
-    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
+    def decode(self, z: Points) -> Float[Tensor, "*batch observation"]:
         """E[x_v | z], averaged over the decoder's draws."""
         return self._view.decode(z)
 
@@ -137,7 +138,7 @@ class SharedView(LatentModel):
         """
         return self._view.fisher_rao_metric()
 
-    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+    def uncertainty(self, z: Points) -> Float[Tensor, "*batch"]:
         """Root mean square, over the view's observations, of its decoder's standard deviation at z; units of x_v."""
         return self._view.uncertainty(z)
 

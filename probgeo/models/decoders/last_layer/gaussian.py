@@ -31,7 +31,7 @@ from probgeo.models.decoders.decoder import DecoderModule, with_head
 from probgeo.models.decoders.last_layer.regression import Regression, correlated, inverse_transposed, solved
 from probgeo.models.phase import Phase, Target
 from probgeo.nn import Stacked
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 _LINEAR_HEADS = (nn.Identity, Scale)
 # Likelihoods of which an observation depends on several outputs, or whose log has no second derivative.

@@ -19,7 +19,7 @@ from probgeo.models.decoders.decoder import DrawnModule, checked_num_draws
 from probgeo.models.decoders.last_layer.gaussian import LastLayerModule, linear_layer, num_blocks_of
 from probgeo.models.decoders.last_layer.regression import Regression, correlated, inverse_transposed
 from probgeo.nn import Stacked
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 
 @dataclass(frozen=True)

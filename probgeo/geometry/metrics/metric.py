@@ -6,9 +6,9 @@ from typing import ClassVar, NamedTuple, final
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import jvp
 
-from probgeo.geometry.immersions import plainly
+from probgeo.geometry.immersions import Derivative, plainly
+from probgeo.geometry.points import Points, points_of
 
 # Gauss–Newton takes the turning of the image along the path, ‖(J_{i+1} − J_i)δ‖², for stiffness, which the exact second
 # variation hardly has (by Gauss's equation the sectional curvature cancels it), so that its steps are too short in the
@@ -193,7 +193,7 @@ class Metric(Energy):
         moves = torch.arange(count, device=points.device) % 2 == torch.arange(2, device=points.device)[:, None]
         directions = moves[:, None, :, None] * torch.eye(latent, dtype=points.dtype, device=points.device)[:, None]
         copies = points.expand(2, latent, count, latent).reshape(-1, latent)
-        residuals, slopes, *_ = jvp(self.residuals, (copies,), (directions.reshape(-1, latent),))
+        residuals, slopes = Derivative(self.residuals)(copies, directions.reshape(-1, latent))
         # The segments between one copy and the next mean nothing.
         residuals, slopes = (
             torch.cat([x, x[:1]]).unflatten(0, (2, latent, count))[:, :, :-1] for x in (residuals, slopes)
@@ -268,8 +268,9 @@ class SumMetric(Metric):
         total = Linearization(*(x + y for x, y in zip(first, second, strict=True)))
         return total._replace(durations=torch.hypot(first.durations, second.durations))
 
-    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
-        """G_1(z) + G_2(z)."""
+    def tensor(self, z: Points) -> Float[Tensor, "*batch latent latent"]:
+        """G_1(z) + G_2(z) at points (*batch, latent)."""
+        z = points_of("z", z, "*batch latent")
         return self.first.tensor(z) + self.second.tensor(z)
 
     def pulled_back(self, embedding: nn.Linear) -> "SumMetric":
@@ -298,8 +299,9 @@ class SubspaceMetric(Metric):
         """r_i of the path in the whole space."""
         return self._metric.residuals(self._embedded(points))
 
-    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
-        """Wᵀ G(W u + b) W."""
+    def tensor(self, z: Points) -> Float[Tensor, "*batch latent latent"]:
+        """Wᵀ G(W u + b) W at points (*batch, latent)."""
+        z = points_of("z", z, "*batch latent")
         weight = self._weight.to(z)
         return weight.mT @ self._metric.tensor(self._embedded(z)) @ weight
 
