@@ -1,4 +1,4 @@
-"""Maps of a latent space: encodings, fields, paths, metric tensors."""
+"""Maps of a latent space: codes, fields, paths, metric tensors."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ _SHADES = LinearSegmentedColormap.from_list("shades", ["white", "0.55"])  # ligh
 
 
 def latent(
-    encodings: Array,
+    codes: Array,
     labels: Array | None = None,
     label_names: Sequence[str] | None = None,
     background: Callable | None = None,
@@ -33,14 +33,14 @@ def latent(
 ) -> Figure:
     """Encodings by class, over a scalar field, under geodesics and the straight lines between the same ends.
 
-    In more than two dimensions, encodings and paths are projected on the encodings' two leading principal components.
+    In more than two dimensions, codes and paths are projected on the codes' two leading principal components.
 
     Args:
-        encodings: (row, latent), latent units.
+        codes: (row, latent), latent units.
         labels: (row,) class codes 0, 1, ... into `label_names`, or any values that name themselves; rows of
             negative, NaN or None are unlabelled, grey and without an entry in the legend.
         label_names: names by class code.
-        background: scalar field z (point, 2) -> (point,), called with points of the encodings' kind (array or tensor)
+        background: scalar field z (point, 2) -> (point,), called with points of the codes' kind (array or tensor)
             and dtype; two latent dimensions only. Shown as shades under contour lines.
         background_label: of the colour bar; empty for none.
         paths: (batch, node, latent), left out where they are not finite.
@@ -60,13 +60,13 @@ def latent(
 
     Example:
         >>> import torch, probgeo as pg
-        >>> encodings = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
-        >>> paths = pg.geodesic(pg.PullbackMetric(lambda z: z), encodings[:3], encodings[3:6]).path
-        >>> figure = pg.plots.latent(encodings, labels=torch.arange(20) % 2, label_names=["even", "odd"], paths=paths)
+        >>> codes = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+        >>> paths = pg.geodesic(pg.PullbackMetric(lambda z: z), codes[:3], codes[3:6]).path
+        >>> figure = pg.plots.latent(codes, labels=torch.arange(20) % 2, label_names=["even", "odd"], paths=paths)
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         ['even', 'odd']
     """
-    z, curves = as_array(encodings).astype(float), None if paths is None else as_array(paths)
+    z, curves = as_array(codes).astype(float), None if paths is None else as_array(paths)
     _check_latent(z, labels, curves, background)
     curves = None if curves is None else curves[np.isfinite(curves).all(axis=(1, 2))]
     if z.shape[1] > 2:
@@ -81,7 +81,7 @@ def latent(
     centre, half = (shown.min(axis=0) + shown.max(axis=0)) / 2, 0.56 * np.ptp(shown, axis=0).max()
     (left, bottom), (right, top) = (centre - half).tolist(), (centre + half).tolist()  # square, so that panels align
     if background is not None:
-        _draw_field(ax, background, encodings, (left, right, bottom, top), background_label, background_range)
+        _draw_field(ax, background, codes, (left, right, bottom, top), background_label, background_range)
     _draw_classes(ax, z, None if labels is None else as_array(labels), label_names, colours, legend)
     if curves is not None:
         _draw_paths(ax, curves, straight, legend)
@@ -145,7 +145,7 @@ def indicatrices(points: Array, tensors: Array, radius: float | None = None, ax:
 def _check_latent(z: np.ndarray, labels: Array | None, curves: np.ndarray | None, background: Callable | None) -> None:
     if z.ndim != 2 or z.shape[1] < 2 or not len(z):
         raise ValueError(
-            f"encodings: expected shape (row, latent), at least one row and two dimensions; got {z.shape}."
+            f"codes: expected shape (row, latent), at least one row and two dimensions; got {z.shape}."
         )
     if labels is not None and as_array(labels).shape != z.shape[:1]:
         raise ValueError(f"labels: expected shape ({len(z)},), one per encoding; got {as_array(labels).shape}.")

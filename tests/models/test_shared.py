@@ -402,19 +402,19 @@ def test_missing_views_are_filled_in_from_those_that_are_there():
     close(whole[lacks_right, 4:], model.translate(x[lacks_right, :4], "left", "right"))
 
 
-def test_samples_come_from_the_prior_or_from_the_box_of_the_codes_and_from_their_seed_alone():
+def test_means_are_at_codes_of_the_prior_or_of_the_box_of_the_codes_and_from_their_seed_alone():
     views = {"left": pg.View(2, LINEAR, pg.Decoder(LINEAR)), "right": pg.View(2, LINEAR, pg.Decoder(LINEAR))}
     model = pg.SharedLatentVAE(views).build(4, seed=0).double().requires_grad_(False)
     for view in model.views:  # E[x_v | z] = z
         view.decoder.network[0].weight.copy_(torch.eye(2))
         view.decoder.network[0].bias.zero_()
     state = torch.get_rng_state()
-    z = model.sample(4000, seed=1)
+    z = model.means(4000, seed=1)
     close(z[:, :2], z[:, 2:])
     assert z[:, :2].mean(0).abs().max() < 0.08 and (z[:, :2].std(0) - 1).abs().max() < 0.05
-    assert torch.equal(model.sample(4000, seed=1), z) and not torch.equal(model.sample(4000, seed=2), z)
+    assert torch.equal(model.means(4000, seed=1), z) and not torch.equal(model.means(4000, seed=2), z)
     x = data(missing=False)[:, :4]
-    codes, box = model.encode(x).mean, model.sample_box(x, 4000)[:, :2]
+    codes, box = model.encode(x).mean, model.means_in_box(x, 4000)[:, :2]
     low, high = codes.amin(0), codes.amax(0)
     assert ((box >= low) & (box <= high)).all()
     torch.testing.assert_close(box.mean(0), (low + high) / 2, rtol=0, atol=0.05 * float((high - low).max()))
