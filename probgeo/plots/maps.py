@@ -144,9 +144,7 @@ def indicatrices(points: Array, tensors: Array, radius: float | None = None, ax:
 
 def _check_latent(z: np.ndarray, labels: Array | None, curves: np.ndarray | None, background: Callable | None) -> None:
     if z.ndim != 2 or z.shape[1] < 2 or not len(z):
-        raise ValueError(
-            f"codes: expected shape (row, latent), at least one row and two dimensions; got {z.shape}."
-        )
+        raise ValueError(f"codes: expected shape (row, latent), at least one row and two dimensions; got {z.shape}.")
     if labels is not None and as_array(labels).shape != z.shape[:1]:
         raise ValueError(f"labels: expected shape ({len(z)},), one per encoding; got {as_array(labels).shape}.")
     if curves is not None and (curves.ndim != 3 or curves.shape[2] != z.shape[1]):
