@@ -203,6 +203,7 @@ def circles(num_points: int = 500, noise: float = 0.05, seed: int = 0) -> Datase
         >>> circles.x.norm(dim=1).round(decimals=4).unique()
         tensor([0.5000, 1.0000])
     """
+    from sklearn.datasets import make_circles
 
     x, ring = make_circles(num_points, noise=noise, random_state=seed, factor=0.5)
     return _classes("circles", x, ring, ("outer", "inner"))
@@ -227,6 +228,7 @@ def blobs(num_points: int = 500, noise: float = 1.0, seed: int = 0, ambient: int
         >>> blobs.x.shape, blobs.class_counts()
         (torch.Size([90, 5]), {'0': 30, '1': 30, '2': 30})
     """
+    from sklearn.datasets import make_blobs
 
     x, blob, *_ = make_blobs(num_points, ambient, centers=num_classes, cluster_std=noise, random_state=seed)
     return _classes("blobs", x, blob, tuple(str(code) for code in range(num_classes)))
