@@ -23,7 +23,7 @@ from experiments.common.data import cells
 from experiments.common.members import OfFirst, StraightEnergy, energy_of_1999_segments
 from experiments.common.options import Observed, Retrained
 from experiments.common.results import Groups, Shown, config_of, run
-from probgeo.plots.style import distinct_colors, finish, new_figure
+from probgeo.plots.style import distinct_colours, finish, new_figure
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ LABELS = {
 
 def _panel(axes: Axes, summary: pd.DataFrame, name: str, title: str) -> None:
     """One statistic against the number of decoders, a line per measure, with its interval."""
-    for color, (measure, label) in zip(distinct_colors(len(LABELS)), LABELS.items(), strict=True):
+    for color, (measure, label) in zip(distinct_colours(len(LABELS)), LABELS.items(), strict=True):
         rows = summary.xs(measure, level="measure")
         if measure in ("geodesic", "decorrelated"):
             axes.fill_between(rows.index, rows[f"{name}_lower"], rows[f"{name}_upper"], color=color, alpha=0.15, lw=0)

@@ -193,7 +193,7 @@ def backgrounds_figure(maps: xr.Dataset, backgrounds: xr.Dataset) -> Figure:
         view = views.sel(model=name)
         _panel(view, maps.label, row[0], "uncertainty", background_label="decoder standard deviation")
         _panel(view, maps.label, row[1], "log_volume", background_label=r"volume density $\log_{10} \sqrt{\det G}$")
-        pg.plots.latent(view.codes.values, colors=["0.6"], paths=view.path.values, legend=False, ax=row[2])
+        pg.plots.latent(view.codes.values, colours=["0.6"], paths=view.path.values, legend=False, ax=row[2])
         limits = row[2].axis()
         low, high = np.reshape(limits, (2, 2)).T
         shown = ((view.place.values > low) & (view.place.values < high)).all(1)

@@ -24,7 +24,7 @@ from experiments.common.options import Ensemble, Observed, Perceptrons
 from experiments.common.results import Groups, Shown, load_result, run, save_result
 from probgeo.geometry.metrics import Energy
 from probgeo.identifiability import coefficient_of_variation, icc, rank_agreement, spread
-from probgeo.plots.style import distinct_colors, finish, new_figure
+from probgeo.plots.style import distinct_colours, finish, new_figure
 from probgeo.specs import digest
 
 
@@ -192,7 +192,7 @@ def printed(curves: xr.Dataset, frame: pd.DataFrame, summary: pd.DataFrame) -> s
 def _growth_panel(axes: Axes, curves: xr.Dataset, frame: pd.DataFrame) -> None:
     """Means against N, relative to the coarsest grid, on logarithmic scales."""
     num = curves.segments.values
-    colors = distinct_colors(4)
+    colors = distinct_colours(4)
     for name, color in zip(SERIES, (colors[3], colors[1], colors[0]), strict=True):
         axes.plot(num, frame.loc[name, "growth"], "o-", color=color, markersize=4, linewidth=1.5, label=name)
         if name.startswith("√"):
@@ -210,7 +210,7 @@ def _growth_panel(axes: Axes, curves: xr.Dataset, frame: pd.DataFrame) -> None:
 
 def _combinations_panel(axes: Axes, summary: pd.DataFrame) -> None:
     """CV against ICC: a marker per path, a colour per what it is measured by."""
-    colors = dict(zip(("length", "root energy", "euclidean"), distinct_colors(4)[::3], strict=False))
+    colors = dict(zip(("length", "root energy", "euclidean"), distinct_colours(4)[::3], strict=False))
     colors["euclidean"] = "0.5"
     labels = {"length": "expected-metric length", "root energy": "√(2E), published", "euclidean": "Euclidean, latent"}
     markers = {"straight": "s", "expected": "o", "decorrelated": "^"}

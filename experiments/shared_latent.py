@@ -215,8 +215,8 @@ def images_of(model: Any, test: MultiView, num_images: int) -> xr.Dataset:
             f"{source} → {target}": cycle.there,
             f"{source} → {target} → {source}": cycle.back,
         }
-    for name, sample in (("prior", model.sample(num_images)), ("box", model.sample_box(test.x, num_images))):
-        images |= {f"{name}: {view}": sample[:, test.columns(view)] for view in (first, second)}
+    for name, means in (("prior", model.means(num_images)), ("box", model.means_in_box(test.x, num_images))):
+        images |= {f"{name}: {view}": means[:, test.columns(view)] for view in (first, second)}
     noise = torch.rand(shown.view(first).shape, generator=stream("noise"))
     images |= {"noise": noise, f"noise → {second}": model.translate(noise, first, second)}
     values = ("row", "image", "feature"), in_bytes(torch.stack(list(images.values())))

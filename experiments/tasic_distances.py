@@ -151,7 +151,7 @@ def latent_view(study: pg.Study, data: pg.datasets.Dataset, num: int = 32) -> xr
             "density": (("member", "first", "second"), density.unflatten(1, (num, num)).cpu().numpy()),
             "corner": (("side", "latent"), corner.cpu().numpy()),
         },
-        attrs={"colors": list(data.colors or ()), "name": name},
+        attrs={"colors": list(data.colours or ()), "name": name},
     )
 
 
@@ -284,7 +284,7 @@ def latent_figure(view: xr.Dataset) -> Figure:
             background_label="",
             background_range=(low, high),
             paths=view.path.values if index == 0 else None,
-            colors=shown,
+            colours=shown,
             legend=False,
             ax=axes,
         )

@@ -9,6 +9,12 @@ from scipy.ndimage import laplace
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
 
+__all__ = [
+    "blur",
+    "classifier_features",
+    "frechet_distance",
+]
+
 FeatureMap = Callable[[Tensor], Tensor]
 
 

@@ -15,6 +15,13 @@ from torch import Tensor
 
 from probgeo.sources import is_users, source_digest
 
+__all__ = [
+    "digest",
+    "from_config",
+    "public_name",
+    "to_config",
+]
+
 # Where users import from, in the order in which a name is looked for: what stands in two places has the first's name.
 PUBLIC = (
     "probgeo",
@@ -64,6 +71,8 @@ FORMER = MappingProxyType(
 )
 # Metadata of a field that a published spec got later: left out at its default, so that older digests stay.
 ADDED_LATER = MappingProxyType({"added later": True})
+# Key of a field's metadata: the name that files have for it, where the field has been renamed since; digests stay too.
+WRITTEN_AS = "written as"
 SOURCE = "source of"  # no field can have this name
 
 
@@ -168,7 +177,7 @@ def to_config(spec: Any) -> Any:
     if dataclasses.is_dataclass(spec):
         values = {field: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.init}
         fields = {
-            field.name: to_config(_as_declared(value, field.type))
+            field.metadata.get(WRITTEN_AS, field.name): to_config(_as_declared(value, field.type))
             for field, value in values.items()
             if field.metadata != ADDED_LATER or value != field.default
         }
@@ -235,13 +244,15 @@ def current_config(config: Any) -> Any:
 
 
 def _made(kind: type, fields: dict[str, Any]) -> Any:
-    known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else list(fields)
+    known = {name: name for name in fields}
+    if dataclasses.is_dataclass(kind):
+        known = {field.metadata.get(WRITTEN_AS, field.name): field.name for field in dataclasses.fields(kind)}
     unknown = [name for name in fields if name not in known]
     if unknown:
         raise ValueError(
             f"config: {public_name(kind)} has no field {', '.join(map(repr, unknown))}, only {', '.join(known)}."
         )
-    return kind(**fields)
+    return kind(**{known[name]: value for name, value in fields.items()})
 
 
 def digest(*parts: Any) -> str:

@@ -21,7 +21,7 @@ SPECS = {
     "single": VAE(2, Decoder(NET), encoder=NET),
     "ensemble": VAE(2, EnsembleDecoder(3, NET), Bernoulli(), encoder=NET, beta=(0.5, 2.0)),
     "random": VAE(2, EnsembleDecoder(2, NET, RandomMember()), encoder=NET, beta=Warmup(2)),
-    "rbf": VAE(2, RBFDecoder(NET, num_centers=4), encoder=NET),
+    "rbf": VAE(2, RBFDecoder(NET, num_centres=4), encoder=NET),
 }
 QUICK = Training(epochs=3, batch_size=16, learning_rate=1e-2)
 

@@ -28,7 +28,7 @@ SPECS = [
     VAE(),
     VAE(latent=3, decoder=Decoder(MLP((5,), nn.ReLU)), likelihood=Gaussian(0.3), beta=(0.1, 1.0, 2.0)),
     VAE(decoder=EnsembleDecoder(4, MLP(()), RandomMember()), likelihood=Bernoulli(), beta=Warmup(10, stop=0.5)),
-    VAE(decoder=RBFDecoder(num_centers=7, floor=0.03, curve=1.5)),
+    VAE(decoder=RBFDecoder(num_centres=7, floor=0.03, curve=1.5)),
     Training(epochs=3, max_gradient_norm=1.0),
 ]
 
@@ -100,6 +100,16 @@ def test_a_field_or_a_class_that_is_not_known_is_named():
         from_config({**to_config(VAE()), "colour": 1})
     with pytest.raises(ValueError, match=r"probgeo\.Cube"):
         from_config({"spec": "probgeo.Cube"})
+
+
+def test_a_renamed_field_has_its_former_name_in_files_so_that_they_load_and_trainings_are_found():
+    spec = RBFDecoder(num_centres=7)
+    config = to_config(spec)
+    assert config["num_centers"] == 7 and "num_centres" not in config
+    assert from_config(json.loads(json.dumps(config))) == spec
+    assert digest(RBFDecoder()) == "00dde07c7b7072f2"  # as before the field was renamed
+    with pytest.raises(ValueError, match=r"probgeo\.RBFDecoder has no field 'num_centres', only network, num_centers"):
+        from_config({**config, "num_centres": 7})
 
 
 @settings(deadline=None)

@@ -12,7 +12,7 @@ import probgeo as pg
 
 WIDTH = 128  # of both hidden layers of all networks
 RANK = 10
-NUM_CENTERS = 64
+NUM_CENTRES = 64
 LATENT = 2
 
 
@@ -87,8 +87,8 @@ class Precision(ByHand):
     def __init__(self, num: int, num_features: int, num_rows: int) -> None:
         super().__init__(num, num_features, num_rows)
         self.requires_grad_(False)
-        self.log_weights = nn.Parameter(torch.zeros(num, NUM_CENTERS, num_features))
-        self.centers, self.scale, self.floor = torch.randn(num, NUM_CENTERS, LATENT), torch.ones(num, 1, 1), 1e-2
+        self.log_weights = nn.Parameter(torch.zeros(num, NUM_CENTRES, num_features))
+        self.centers, self.scale, self.floor = torch.randn(num, NUM_CENTRES, LATENT), torch.ones(num, 1, 1), 1e-2
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -225,7 +225,7 @@ class Source(NamedTuple):
 
 SOURCES = {
     "single": Source(pg.VAE(LATENT), Single),
-    "RBF, precision": Source(pg.VAE(LATENT, pg.RBFDecoder(num_centers=NUM_CENTERS)), Precision, last_phase=True),
+    "RBF, precision": Source(pg.VAE(LATENT, pg.RBFDecoder(num_centres=NUM_CENTRES)), Precision, last_phase=True),
     "dropout": Source(pg.VAE(LATENT, pg.DropoutDecoder()), Dropout),
     "mean field": Source(pg.VAE(LATENT, pg.BayesianDecoder(guide=pg.posteriors.MeanField())), MeanField),
     "low rank": Source(pg.VAE(LATENT, pg.BayesianDecoder(guide=pg.posteriors.LowRank(RANK))), LowRank),

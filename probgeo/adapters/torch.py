@@ -83,7 +83,23 @@ def from_torch(
 
 @final
 class TorchModel(LatentModel):
-    """What `from_torch` returns; its arguments are those of `from_torch`."""
+    """A latent model of a user's own encoder and decoders: what `from_torch` returns, which is the way to make one.
+
+    Args:
+        encode: as for `from_torch`.
+        members: the decoders, one or an ensemble's.
+        likelihood, parameters, output, latent_shape, name, returns_means: as for `from_torch`.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> encoder, decoder = torch.nn.Linear(6, 2).eval(), torch.nn.Linear(2, 6).eval()
+        >>> model = pg.adapters.from_torch(encode=encoder, decode=decoder)
+        >>> isinstance(model, pg.adapters.TorchModel), isinstance(model, pg.LatentModel)
+        (True, True)
+        >>> x = torch.rand(3, 6)
+        >>> torch.allclose(model.encode(x).mean, encoder(x)), model.latent, model.num_features
+        (True, 2, 6)
+    """
 
     def __init__(
         self,

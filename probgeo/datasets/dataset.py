@@ -64,7 +64,7 @@ class Dataset:
         label_names: name of each class.
         shape: how one observation is displayed: (height, width) or (height, width, channel) for an image; (feature,)
             for a vector.
-        colors: a colour for each class, "#rrggbb", in the order of `label_names`.
+        colours: a colour for each class, "#rrggbb", in the order of `label_names`.
         latent: true coordinates of each row on a synthetic manifold, float32 (row, latent).
         immersion: the manifold itself, coordinates (*batch, latent) -> (*batch, feature), differentiable, noise-free.
         distance: geodesic distance in closed form, coordinates (*batch, latent) twice -> (*batch,), in the units of x.
@@ -76,7 +76,7 @@ class Dataset:
     Example:
         >>> import torch, probgeo as pg
         >>> data = pg.datasets.Dataset("two", torch.eye(2), torch.tensor([0, 1]), ("first", "second"), (2,))
-        >>> data.rows([1]).x, data.class_counts()
+        >>> data.rows(torch.tensor([1])).x, data.class_counts()
         (tensor([[0., 1.]]), {'first': 1, 'second': 1})
     """
 
@@ -85,7 +85,7 @@ class Dataset:
     labels: Int64[Tensor, " row"]
     label_names: tuple[str, ...]
     shape: tuple[int, ...]
-    colors: tuple[str, ...] | None = None
+    colours: tuple[str, ...] | None = None
     latent: Float[Tensor, "row latent"] | None = None
     immersion: Callable[[Tensor], Tensor] | None = None
     distance: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -104,8 +104,8 @@ class Dataset:
             )
         if math.prod(self.shape) != self.x.shape[1]:
             raise ValueError(f"shape: expected a product of {self.x.shape[1]}, the features of x; got {self.shape}.")
-        if self.colors is not None and len(self.colors) != num_classes:
-            raise ValueError(f"colors: expected one for each of the {num_classes} classes; got {len(self.colors)}.")
+        if self.colours is not None and len(self.colours) != num_classes:
+            raise ValueError(f"colours: expected one for each of the {num_classes} classes; got {len(self.colours)}.")
         if self.latent is not None and len(self.latent) != num_rows:
             raise ValueError(f"latent: expected one row for each of the {num_rows} rows of x; got {len(self.latent)}.")
 

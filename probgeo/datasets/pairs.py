@@ -142,7 +142,7 @@ def neighbour_pairs(
     A centre that was drawn earlier is passed over as a neighbour, so that no pair comes twice.
 
     Args:
-        x: points, observations or encodings, (row, feature).
+        x: points, observations or codes, (row, feature).
         num_centres: rows drawn at random without replacement.
         num_neighbours: nearest rows paired with each centre.
         seed: of the draw of the centres.
@@ -212,7 +212,7 @@ def class_representatives(z: Points, labels: Labels) -> Int64[Tensor, " class"]:
     """Row nearest to the centroid of its class, argmin_i ‖z_i − mean z_class‖, for each class that has rows.
 
     Args:
-        z: points, as a rule encodings, (row, latent).
+        z: points, as a rule codes, (row, latent).
         labels: class of each row, a code or a name, from torch, NumPy, pandas or a list; it is unlabelled where it is
             negative, NaN or None: such rows stand for no class.
 

@@ -203,12 +203,12 @@ def tasic(path: str | Path | None = None) -> Dataset:
     """
     if path is not None:
         return _npz_table(Path(path))
-    components, types, colors = (
+    components, types, colours = (
         np.load(cached_file(f"tasic/{name}", _TASIC_URL + name, md5=None), allow_pickle=False)
         for name in ("tasic-pca50.npy", "tasic-ttypes.npy", "tasic-colors.npy")
     )
     names, first_row, codes = np.unique(types, return_index=True, return_inverse=True)
-    sizes = (components.shape, types.shape, len(colors), len(names))
+    sizes = (components.shape, types.shape, len(colours), len(names))
     expected = (_TASIC_SHAPE, _TASIC_SHAPE[:1], _TASIC_SHAPE[0], _TASIC_TYPES)
     if sizes != expected:
         raise ValueError(
@@ -223,7 +223,7 @@ def tasic(path: str | Path | None = None) -> Dataset:
             f"variances {_TASIC_VARIANCES}; got {np.count_nonzero(~finite)} that are not finite and variances "
             f"{tuple(variances.round(2).tolist())}. Delete the file to download it again."
         )
-    return _table("tasic", components, codes, names, colors[first_row])
+    return _table("tasic", components, codes, names, colours[first_row])
 
 
 def _npz_table(path: Path) -> Dataset:
@@ -237,22 +237,22 @@ def _npz_table(path: Path) -> Dataset:
         return _table(path.stem, x, arrays["label"], arrays["label_names"], arrays["label_colors"])
 
 
-def _table(name: str, x: np.ndarray, codes: np.ndarray, names: np.ndarray, colors: np.ndarray) -> Dataset:
+def _table(name: str, x: np.ndarray, codes: np.ndarray, names: np.ndarray, colours: np.ndarray) -> Dataset:
     return Dataset(
         name=name,
         x=torch.from_numpy(x.astype(np.float32)),
         labels=torch.from_numpy(codes.astype(np.int64)),
         label_names=tuple(names.tolist()),
         shape=(x.shape[1],),
-        colors=_hex_colors(colors),
+        colours=_hex_colours(colours),
     )
 
 
-def _hex_colors(colors: Shaped[np.ndarray, "color ..."]) -> tuple[str, ...]:
-    """Colours as "#rrggbb", from such strings or from (color, 3) integers of 0 … 255."""
-    if colors.ndim == 1:
-        return tuple(str(color) for color in colors)
-    return tuple("#{:02x}{:02x}{:02x}".format(*(int(channel) for channel in color)) for color in colors)
+def _hex_colours(colours: Shaped[np.ndarray, "colour ..."]) -> tuple[str, ...]:
+    """Colours as "#rrggbb", from such strings or from (colour, 3) integers of 0 … 255."""
+    if colours.ndim == 1:
+        return tuple(str(colour) for colour in colours)
+    return tuple("#{:02x}{:02x}{:02x}".format(*(int(channel) for channel in colour)) for colour in colours)
 
 
 def _idx_images(folder: str, train: bool, url: str, md5: dict[str, str], label_names: tuple[str, ...]) -> Dataset:

@@ -215,6 +215,12 @@ def with_labels(data: Dataset) -> Dataset:
 def with_radius(data: Dataset) -> Dataset:
     """A swiss roll with the radius of its spiral, √(x_1² + x_3²), as one more column.
 
+    Args:
+        data: from `swiss_roll`.
+
+    Returns:
+        the data set, x (row, 4).
+
     Raises:
         ValueError: rows that have not three features.
 

@@ -151,8 +151,6 @@ def surface(num_points: int = 1000, noise: float = 0.0, seed: int = 0, ambient: 
     Example:
         >>> import torch, probgeo as pg
         >>> surface = pg.datasets.surface(num_points=100)
-        >>> surface.x.shape
-        torch.Size([100, 10])
         >>> a, b = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.3, 0.4]])
         >>> round(surface.distance(a, b).item(), 4)
         0.5

@@ -316,6 +316,18 @@ def neurons_morphology(path: str | Path | None = None) -> MultiView:
     Raises:
         FileNotFoundError: there is no such file.
 
+    Example:
+        >>> import pathlib, tempfile, numpy as np, probgeo as pg
+        >>> rng = np.random.default_rng(0)
+        >>> neurons = {"ephys": rng.normal(size=(4, 29)), "cells": np.arange(4)}
+        >>> morphology = {"morph": rng.normal(size=(4, 61)), "has_morph": np.full(4, True)}
+        >>> families = {"rna_family": np.array([0, 1, 0, 1]), "rna_family_names": np.array(["Sst", "Vip"])}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(pathlib.Path(folder) / "mine.npz", **neurons, **morphology, **families)
+        ...     data = pg.datasets.neurons_morphology(pathlib.Path(folder) / "mine.npz")
+        >>> data.shapes
+        {'physiology': (29,), 'morphology': (61,)}
+
     References:
         Scala et al. (2020), Phenotypic variation of transcriptomic cell types in mouse motor cortex.
     """
@@ -347,6 +359,18 @@ def neurons_expression(path: str | Path | None = None, num_genes: int = 100) -> 
 
     Raises:
         FileNotFoundError: there is no such file.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np, probgeo as pg
+        >>> rng = np.random.default_rng(0)
+        >>> neurons = {"ephys": rng.normal(size=(4, 29)), "cells": np.arange(4)}
+        >>> expression = {"counts": rng.poisson(5, size=(4, 10)), "library_size": np.full(4, 50.0)}
+        >>> families = {"rna_family": np.array([0, 1, 0, 1]), "rna_family_names": np.array(["Sst", "Vip"])}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(pathlib.Path(folder) / "mine.npz", **neurons, **expression, **families)
+        ...     data = pg.datasets.neurons_expression(pathlib.Path(folder) / "mine.npz", num_genes=5)
+        >>> data.shapes
+        {'physiology': (29,), 'expression': (5,)}
 
     References:
         Scala et al. (2020), Phenotypic variation of transcriptomic cell types in mouse motor cortex.

@@ -14,18 +14,18 @@ from torch.func import jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-AnyCallable = TypeVar("AnyCallable", bound=Callable[..., Any])
+Held = TypeVar("Held")  # a callable; or what a partial one holds, a tensor or a number
 
 
 class NoDerivativeError(TypeError, NotImplementedError):
     """Torch cannot differentiate an operation of the decoder as often as it is needed."""
 
 
-def snapshot(function: AnyCallable) -> AnyCallable:
+def snapshot(function: Held) -> Held:
     """The function with weights of its own: a copy of a module, or of the module whose method it is; else itself.
 
     Args:
-        function: any callable.
+        function: any callable; what holds no weights stays as it is.
 
     Returns:
         What gives the same values now, and later, whatever becomes of the module's weights.

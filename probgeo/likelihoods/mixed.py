@@ -184,6 +184,9 @@ def table_likelihood(columns: Iterable[Column]) -> Mixed:
     Args:
         columns: those of `datasets.table(path)`, in its order.
 
+    Returns:
+        The parts in the order of the columns.
+
     Example:
         >>> import probgeo as pg
         >>> kinds = {"weight": "real", "height": "real", "cats": "count"}

@@ -14,13 +14,24 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from probgeo.nn import flows as flows
-from probgeo.nn.images import ConditionalConvolutional as ConditionalConvolutional
-from probgeo.nn.images import Convolutional as Convolutional
-from probgeo.nn.images import ResizeConvolutional as ResizeConvolutional
-from probgeo.nn.images import check_activation
-from probgeo.nn.injective import Injective as Injective
+from probgeo.nn import flows
+from probgeo.nn.images import ConditionalConvolutional, Convolutional, ResizeConvolutional, check_activation
+from probgeo.nn.injective import Injective
 from probgeo.nn.sameness import difference
+
+__all__ = [
+    "MLP",
+    "ConditionalConvolutional",
+    "Convolutional",
+    "DenseNet",
+    "Injective",
+    "Network",
+    "Residual",
+    "ResizeConvolutional",
+    "Stacked",
+    "flows",
+    "mlp",
+]
 
 
 def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.SiLU) -> nn.Sequential:

@@ -12,6 +12,16 @@ from pyro.nn import AutoRegressiveNN, DenseNN
 from torch import Tensor, nn
 from torch.nn import functional
 
+__all__ = [
+    "AffineCoupling",
+    "Autoregressive",
+    "Bijection",
+    "MaskedAutoregressive",
+    "NeuralAutoregressive",
+    "Planar",
+    "SplineCoupling",
+]
+
 _MAX_LOG_SCALE = 3.0
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from probgeo.identifiability import inference_data, rhat
-from probgeo.plots.style import distinct_colors, finish, new_figure
+from probgeo.plots.style import distinct_colours, finish, new_figure
 
 _LABELS = {
     "student": "Student-t interval of its draws",
@@ -40,7 +40,7 @@ def coverage(calibration: xr.Dataset) -> Figure:
         1
     """
     d = _checked(calibration, "coverage", "coverage_lower", "coverage_upper", "left_out")
-    color = dict(zip(_LABELS, distinct_colors(len(_LABELS)), strict=True))
+    colour = dict(zip(_LABELS, distinct_colours(len(_LABELS)), strict=True))
     figure = new_figure(2.5 * d.sizes["model"] + 0.5, 3.5)
     axes = figure.subplots(1, d.sizes["model"], sharex=True, sharey=True, squeeze=False)[0]
     for ax, name in zip(axes, d["model"].values, strict=True):
@@ -55,7 +55,7 @@ def coverage(calibration: xr.Dataset) -> Figure:
             row = panel.sel(interval=interval)
             bars = np.abs([row["coverage_lower"] - row["coverage"], row["coverage_upper"] - row["coverage"]])
             style = {"marker": "o", "markersize": 3, "linewidth": 1.2, "elinewidth": 0.8, "capsize": 1.5}
-            ax.errorbar(levels + shift, row["coverage"], bars, color=color[interval], label=label, **style)
+            ax.errorbar(levels + shift, row["coverage"], bars, color=colour[interval], label=label, **style)
         ax.set_title(str(name), loc="left", fontsize=9, weight="bold")
         ax.set(xlim=(0.45, 1), ylim=(0, 1), xticks=levels, yticks=np.linspace(0, 1, 6))
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
@@ -92,7 +92,7 @@ def ratios(calibration: xr.Dataset) -> Figure:
     """
     d = _checked(calibration, "ratio", "rhat", "num_draws")
     names = [str(name) for name in d["model"].values]
-    color = dict(zip(names, distinct_colors(len(names)), strict=True))
+    colour = dict(zip(names, distinct_colours(len(names)), strict=True))
     figure = new_figure(6.4, 0.55 * len(names) + 1.1)
     axes = figure.subplots(1, 2, sharey=True)
     titles = {"ratio": "std between retrainings / std of the draws", "rhat": r"$\hat R$ of the draws' lengths"}
@@ -105,7 +105,7 @@ def ratios(calibration: xr.Dataset) -> Figure:
             ax.plot([reference] * 2, [row - 0.5, row + 0.5], color="0.5", linewidth=0.9, linestyle="--", zorder=1)
             # Spread by rank within the row, so that equal values do not hide each other; the same at every drawing.
             height = row + 0.28 * np.sin(2.4 * np.arange(len(values)))
-            ax.scatter(values, height, s=7, color=[color[name]], alpha=0.45, linewidth=0, zorder=2)
+            ax.scatter(values, height, s=7, color=[colour[name]], alpha=0.45, linewidth=0, zorder=2)
             low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
             ax.plot([low, high], [row, row], color="black", linewidth=2.2, solid_capstyle="butt", zorder=3)
             ax.plot(middle, row, marker="o", markersize=5.5, color="white", markeredgecolor="black", zorder=4)
@@ -144,11 +144,11 @@ def forest(draw_length: xr.DataArray, pairs: Sequence[int]) -> Figure:
     figure = new_figure(6.4, 0.6 + len(pairs) * (0.25 + 0.055 * chosen.sizes["retraining"]))
     axes = figure.subplots(1, 2, sharey=True, width_ratios=[4, 1])
     options = {"linewidth": 1.2, "markersize": 2.5, "textsize": 8, "legend": False, "show": False}
-    data, color = inference_data(chosen), distinct_colors(1)
-    az.plot_forest(data, hdi_prob=0.9, r_hat=False, ax=axes[:1], colors=list(color), **options)
+    data, colour = inference_data(chosen), distinct_colours(1)
+    az.plot_forest(data, hdi_prob=0.9, r_hat=False, ax=axes[:1], colors=list(colour), **options)
     axes[0].set_yticklabels([f"pair {label.get_text().strip('length[]')}" for label in axes[0].get_yticklabels()])
     # ArviZ would cut its own panel of R̂ off at 2.1; its rows are numbered from below.
-    axes[1].plot(rhat(chosen), axes[0].get_yticks()[::-1], "o", color=color[0], markersize=4)
+    axes[1].plot(rhat(chosen), axes[0].get_yticks()[::-1], "o", color=colour[0], markersize=4)
     axes[1].axvline(1, color="0.5", linewidth=0.9, linestyle="--", zorder=0)
     axes[1].tick_params(axis="y", length=0)
     axes[1].set(xlim=(0, None), xlabel=r"$\hat R$")

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probgeo.plots.style import Array, as_array, color_bar, finish, new_figure, owner_of
+from probgeo.plots.style import Array, as_array, colour_bar, finish, new_figure, owner_of
 
 
 def distance_matrix(
@@ -42,7 +42,7 @@ def distance_matrix(
     side = float(np.clip(0.1 * num, 4, 13))
     ax = new_figure(side + 0.9, side).subplots() if ax is None else ax
     image = ax.imshow(values, cmap="mako_r", interpolation="nearest")
-    color_bar(ax, image, label)
+    colour_bar(ax, image, label)
     finish(ax)
     if labels is None:
         ax.set(xticks=[], yticks=[])

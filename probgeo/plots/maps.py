@@ -1,4 +1,4 @@
-"""Maps of a latent space: encodings, fields, paths, metric tensors."""
+"""Maps of a latent space: codes, fields, paths, metric tensors."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,39 +13,39 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from torch import Tensor
 
-from probgeo.plots.style import Array, as_array, color_bar, distinct_colors, finish, new_figure, owner_of
+from probgeo.plots.style import Array, as_array, colour_bar, distinct_colours, finish, new_figure, owner_of
 
 _SHADES = LinearSegmentedColormap.from_list("shades", ["white", "0.55"])  # light enough for every class colour
 
 
 def latent(
-    encodings: Array,
+    codes: Array,
     labels: Array | None = None,
     label_names: Sequence[str] | None = None,
     background: Callable | None = None,
     background_label: str = "decoder uncertainty",
     paths: Array | None = None,
     straight: bool = True,
-    colors: Sequence | None = None,
+    colours: Sequence | None = None,
     background_range: tuple[float, float] | None = None,
     legend: bool = True,
     ax: Axes | None = None,
 ) -> Figure:
     """Encodings by class, over a scalar field, under geodesics and the straight lines between the same ends.
 
-    In more than two dimensions, encodings and paths are projected on the encodings' two leading principal components.
+    In more than two dimensions, codes and paths are projected on the codes' two leading principal components.
 
     Args:
-        encodings: (row, latent), latent units.
+        codes: (row, latent), latent units.
         labels: (row,) class codes 0, 1, ... into `label_names`, or any values that name themselves; rows of
             negative, NaN or None are unlabelled, grey and without an entry in the legend.
         label_names: names by class code.
-        background: scalar field z (point, 2) -> (point,), called with points of the encodings' kind (array or tensor)
+        background: scalar field z (point, 2) -> (point,), called with points of the codes' kind (array or tensor)
             and dtype; two latent dimensions only. Shown as shades under contour lines.
         background_label: of the colour bar; empty for none.
         paths: (batch, node, latent), left out where they are not finite.
         straight: whether the straight lines are drawn too, dashed.
-        colors: by class, in the order of the classes; default: distinguishable in all forms of colour blindness up to
+        colours: by class, in the order of the classes; default: distinguishable in all forms of colour blindness up to
             10 classes, evenly spaced hues beyond.
         background_range: values of the lightest and the darkest shade, to compare panels; default: the 2 and 98 %
             quantiles of the field's finite values.
@@ -60,29 +60,29 @@ def latent(
 
     Example:
         >>> import torch, probgeo as pg
-        >>> encodings = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
-        >>> paths = pg.geodesic(pg.PullbackMetric(lambda z: z), encodings[:3], encodings[3:6]).path
-        >>> figure = pg.plots.latent(encodings, labels=torch.arange(20) % 2, label_names=["even", "odd"], paths=paths)
+        >>> codes = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+        >>> paths = pg.geodesic(pg.PullbackMetric(lambda z: z), codes[:3], codes[3:6]).path
+        >>> figure = pg.plots.latent(codes, labels=torch.arange(20) % 2, label_names=["even", "odd"], paths=paths)
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         ['even', 'odd']
     """
-    z, curves = as_array(encodings).astype(float), None if paths is None else as_array(paths)
+    z, curves = as_array(codes).astype(float), None if paths is None else as_array(paths)
     _check_latent(z, labels, curves, background)
     curves = None if curves is None else curves[np.isfinite(curves).all(axis=(1, 2))]
     if z.shape[1] > 2:
-        center = z.mean(axis=0)
-        axes = np.linalg.svd(z - center, full_matrices=False)[2][:2].T
-        z, curves = (z - center) @ axes, None if curves is None else (curves - center) @ axes
+        centre = z.mean(axis=0)
+        axes = np.linalg.svd(z - centre, full_matrices=False)[2][:2].T
+        z, curves = (z - centre) @ axes, None if curves is None else (curves - centre) @ axes
         names = ["principal component 1", "principal component 2"]
     else:
         names = ["$z_1$", "$z_2$"]
     ax = new_figure(4.4, 4.2 if background is None else 4.8).subplots() if ax is None else ax
     shown = z if curves is None else np.concatenate([z, curves.reshape(-1, 2)])
-    center, half = (shown.min(axis=0) + shown.max(axis=0)) / 2, 0.56 * np.ptp(shown, axis=0).max()
-    (left, bottom), (right, top) = (center - half).tolist(), (center + half).tolist()  # square, so that panels align
+    centre, half = (shown.min(axis=0) + shown.max(axis=0)) / 2, 0.56 * np.ptp(shown, axis=0).max()
+    (left, bottom), (right, top) = (centre - half).tolist(), (centre + half).tolist()  # square, so that panels align
     if background is not None:
-        _draw_field(ax, background, encodings, (left, right, bottom, top), background_label, background_range)
-    _draw_classes(ax, z, None if labels is None else as_array(labels), label_names, colors, legend)
+        _draw_field(ax, background, codes, (left, right, bottom, top), background_label, background_range)
+    _draw_classes(ax, z, None if labels is None else as_array(labels), label_names, colours, legend)
     if curves is not None:
         _draw_paths(ax, curves, straight, legend)
     ax.set(xlabel=names[0], ylabel=names[1], xlim=(left, right), ylim=(bottom, top), aspect="equal")
@@ -137,16 +137,14 @@ def indicatrices(points: Array, tensors: Array, radius: float | None = None, ax:
     ax.add_collection(ellipses)
     ax.autoscale_view()
     ax.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
-    color_bar(ax, ellipses, r"volume density $\log_{10} \sqrt{\det G}$", "bottom")
+    colour_bar(ax, ellipses, r"volume density $\log_{10} \sqrt{\det G}$", "bottom")
     finish(ax)
     return owner_of(ax)
 
 
 def _check_latent(z: np.ndarray, labels: Array | None, curves: np.ndarray | None, background: Callable | None) -> None:
     if z.ndim != 2 or z.shape[1] < 2 or not len(z):
-        raise ValueError(
-            f"encodings: expected shape (row, latent), at least one row and two dimensions; got {z.shape}."
-        )
+        raise ValueError(f"codes: expected shape (row, latent), at least one row and two dimensions; got {z.shape}.")
     if labels is not None and as_array(labels).shape != z.shape[:1]:
         raise ValueError(f"labels: expected shape ({len(z)},), one per encoding; got {as_array(labels).shape}.")
     if curves is not None and (curves.ndim != 3 or curves.shape[2] != z.shape[1]):
@@ -190,7 +188,7 @@ def _draw_field(
     if len(levels):
         ax.contour(values.reshape(num, num), levels, extent=extent, colors="0.3", linewidths=0.35)
     if label:
-        color_bar(ax, image, label, "bottom")  # a wide legend above would push it off the right
+        colour_bar(ax, image, label, "bottom")  # a wide legend above would push it off the right
 
 
 def _draw_classes(
@@ -198,19 +196,19 @@ def _draw_classes(
     z: np.ndarray,
     labels: np.ndarray | None,
     names: Sequence[str] | None,
-    colors: Sequence | None,
+    colours: Sequence | None,
     legend: bool,
 ) -> None:
     """Points by class, with a legend above the axes for 2 to 20 classes."""
     codes = np.zeros(len(z), dtype=int) if labels is None else labels
     missing = pd.isna(codes) | (codes < 0 if codes.dtype.kind in "if" else False)
     classes = np.unique(codes[~missing])
-    palette = distinct_colors(len(classes)) if colors is None else colors
+    palette = distinct_colours(len(classes)) if colours is None else colours
     size = float(np.clip(6000 / len(z), 2, 18))
-    for code, color in zip(classes, palette, strict=True):
+    for code, colour in zip(classes, palette, strict=True):
         name = str(code) if names is None else names[int(code)]
         x, y = z[codes == code].T
-        ax.scatter(x, y, s=size, color=[color], edgecolor="white", linewidth=size / 50, label=name, zorder=2)
+        ax.scatter(x, y, s=size, color=[colour], edgecolor="white", linewidth=size / 50, label=name, zorder=2)
     if missing.any():
         x, y = z[missing].T
         ax.scatter(x, y, s=size / 2, color="0.75", edgecolor="white", linewidth=size / 50, zorder=1.9)

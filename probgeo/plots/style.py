@@ -20,7 +20,7 @@ def as_array(values: Array) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def distinct_colors(num: int) -> Sequence:
+def distinct_colours(num: int) -> Sequence:
     """As many colours that are told apart easily, also by the colour-blind up to ten."""
     return sns.color_palette("colorblind", num) if num <= 10 else sns.husl_palette(num)
 
@@ -37,7 +37,7 @@ def owner_of(ax: Axes) -> Figure:
     return figure
 
 
-def color_bar(ax: Axes, image: ScalarMappable, label: str, location: Literal["right", "bottom"] = "right") -> None:
+def colour_bar(ax: Axes, image: ScalarMappable, label: str, location: Literal["right", "bottom"] = "right") -> None:
     """A thin, labelled colour bar of the image beside its axes."""
     bar = owner_of(ax).colorbar(image, ax=ax, location=location, fraction=0.045, pad=0.02)
     bar.set_label(label, fontsize=9)

@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from probgeo.identifiability import coefficient_of_variation, comparable, icc
-from probgeo.plots.style import distinct_colors, finish, new_figure
+from probgeo.plots.style import distinct_colours, finish, new_figure
 
 
 def cv_histogram(distance: xr.DataArray, num_bins: int = 30) -> Figure:
@@ -39,7 +39,7 @@ def cv_histogram(distance: xr.DataArray, num_bins: int = 30) -> Figure:
         label = dict(zip(dims, map(str, labels), strict=True))
         rows.setdefault(label.pop("measure"), {})["/".join(label.values())] = row
     models = list(dict.fromkeys(model for panel in rows.values() for model in panel))
-    color = dict(zip(models, distinct_colors(len(models)), strict=True))
+    colour = dict(zip(models, distinct_colours(len(models)), strict=True))
     cvs = [coefficient_of_variation(row).values for panel in rows.values() for row in panel.values()]
     edges = np.histogram_bin_edges(np.concatenate(cvs), bins=num_bins)
 
@@ -49,9 +49,9 @@ def cv_histogram(distance: xr.DataArray, num_bins: int = 30) -> Figure:
         for model, row in panel.items():
             cv = coefficient_of_variation(row).values
             name = f"{model}: CV {cv.mean():.3f}, ICC {float(icc(row)):.3f}".removeprefix(": ")
-            fill = {"facecolor": (*color[model], 0.3), "edgecolor": color[model], "linewidth": 1.1}
+            fill = {"facecolor": (*colour[model], 0.3), "edgecolor": colour[model], "linewidth": 1.1}
             ax.hist(cv, edges, histtype="stepfilled", label=name, **fill)
-            ax.axvline(cv.mean(), color=color[model], linewidth=1.3, linestyle="--")
+            ax.axvline(cv.mean(), color=colour[model], linewidth=1.3, linestyle="--")
         ax.set_xlabel("CV over retrainings")
         title = {"title": measure, "title_fontsize": 9, "alignment": "left"}
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, frameon=False, handlelength=1, **title)

@@ -125,7 +125,7 @@ def test_split_with_an_empty_part_is_an_error(fraction):
         ("labels", torch.full((40,), -2)),
         ("labels", torch.zeros(39, dtype=torch.int64)),
         ("shape", (3, 3)),
-        ("colors", ("#000000",)),
+        ("colours", ("#000000",)),
         ("latent", torch.zeros(39, 1)),
     ],
 )
@@ -281,7 +281,7 @@ def test_tasic_names_its_types_and_colours(tasic_files):
     assert torch.equal(data.x, torch.from_numpy(components))
     assert torch.equal(data.labels, torch.from_numpy(codes))
     assert data.label_names[17] == "type 017"
-    assert data.colors[17] == "#000011"
+    assert data.colours[17] == "#000011"
 
 
 @pytest.mark.parametrize("damage", ["nan", "scale", "types", "rows"])
@@ -310,7 +310,7 @@ def test_tasic_reads_a_local_file(tmp_path):
     np.savez(tmp_path / "cells.npz", **arrays)
     data = datasets.tasic(path=tmp_path / "cells.npz")
     assert repr(data) == "Dataset('cells': 4 rows of 3, 2 classes)"
-    assert data.colors == ("#ff0010", "#010203")
+    assert data.colours == ("#ff0010", "#010203")
     assert data.labels.tolist() == [1, 0, 1, 1]
     assert data.subset(classes=["Sst"]).x.tolist() == [[3, 4, 5]]
 

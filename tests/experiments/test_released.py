@@ -22,7 +22,7 @@ TINY = [
 @pytest.fixture(scope="module")
 def model():
     """An RBF model with placed centres, in double precision."""
-    fitted = pg.VAE(2, pg.RBFDecoder(NET, num_centers=5), encoder=NET).build(6, seed=0).double()
+    fitted = pg.VAE(2, pg.RBFDecoder(NET, num_centres=5), encoder=NET).build(6, seed=0).double()
     codes = torch.randn(100, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     fitted.decoder.precision.place(codes, torch.tensor(4.0), seed=0)
     return fitted.requires_grad_(False)

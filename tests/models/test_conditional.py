@@ -27,7 +27,7 @@ DECODERS = {
     "dropout": pg.DropoutDecoder(NET, draws=4),
 }
 FITTED_LATER = {
-    "rbf": pg.RBFDecoder(NET, num_centers=5),
+    "rbf": pg.RBFDecoder(NET, num_centres=5),
     "gp": pg.GPDecoder(NET, num_inducing=8),
     "exact": pg.BayesianDecoder(NET, guide=pg.posteriors.Conjugate(), draws=4),
     "laplace": pg.BayesianDecoder(NET, guide=pg.posteriors.LaplaceApproximation(), draws=4),

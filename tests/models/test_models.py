@@ -26,7 +26,7 @@ DECODERS = {
     "single": Decoder(NET),
     "split": EnsembleDecoder(3, NET),
     "random": EnsembleDecoder(3, NET, RandomMember()),
-    "rbf": RBFDecoder(NET, num_centers=5),
+    "rbf": RBFDecoder(NET, num_centres=5),
 }
 
 
@@ -264,7 +264,7 @@ def test_distance_is_invariant_to_a_reparametrisation_of_the_latent_space():
 
 def placed(floor: float = 0.05, num_points: int = 200) -> tuple[RBFPrecision, torch.Tensor]:
     z = torch.randn(num_points, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    precision = RBFPrecision(3, 2, num_centers=10, floor=floor, curve=1.5).double()
+    precision = RBFPrecision(3, 2, num_centres=10, floor=floor, curve=1.5).double()
     precision.place(z, torch.tensor(4.0, dtype=torch.float64), seed=0)
     return precision, z
 
@@ -296,7 +296,7 @@ def test_trained_weights_keep_the_floor_a_fraction_of_the_mean_precision_at_the_
 
 def test_single_points_of_a_cluster_make_no_spike():
     z = torch.tensor([[0.0, 0], [0.1, 0], [0, 0.1], [9, 9]], dtype=torch.float64)
-    precision = RBFPrecision(2, 2, num_centers=2, floor=0.1, curve=1.0).double()
+    precision = RBFPrecision(2, 2, num_centres=2, floor=0.1, curve=1.0).double()
     precision.place(z, torch.tensor(1.0, dtype=torch.float64), seed=0)
     assert precision(torch.cat([z, z + 0.01])).isfinite().all()
     assert (precision.kernel.lengthscale > 1e-3).all()
@@ -304,7 +304,7 @@ def test_single_points_of_a_cluster_make_no_spike():
 
 def test_coincident_codes_still_give_a_finite_precision():
     z = torch.zeros(6, 2, dtype=torch.float64)
-    precision = RBFPrecision(2, 2, num_centers=1, floor=0.1, curve=1.0).double()
+    precision = RBFPrecision(2, 2, num_centres=1, floor=0.1, curve=1.0).double()
     precision.place(z, torch.tensor(2.0, dtype=torch.float64), seed=0)
     assert precision(z).isfinite().all()
 
@@ -346,7 +346,7 @@ def test_an_rbf_decoder_has_no_fisher_rao_metric():
 
 
 def test_too_few_codes_for_the_centres_are_refused():
-    precision = RBFPrecision(2, 2, num_centers=5, floor=0.1, curve=1.0)
+    precision = RBFPrecision(2, 2, num_centres=5, floor=0.1, curve=1.0)
     with pytest.raises(ValueError, match=r"at most as many centres as codes \(4\); got 5"):
         precision.place(torch.zeros(4, 2), torch.tensor(1.0), seed=0)
 
@@ -363,7 +363,7 @@ def test_only_ensembles_have_draws():
     ("build", "complaint"),
     [
         (lambda: EnsembleDecoder(members=0), "members: expected at least one decoder; got 0"),
-        (lambda: RBFDecoder(num_centers=0), "num_centers: expected at least one"),
+        (lambda: RBFDecoder(num_centres=0), "num_centres: expected at least one"),
         (lambda: RBFDecoder(floor=0.0), "floor: expected a fraction"),
         (lambda: RBFDecoder(floor=1.0), "floor: expected a fraction"),
         (lambda: RBFDecoder(curve=0.0), "curve: expected a positive"),

@@ -37,7 +37,7 @@ DECODERS = {
     "single": pg.Decoder(NET),
     "split": pg.EnsembleDecoder(3, NET),
     "random": pg.EnsembleDecoder(3, NET, pg.RandomMember()),
-    "rbf": pg.RBFDecoder(NET, num_centers=4),
+    "rbf": pg.RBFDecoder(NET, num_centres=4),
     "dropout": pg.DropoutDecoder(NET, draws=3),
     "mean field": pg.BayesianDecoder(NET, draws=3),
     "exact": pg.BayesianDecoder(NET, guide=pg.posteriors.Conjugate(), draws=3),
@@ -378,7 +378,7 @@ def test_decoders_that_are_fitted_to_codes_get_those_of_all_views_of_rows_that_h
     codes = model.encode(x).mean
     for name, view in zip(("left", "right"), model.views, strict=True):
         there = ~x[:, model.spec.columns(name)][:, 0].isnan()
-        expected = pg.RBFDecoder(NET, num_centers=4).build(2, view.num_features, pg.Gaussian()).precision.double()
+        expected = pg.RBFDecoder(NET, num_centres=4).build(2, view.num_features, pg.Gaussian()).precision.double()
         expected.place(codes[there], torch.tensor(1.0, dtype=x.dtype), 0)
         close(view.decoder.precision.centers, expected.centers)
 
@@ -402,19 +402,19 @@ def test_missing_views_are_filled_in_from_those_that_are_there():
     close(whole[lacks_right, 4:], model.translate(x[lacks_right, :4], "left", "right"))
 
 
-def test_samples_come_from_the_prior_or_from_the_box_of_the_codes_and_from_their_seed_alone():
+def test_means_are_at_codes_of_the_prior_or_of_the_box_of_the_codes_and_from_their_seed_alone():
     views = {"left": pg.View(2, LINEAR, pg.Decoder(LINEAR)), "right": pg.View(2, LINEAR, pg.Decoder(LINEAR))}
     model = pg.SharedLatentVAE(views).build(4, seed=0).double().requires_grad_(False)
     for view in model.views:  # E[x_v | z] = z
         view.decoder.network[0].weight.copy_(torch.eye(2))
         view.decoder.network[0].bias.zero_()
     state = torch.get_rng_state()
-    z = model.sample(4000, seed=1)
+    z = model.means(4000, seed=1)
     close(z[:, :2], z[:, 2:])
     assert z[:, :2].mean(0).abs().max() < 0.08 and (z[:, :2].std(0) - 1).abs().max() < 0.05
-    assert torch.equal(model.sample(4000, seed=1), z) and not torch.equal(model.sample(4000, seed=2), z)
+    assert torch.equal(model.means(4000, seed=1), z) and not torch.equal(model.means(4000, seed=2), z)
     x = data(missing=False)[:, :4]
-    codes, box = model.encode(x).mean, model.sample_box(x, 4000)[:, :2]
+    codes, box = model.encode(x).mean, model.means_in_box(x, 4000)[:, :2]
     low, high = codes.amin(0), codes.amax(0)
     assert ((box >= low) & (box <= high)).all()
     torch.testing.assert_close(box.mean(0), (low + high) / 2, rtol=0, atol=0.05 * float((high - low).max()))

@@ -157,7 +157,7 @@ def test_last_layers_of_residual_and_dense_networks_can_be_bayesian(spec):
 
 def test_an_rbf_decoder_takes_any_network():
     x = rows(60, 32).float()
-    model = pg.VAE(2, pg.RBFDecoder(SMALL[2], num_centers=4), pg.Gaussian())
+    model = pg.VAE(2, pg.RBFDecoder(SMALL[2], num_centres=4), pg.Gaussian())
     fitted = pg.fit(model, x, training=pg.Training(epochs=2, batch_size=30, validation=0.0), progress=False)[0]
     assert pg.length(fitted.metric(), rows(1, 9, 2).float()).isfinite().all()
 

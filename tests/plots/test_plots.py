@@ -221,7 +221,7 @@ def test_importing_plots_chooses_no_backend():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: plots.latent(np.zeros((5, 1))), r"encodings: expected shape \(row, latent\).*got \(5, 1\)"),
+        (lambda: plots.latent(np.zeros((5, 1))), r"codes: expected shape \(row, latent\).*got \(5, 1\)"),
         (lambda: plots.latent(np.zeros((5, 2)), np.zeros(4)), r"labels: expected shape \(5,\).*got \(4,\)"),
         (lambda: plots.latent(np.zeros((5, 2)), paths=np.zeros((4, 2))), r"paths: expected shape \(batch, node, 2\)"),
         (lambda: plots.latent(np.zeros((5, 3)), background=len), "background: expected two latent dimensions.*got 3"),

@@ -187,7 +187,7 @@ def test_models_that_differ_in_what_is_fitted_after_training_share_trainings(tmp
     net = pg.nn.MLP((8,))
     models = {
         "single": spec(),
-        "rbf": spec(pg.RBFDecoder(net, num_centers=4)),
+        "rbf": spec(pg.RBFDecoder(net, num_centres=4)),
         "other": spec(pg.EnsembleDecoder(2, net)),
     }
     study = pg.Study(tmp_path, X, PAIRS, models, seeds=[0, 1], training=TRAINING, measures=MEASURES)

@@ -18,7 +18,7 @@ NET = MLP((8,))
 SPECS = {
     "single": VAE(2, Decoder(NET), Bernoulli(), encoder=NET),
     "ensemble": VAE(2, EnsembleDecoder(3, NET), encoder=NET, beta=(0.5, 2.0)),
-    "rbf": VAE(2, RBFDecoder(NET, num_centers=4), encoder=NET),
+    "rbf": VAE(2, RBFDecoder(NET, num_centres=4), encoder=NET),
 }
 
 

@@ -345,7 +345,7 @@ def test_a_run_resumed_again_and_again_stops_as_early_as_an_uninterrupted_one(tm
 
 def test_a_resumed_run_remembers_which_epochs_each_phase_had(tmp_path, monkeypatch):
     # The second of three phases stops early.
-    views = {"a": View(4, NET, RBFDecoder(NET, num_centers=4)), "b": View(4, NET, RBFDecoder(NET, num_centers=4))}
+    views = {"a": View(4, NET, RBFDecoder(NET, num_centres=4)), "b": View(4, NET, RBFDecoder(NET, num_centres=4))}
     training = Training(epochs=16, batch_size=16, learning_rate=0.2, patience=1)
 
     def run(folder):
@@ -555,7 +555,7 @@ def test_a_truncated_checkpoint_is_reported_with_its_name(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("decoder", "complaint"),
     [
-        (RBFDecoder(NET, num_centers=64), r"at most as many centres as codes \(54\); got 64"),
+        (RBFDecoder(NET, num_centres=64), r"at most as many centres as codes \(54\); got 64"),
         (GPDecoder(NET, num_inducing=64), r"at most as many inducing points as rows of x \(54\); got 64"),
     ],
 )

@@ -1,7 +1,7 @@
 """A mean network and an RBF network of the precision, whose variance grows away from the data."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from probgeo.models.decoders.decoder import DecoderModule, with_head
 from probgeo.models.gp.sparse import RBFPrecision
 from probgeo.models.phase import Epochs, Phase, Target
 from probgeo.nn import MLP, Network, check_network
+from probgeo.specs import WRITTEN_AS
 
 
 class RBFModule(DecoderModule):
@@ -27,7 +28,7 @@ class RBFModule(DecoderModule):
     def phases(self) -> tuple[Phase, ...]:
         mean = Epochs(lambda name: not name.startswith("precision."))
         weights = Epochs(lambda name: name == "precision.log_weights", share=0.5, rate=10.0)
-        return Phase("mean", mean), Phase("precision", weights, _place_centers, _check_centers)
+        return Phase("mean", mean), Phase("precision", weights, _place_centres, _check_centres)
 
     def forward(self, z: Float[Tensor, "row latent"], parameters: Parameters) -> tuple[Tensor, Parameters]:
         # In the first phase the likelihood's own standard deviation holds: the centres are not placed yet. In the
@@ -71,12 +72,12 @@ class _MeanAndStd(nn.Module):
 
 
 @torch.no_grad()
-def _place_centers(module: RBFModule, target: Target, seed: int) -> None:
+def _place_centres(module: RBFModule, target: Target, seed: int) -> None:
     """Centres at the codes; every precision at the data equal to the likelihood's own, 1 / std²."""
     module.precision.place(target.z, (-2 * target.parameters["log_std"]).exp(), seed)
 
 
-def _check_centers(module: RBFModule, target: Target) -> None:
+def _check_centres(module: RBFModule, target: Target) -> None:
     module.precision.check(target.z)
 
 
@@ -86,7 +87,7 @@ class RBFDecoder:
 
     Args:
         network: spec of the mean network.
-        num_centers: number of radial basis functions (k-means centres of the codes).
+        num_centres: number of radial basis functions (k-means centres of the codes).
         floor: precision far from the data over the mean precision at the data, in (0, 1). It sets the lengths of
             curves far from the data: the standard deviation rises to 1/√floor times its value at the data.
         curve: length scale of a basis function, in units of its cluster's mean radius.
@@ -97,7 +98,7 @@ class RBFDecoder:
     Example:
         >>> import torch, probgeo as pg
         >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
-        >>> decoder = pg.RBFDecoder(pg.nn.MLP((8,)), num_centers=4, floor=0.01)
+        >>> decoder = pg.RBFDecoder(pg.nn.MLP((8,)), num_centres=4, floor=0.01)
         >>> training = pg.Training(epochs=1, batch_size=20)
         >>> [model] = pg.fit(pg.VAE(latent=2, decoder=decoder), x, training=training, progress=False)
         >>> codes = model.encode(x).mean
@@ -109,14 +110,14 @@ class RBFDecoder:
     """
 
     network: Network = MLP()
-    num_centers: int = 64
+    num_centres: int = field(default=64, metadata={WRITTEN_AS: "num_centers"})
     floor: float = 1e-2
     curve: float = 2.0
     num_members = 1
 
     def __post_init__(self) -> None:
-        if self.num_centers < 1:
-            raise ValueError(f"num_centers: expected at least one centre; got {self.num_centers}.")
+        if self.num_centres < 1:
+            raise ValueError(f"num_centres: expected at least one centre; got {self.num_centres}.")
         if not 0 < self.floor < 1:
             raise ValueError(f"floor: expected a fraction between 0 and 1; got {self.floor}.")
         if not self.curve > 0:
@@ -131,5 +132,5 @@ class RBFDecoder:
         """
         if not (isinstance(likelihood, Gaussian) and likelihood.std is None):
             raise ValueError(f"likelihood: RBFDecoder learns the variance of Gaussian(); got {likelihood}.")
-        precision = RBFPrecision(num_outputs, latent, self.num_centers, self.floor, self.curve)
+        precision = RBFPrecision(num_outputs, latent, self.num_centres, self.floor, self.curve)
         return RBFModule(self.network.build(latent, num_outputs), precision)

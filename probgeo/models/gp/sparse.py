@@ -56,7 +56,7 @@ class RBFPrecision(nn.Module):
     Args:
         num_features: number of observations D, each with a precision of its own.
         latent: dimension of z.
-        num_centers: number K of radial basis functions.
+        num_centres: number K of radial basis functions.
         floor: precision far from the data over the mean precision at the data, in (0, 1).
         curve: length scales ℓ_k in units of the mean distance of a cluster's points from its centre.
 
@@ -64,21 +64,21 @@ class RBFPrecision(nn.Module):
         Arvanitidis, Hansen & Hauberg (2018), Latent Space Oddity, section 4 (there with a constant offset as floor).
     """
 
-    centers: Tensor
+    centers: Tensor  # as weights on disk have it
     at_data: Tensor
     placed: Tensor
 
-    def __init__(self, num_features: int, latent: int, num_centers: int, floor: float, curve: float) -> None:
+    def __init__(self, num_features: int, latent: int, num_centres: int, floor: float, curve: float) -> None:
         super().__init__()
         self.floor, self.curve = floor, curve
-        self.kernel = RBFKernel(batch_shape=torch.Size([num_centers])).requires_grad_(False)
-        self.log_weights = nn.Parameter(torch.zeros(num_features, num_centers))
-        self.register_buffer("centers", torch.zeros(num_centers, latent))
-        self.register_buffer("at_data", torch.ones(num_centers))
+        self.kernel = RBFKernel(batch_shape=torch.Size([num_centres])).requires_grad_(False)
+        self.log_weights = nn.Parameter(torch.zeros(num_features, num_centres))
+        self.register_buffer("centers", torch.zeros(num_centres, latent))
+        self.register_buffer("at_data", torch.ones(num_centres))
         self.register_buffer("placed", torch.tensor(False))
         self.any_placed = False  # of several that are stacked in this module: `placed` has no one value then
 
-    def _basis(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch center"]:
+    def _basis(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch centre"]:
         rows = z.reshape(-1, z.shape[-1])
         basis = postprocess_rbf(sq_dist(rows, self.centers) / self.kernel.lengthscale.flatten() ** 2)
         return basis.reshape(*z.shape[:-1], -1)
@@ -94,7 +94,7 @@ class RBFPrecision(nn.Module):
         """Raise ValueError if there are fewer codes than centres."""
         if len(z) < len(self.centers):
             raise ValueError(
-                f"num_centers: expected at most as many centres as codes ({len(z)}); got {len(self.centers)}."
+                f"num_centres: expected at most as many centres as codes ({len(z)}); got {len(self.centers)}."
             )
 
     @torch.no_grad()
@@ -105,13 +105,13 @@ class RBFPrecision(nn.Module):
             ValueError: fewer codes than centres.
         """
         self.check(z)
-        num_centers = len(self.centers)
-        clusters = _clusters(z, num_centers, seed)
+        num_centres = len(self.centers)
+        clusters = _clusters(z, num_centres, seed)
         self.centers.copy_(torch.as_tensor(clusters.cluster_centers_))
         labels = torch.as_tensor(clusters.labels_, dtype=torch.long, device=z.device)
         distance = (z - self.centers[labels]).norm(dim=-1)
         total = torch.zeros_like(self.at_data).index_add_(0, labels, distance)
-        radius = total / torch.bincount(labels, minlength=num_centers).clamp(min=1)
+        radius = total / torch.bincount(labels, minlength=num_centres).clamp(min=1)
         # A cluster of one point has radius 0; it takes the mean radius, so that no basis function is a spike.
         radius = torch.where(radius > 0, radius, distance.mean().clamp(min=torch.finfo(z.dtype).eps))
         self.kernel.lengthscale = self.curve * radius[:, None, None]

@@ -298,12 +298,12 @@ class FittedSharedLatentVAE(FittedModel):
             raise ValueError(f"cycle: expected E[x | z] of {source!r} to have the columns of x; got {back.shape[1]}.")
         return Cycle(there, back, (back - x).square().mean(1).sqrt())
 
-    def sample(self, num_samples: int, seed: int = 0) -> Float[Tensor, "sample observation"]:
+    def means(self, num_samples: int, seed: int = 0) -> Float[Tensor, "sample observation"]:
         """E[x | z] of all views at z ~ N(0, I)."""
         z = torch.randn(num_samples, self.spec.latent, generator=stream(seed, "sample"))
         return self.decode(z.to(next(self.parameters())))
 
-    def sample_box(
+    def means_in_box(
         self, x: Float[Tensor, "row feature"], num_samples: int, seed: int = 0
     ) -> Float[Tensor, "sample observation"]:
         """E[x | z] of all views at z uniform in the bounding box of the codes of x."""
