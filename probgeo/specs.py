@@ -75,8 +75,18 @@ def public_name(named: Any) -> str:
     Args:
         named: a class, or a function that a module defines.
 
+    Returns:
+        The dotted name.
+
     Raises:
         TypeError: a lambda, or what another function or class defines; or something of probgeo that is not public.
+
+    Example:
+        >>> import probgeo as pg
+        >>> pg.specs.public_name(pg.Gaussian)
+        'probgeo.Gaussian'
+        >>> pg.specs.public_name(pg.nn.MLP)  # whichever file defines it
+        'probgeo.nn.MLP'
     """
     package = named.__module__.partition(".")[0]
     for place in (place for place in PUBLIC if place.partition(".")[0] == package):
@@ -139,9 +149,17 @@ def to_config(spec: Any) -> Any:
         spec: a frozen dataclass, a class, a module's function, a number, string, None, or a sequence or string-keyed
             mapping of these.
 
+    Returns:
+        Dicts, lists, strings and numbers.
+
     Raises:
         TypeError: anything else, named; a lambda or a local class, which no file can name; a user's class or function
             without source, or one that reads what nothing identifies.
+
+    Example:
+        >>> import probgeo as pg
+        >>> pg.specs.to_config(pg.nn.MLP((8, 8)))
+        {'spec': 'probgeo.nn.MLP', 'hidden': [8, 8], 'activation': {'class': 'torch.nn.SiLU'}}
     """
     if isinstance(spec, type):
         return _described("class", spec)
@@ -179,9 +197,22 @@ def _as_declared(value: Any, declared: Any) -> Any:
 def from_config(config: Any) -> Any:
     """The spec that `to_config` described; lists come back as tuples.
 
+    Args:
+        config: what `to_config` returned, also after a round trip through JSON; names of older versions are known.
+
+    Returns:
+        What it described.
+
     Raises:
         ValueError: a class outside probgeo and torch that the caller has not imported, a class that is neither a
             dataclass nor a torch module, a field that it does not have, or a function.
+
+    Example:
+        >>> import json, probgeo as pg
+        >>> spec = pg.VAE(latent=3, likelihood=pg.likelihoods.Bernoulli())
+        >>> config = json.loads(json.dumps(pg.specs.to_config(spec)))
+        >>> pg.specs.from_config(config) == spec
+        True
     """
     if isinstance(config, dict):
         if "function" in config:
@@ -214,7 +245,21 @@ def _made(kind: type, fields: dict[str, Any]) -> Any:
 
 
 def digest(*parts: Any) -> str:
-    """Sixteen hexadecimal digits that identify specs and arrays by content: equal content, equal digest."""
+    """Sixteen hexadecimal digits that identify specs and arrays by content: equal content, equal digest.
+
+    Args:
+        parts: specs, numbers, strings, and tensors or arrays, which count by dtype, shape and values.
+
+    Returns:
+        The digits.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> pg.specs.digest(torch.zeros(2), 1) == pg.specs.digest(torch.zeros(2), 1)
+        True
+        >>> pg.specs.digest(pg.VAE(latent=2)) == pg.specs.digest(pg.VAE(latent=3))
+        False
+    """
     state = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
@@ -227,8 +272,3 @@ def digest(*parts: Any) -> str:
             state.update(json.dumps(to_config(part), sort_keys=True).encode())
         state.update(b"\0")  # parts end somewhere: (1, 2) is not (12,)
     return state.hexdigest()[:16]
-
-
-def stream(*parts: Any) -> torch.Generator:
-    """A random stream of its own for (seed, purpose, ...): the same parts give the same numbers, whatever else runs."""
-    return torch.Generator().manual_seed(int(digest(*parts), 16) % 2**63)

@@ -61,10 +61,10 @@ def from_torch(
         >>> import torch, probgeo as pg
         >>> encoder, decoder = torch.nn.Linear(6, 2).eval(), torch.nn.Linear(2, 6).eval()
         >>> model = pg.adapters.from_torch(encode=encoder, decode=decoder)
-        >>> x = torch.rand(10, 6)
-        >>> codes = model.encode(x).mean
-        >>> pg.geodesic(model.metric(), codes[:3], codes[3:6]).length.shape
-        torch.Size([3])
+        >>> start, stop = model.encode(torch.rand(6, 6)).mean.chunk(2)
+        >>> found = pg.geodesic(model.metric(), start, stop).length
+        >>> torch.allclose(found, (decoder(start) - decoder(stop)).norm(dim=1), rtol=1e-3)  # affine, so straight
+        True
     """
     members: list[Any] = list(decode) if isinstance(decode, (nn.ModuleList, list, tuple)) else [decode]
     if not members:

@@ -27,6 +27,12 @@ class CountTable:
 
     Raises:
         ValueError: fields that do not belong together.
+
+    Example:
+        >>> import probgeo as pg
+        >>> found = pg.datasets.branching_counts(num_cells=100, num_genes=20)
+        >>> len(found.genes), found.pseudotime.shape  # of both lineages
+        (20, torch.Size([100, 2]))
     """
 
     data: Dataset
@@ -91,6 +97,15 @@ def count_table(
         FileNotFoundError: there is no such file.
         ImportError: an AnnData file, and anndata is not installed.
         ValueError: another kind of file, a name that the file lacks, values that are no counts.
+
+    Example:
+        >>> import pathlib, tempfile, pandas as pd, probgeo as pg
+        >>> cells = pd.DataFrame({"type": ["neuron", "neuron", "glia"], "Sst": [3, 1, 0], "Pvalb": [0, 5, 0]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cells.to_csv(pathlib.Path(folder) / "cells.csv", index=False)
+        ...     found = pg.datasets.count_table(pathlib.Path(folder) / "cells.csv", labels="type")
+        >>> found.genes, found.data.label_names
+        (('Sst', 'Pvalb'), ('glia', 'neuron'))
     """
     path = Path(path)
     if not path.exists():
@@ -213,6 +228,12 @@ def branching_counts(
 
     Raises:
         ValueError: an argument that is not positive.
+
+    Example:
+        >>> import probgeo as pg
+        >>> found = pg.datasets.branching_counts(num_cells=100, num_genes=20)
+        >>> found.data.x.shape, found.data.label_names
+        (torch.Size([100, 20]), ('trunk', 'first', 'second'))
     """
     if min(num_cells, num_genes, total_count, library) <= 0:
         raise ValueError(

@@ -20,6 +20,13 @@ class Normalisation:
 
     Raises:
         ValueError: a standard deviation that is not positive.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> normalisation = pg.datasets.Normalisation(torch.tensor([1.0, 10.0]), torch.tensor([2.0, 5.0]))
+        >>> normalised = normalisation.normalised(torch.tensor([[3.0, 0.0]]))
+        >>> normalised, normalisation.original(normalised)
+        (tensor([[ 1., -2.]]), tensor([[3., 0.]]))
     """
 
     mean: Float[Tensor, " channel"]
@@ -65,6 +72,12 @@ class Dataset:
 
     Raises:
         ValueError: fields that do not belong together.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> data = pg.datasets.Dataset("two", torch.eye(2), torch.tensor([0, 1]), ("first", "second"), (2,))
+        >>> data.rows([1]).x, data.class_counts()
+        (tensor([[0., 1.]]), {'first': 1, 'second': 1})
     """
 
     name: str

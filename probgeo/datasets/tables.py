@@ -26,6 +26,17 @@ class Column:
         categories: names of the codes of a categorical column, and of 0 and 1 of a binary one.
         mean: of a real column before it was standardised, in its own unit.
         std: its standard deviation.
+
+    Example:
+        >>> import pathlib, tempfile, pandas as pd, probgeo as pg
+        >>> people = pd.DataFrame({"colour": ["red", "blue", "green"], "weight": [1.5, 2.5, 3.5]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     people.to_csv(pathlib.Path(folder) / "people.csv", index=False)
+        ...     colour, weight = pg.datasets.table(pathlib.Path(folder) / "people.csv").columns
+        >>> colour
+        Column(name='colour', kind='categorical', categories=('blue', 'green', 'red'), mean=0.0, std=1.0)
+        >>> weight.kind, weight.mean
+        ('real', 2.5)
     """
 
     name: str
@@ -45,6 +56,15 @@ class Table:
 
     Raises:
         ValueError: another number of columns.
+
+    Example:
+        >>> import pathlib, tempfile, pandas as pd, probgeo as pg
+        >>> people = pd.DataFrame({"weight": [1.5, 2.5, 3.5], "cats": [0, 3, 1]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     people.to_csv(pathlib.Path(folder) / "people.csv", index=False)
+        ...     found = pg.datasets.table(pathlib.Path(folder) / "people.csv")
+        >>> found.frame(found.data.x)["weight"].tolist()  # back in its own units
+        [1.4999999636082328, 2.5, 3.500000036391767]
     """
 
     data: Dataset
@@ -87,6 +107,15 @@ def table(path: str | Path, labels: str | None = None, kinds: Mapping[str, str] 
         FileNotFoundError: there is no such file.
         ValueError: a name that the file lacks, an unknown kind, a column of no values, of one value, or that is not of
             the kind it is said to be.
+
+    Example:
+        >>> import pathlib, tempfile, pandas as pd, probgeo as pg
+        >>> people = pd.DataFrame({"weight": [1.5, 2.5, 3.5], "colour": ["red", "blue", "green"], "cats": [0, 3, 1]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     people.to_csv(pathlib.Path(folder) / "people.csv", index=False)
+        ...     found = pg.datasets.table(pathlib.Path(folder) / "people.csv")
+        >>> [(column.name, column.kind) for column in found.columns]
+        [('colour', 'categorical'), ('weight', 'real'), ('cats', 'count')]
     """
     path, kinds = Path(path), dict(kinds or {})
     if not path.exists():

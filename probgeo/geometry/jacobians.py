@@ -278,6 +278,13 @@ def smallest_singular_value(members: Members, z: Points) -> Float[Tensor, "*batc
     Raises:
         ValueError: no members, or `z` has no axis.
         TypeError: members that are not callable, or `z` is no floating-point tensor or array.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> members = [lambda z: z * torch.tensor([3.0, 0.0]), lambda z: z * torch.tensor([0.0, 2.0])]
+        >>> value = pg.calculus.smallest_singular_value(members, torch.zeros(1, 2))
+        >>> value.round(decimals=4)  # of E[JᵀJ] = diag(9, 4) / 2: √2, though each member is flat in one direction
+        tensor([1.4142])
     """
     maps, z = Maps(members), points_of("z", z, "*batch latent")
     columns = maps.jets(z.reshape(-1, z.shape[-1]))[:, 1:].flatten(2) / maps.num_maps**0.5

@@ -14,7 +14,19 @@ from probgeo.geometry.points import Points, points_of
 
 
 class Encoding(NamedTuple):
-    """Mean and standard deviation of q(z | x), each (row, latent)."""
+    """What the encoder says of rows x: a diagonal Gaussian q(z | x).
+
+    Attributes:
+        mean: of q(z | x), the code, (row, latent).
+        std: standard deviation of q(z | x), (row, latent); 0 for an encoder that is certain.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> model = pg.VAE(latent=2).build(num_features=5, seed=0)
+        >>> mean, std = model.encode(torch.zeros(3, 5))
+        >>> mean.shape, bool((std > 0).all())
+        (torch.Size([3, 2]), True)
+    """
 
     mean: Float[Tensor, "row latent"]
     std: Float[Tensor, "row latent"]
@@ -168,6 +180,16 @@ class ModelSpec(abc.ABC):
         num_members: functions that the model's metric averages over, as tables state it.
         view_names: views that x consists of; empty for a model of one.
         has_conditions: whether its models are conditional.
+
+    Example:
+        >>> import probgeo as pg
+        >>> spec = pg.VAE(latent=2, decoder=pg.EnsembleDecoder(members=10))
+        >>> isinstance(spec, pg.ModelSpec), spec.num_members
+        (True, 10)
+        >>> spec == pg.VAE(latent=2, decoder=pg.EnsembleDecoder(members=10)), spec == pg.VAE(latent=3)
+        (True, False)
+        >>> spec.build(num_features=5, seed=0).latent  # with weights, untrained
+        2
     """
 
     latent: int

@@ -29,7 +29,23 @@ Row = Mapping[str, xr.Dataset] | str
 
 
 class RetrainingLost(UserWarning):
-    """A retraining diverged or its codes collapsed: its rows of the dataset are NaN, the others are not touched."""
+    """A retraining diverged or its codes collapsed: its rows of the dataset are NaN, the others are not touched.
+
+    Example:
+        >>> import warnings, torch, probgeo as pg
+        >>> class Collapsed(pg.LatentModel):  # all codes at the origin
+        ...     latent, num_features = 2, 2
+        ...     def encode(self, x):
+        ...         return pg.Encoding(torch.zeros_like(x), torch.ones_like(x))
+        ...     def decode(self, z):
+        ...         return z
+        >>> pairs, measures = torch.tensor([[0, 1]]), {"straight": pg.StraightLine()}
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     found = pg.measure({"model": [Collapsed()]}, torch.eye(2), pairs, measures)
+        >>> caught[0].category is pg.study.RetrainingLost, found.distance.isnull().all().item()
+        (True, True)
+    """
 
 
 def measure(
@@ -77,11 +93,20 @@ def measure(
 
     Example:
         >>> import torch, probgeo as pg
-        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
-        >>> spec, training = pg.VAE(latent=2), pg.Training(epochs=1, batch_size=8)
-        >>> models = {"vae": pg.fit(spec, x, seeds=range(2), training=training, progress=False)}
-        >>> dict(pg.measure(models, x, torch.tensor([[0, 1], [2, 3]])).distance.sizes)
-        {'model': 1, 'measure': 3, 'retraining': 2, 'pair': 2}
+        >>> class Plane(pg.LatentModel):  # the same plane in every training, but for the unit of its codes
+        ...     latent, num_features = 2, 2
+        ...     def __init__(self, unit):
+        ...         self.unit = unit
+        ...     def encode(self, x):
+        ...         return pg.Encoding(x / self.unit, torch.zeros_like(x))
+        ...     def decode(self, z):
+        ...         return self.unit * z
+        >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0], [0.0, 4.0]])
+        >>> distance = pg.measure({"plane": [Plane(1.0), Plane(10.0)]}, x, torch.tensor([[0, 1]])).distance
+        >>> distance.sel(measure="geodesic").values.ravel().round(3)
+        array([5., 5.], dtype=float32)
+        >>> distance.sel(measure="euclidean").values.ravel().round(3)
+        array([5. , 0.5], dtype=float32)
     """
     if not isinstance(models, Mapping):
         raise TypeError(
@@ -268,6 +293,20 @@ def with_ambient_distances(dataset: xr.Dataset) -> xr.DataArray:
 
     Returns:
         Dims (model, measure, retraining, pair), with the measures `reconstructed` and `ambient` behind the others.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> class Plane(pg.LatentModel):
+        ...     latent, num_features = 2, 2
+        ...     def encode(self, x):
+        ...         return pg.Encoding(x / 10, torch.zeros_like(x))
+        ...     def decode(self, z):
+        ...         return 10 * z
+        >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+        >>> found = pg.measure({"plane": [Plane()]}, x, torch.tensor([[0, 1]]), {"straight": pg.StraightLine()})
+        >>> distance = pg.study.with_ambient_distances(found)
+        >>> dict(zip(distance.measure.values.tolist(), distance.values.ravel().round(3).tolist()))
+        {'straight': 5.0, 'euclidean': 0.5, 'reconstructed': 5.0, 'ambient': 5.0}
     """
     distance = dataset.distance
     more = {"reconstructed": dataset.euclidean_reconstructed, "ambient": dataset.euclidean_ambient}

@@ -62,6 +62,24 @@ class Study:
             too few rows or in too many dimensions.
         FileExistsError: the folder holds a study of other data, training or models under the same names, or of a
             version whose studies this one does not continue.
+
+    Example:
+        >>> import tempfile, torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     study = pg.Study(
+        ...         folder,
+        ...         data=x,
+        ...         pairs=torch.tensor([[0, 1], [2, 3]]),
+        ...         models={"single": pg.VAE(latent=2, decoder=pg.Decoder(pg.nn.MLP((8,))))},
+        ...         seeds=range(2),
+        ...         measures={"straight": pg.StraightLine()},
+        ...         training=pg.Training(epochs=1, batch_size=16),
+        ...     )
+        ...     first = study.run(progress=False)
+        ...     again = study.run(progress=False)  # everything is there already
+        >>> dict(first.distance.sizes), first.distance.equals(again.distance)
+        ({'model': 1, 'measure': 2, 'retraining': 2, 'pair': 2}, True)
     """
 
     def __init__(

@@ -15,7 +15,8 @@ from probgeo.geometry.points import rows_of
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
-from probgeo.specs import current_config, digest, stream, to_config
+from probgeo.seeds import stream
+from probgeo.specs import current_config, digest, to_config
 from probgeo.training import storage
 from probgeo.training.gplvm import SingleGPLVM
 from probgeo.training.options import Report, Training, num_epochs
@@ -32,8 +33,23 @@ _TURN = threading.RLock()
 class TrainingDiverged(ArithmeticError):
     """The objective of some retrainings became NaN or infinite; each keeps its weights of the last good epoch.
 
+    Args:
+        message: which seeds, and when.
+        models: all retrainings, in the order of the seeds.
+
     Attributes:
         models: all retrainings, in the order of the seeds.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> reckless = pg.Training(epochs=5, batch_size=20, learning_rate=1e30, optimizer=torch.optim.SGD)
+        >>> try:
+        ...     pg.fit(pg.VAE(latent=2), x, seeds=range(2), training=reckless, progress=False)
+        ... except pg.TrainingDiverged as error:
+        ...     models = error.models
+        >>> len(models), all(weights.isfinite().all().item() for weights in models[0].parameters())
+        (2, True)
     """
 
     def __init__(self, message: str, models: list[FittedModel]) -> None:
@@ -85,6 +101,15 @@ def fit(
         FileExistsError: `folder` holds a retraining of another configuration.
         TrainingDiverged: an objective became NaN or infinite; the message names seeds and epochs, and
             its `models` are all retrainings. It is raised again for finished ones: to go on, leave these seeds out.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> spec, training = pg.VAE(latent=2, decoder=pg.Decoder(pg.nn.MLP((8,)))), pg.Training(epochs=1, batch_size=20)
+        >>> three = pg.fit(spec, x, seeds=range(3), training=training, progress=False)
+        >>> [alone] = pg.fit(spec, x, seeds=[2], training=training, progress=False)
+        >>> torch.allclose(alone.encode(x).mean, three[2].encode(x).mean, atol=1e-5)  # each as if trained alone
+        True
     """
     seeds = checked_seeds(seeds)
     if not isinstance(training, Training):

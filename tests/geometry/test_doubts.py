@@ -9,12 +9,9 @@ from probgeo.geometry.geodesics import GaussNewton, Status, geodesic, worse
 from probgeo.geometry.metrics import ConformalMetric, ExpectedMetric, PullbackMetric
 from probgeo.nn import mlp
 from probgeo.study.measures import StraightLine
+from tests.manifolds import hill
 
 START, STOP = torch.tensor([[-1.5, 0.05]]), torch.tensor([[1.5, 0.05]])
-
-
-def hill(z: Tensor) -> Tensor:
-    return torch.cat([z, 3 * (-2 * z.square().sum(-1, keepdim=True)).exp()], dim=-1)
 
 
 def step(z: Tensor) -> Tensor:

@@ -12,12 +12,9 @@ import probgeo as pg
 from probgeo.geometry.jacobians import Maps
 from probgeo.geometry.metrics import ExpectedMetric, PullbackMetric
 from probgeo.nn import Stacked, mlp
+from tests.manifolds import hill
 
 START, STOP = torch.tensor([[-1.5, 0.05]]), torch.tensor([[1.5, 0.05]])
-
-
-def hill(z: Tensor) -> Tensor:
-    return torch.cat([z, 3 * (-2 * z.square().sum(-1, keepdim=True)).exp()], dim=-1)
 
 
 def points(count: int = 40, latent: int = 2, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:

@@ -50,6 +50,19 @@ class ConditionalVAE(LatentSpec):
     Raises:
         ValueError: as `VAE`; a repeated covariate; neither a mask nor covariates to condition on.
 
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
+        >>> x[0, 1] = torch.nan  # missing
+        >>> training = pg.Training(epochs=1, batch_size=20)
+        >>> [model] = pg.fit(pg.ConditionalVAE(latent=2), x, training=training, progress=False)
+        >>> given = model.given_values({0: 0.5, 3: 0.1})  # p(x_1, x_2 | x_0, x_3), a model with a geometry of its own
+        >>> z = torch.zeros(1, 2)
+        >>> given.decode(z)[0, [0, 3]]
+        tensor([0.5000, 0.1000], grad_fn=<IndexBackward0>)
+        >>> given.metric().tensor(z).shape
+        torch.Size([1, 2, 2])
+
     References:
         Sohn, Lee & Yan (2015), Learning structured output representation using deep conditional generative models;
         Ivanov, Figurnov & Vetrov (2019), Variational autoencoder with arbitrary conditioning.

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric
@@ -14,7 +13,7 @@ from probgeo.geometry.points import Points, check_latent, points_of, rows_of
 from probgeo.models.base import Encoding, FittedModel, ModelSpec
 from probgeo.models.gp.sparse import SparseGP
 from probgeo.models.phase import Epochs, Phase
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 PROJECTION_STEPS = 200
 PROJECTED_ROWS = 1024  # at once
@@ -40,6 +39,15 @@ class GPLVM(ModelSpec):
 
     Raises:
         ValueError: an argument outside its range.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(30, 4, generator=torch.Generator().manual_seed(0))
+        >>> training = pg.Training(epochs=2, batch_size=30, validation=0.0)
+        >>> [model] = pg.fit(pg.GPLVM(latent=2, num_inducing=5), x, training=training, progress=False)
+        >>> codes = model.encode(x).mean
+        >>> codes.shape, bool((model.uncertainty(codes + 1000) > model.uncertainty(codes)).all())
+        (torch.Size([30, 2]), True)
 
     References:
         Titsias & Lawrence (2010), Bayesian Gaussian process latent variable model; Lalchand, Ravuri & Lawrence (2022),
@@ -124,6 +132,8 @@ class FittedGPLVM(FittedModel):
             ValueError: fewer rows than inducing points, fewer observations than latent dimensions, or a column of x
                 without any value.
         """
+        from sklearn.decomposition import PCA
+
         empty = x.isnan().all(0).nonzero().flatten().tolist()
         if empty:
             raise ValueError(f"x: expected at least one value in every column; column {empty[0]} has none. Remove it.")

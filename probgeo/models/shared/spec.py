@@ -32,7 +32,7 @@ from probgeo.models.shared.views import (
     together,
 )
 from probgeo.models.vae import LatentSpec, Warmup, data_plate, positive
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,17 @@ class SharedLatentVAE(LatentSpec):
     Raises:
         ValueError: no views, a name that is empty or there twice, latent below one, a negative β, or as many β as
             there are not latent dimensions.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> spec = pg.SharedLatentVAE({"left": pg.View(3), "right": pg.View(2)}, latent=2)
+        >>> model = spec.build(num_features=5, seed=0)
+        >>> x = torch.rand(4, 5, generator=torch.Generator().manual_seed(0))
+        >>> x[0, 3:] = torch.nan  # the right view is missing
+        >>> model.encode(x).mean.isfinite().all().item()
+        True
+        >>> model.translate(x[:, :3], source="left", target="right").shape
+        torch.Size([4, 2])
 
     References:
         Wu & Goodman (2018), Multimodal generative models for scalable weakly-supervised learning.

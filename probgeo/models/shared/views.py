@@ -46,6 +46,13 @@ class View:
     Raises:
         ValueError: fewer than one column, or a negative noise.
 
+    Example:
+        >>> import probgeo as pg
+        >>> image = pg.View(64, encoder=pg.nn.Convolutional((8, 8)), likelihood=pg.likelihoods.Bernoulli())
+        >>> spec = pg.SharedLatentVAE({"image": image, "text": pg.View(10)})
+        >>> spec.columns("text")
+        slice(64, 74, None)
+
     References:
         Im, Ahn, Memisevic & Bengio (2017), Denoising criterion for variational auto-encoding framework.
     """
@@ -172,6 +179,15 @@ class Alternation:
 
     Raises:
         ValueError: fewer than one round, or a share that is not positive.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> views = {"left": pg.View(3), "right": pg.View(2)}
+        >>> spec = pg.SharedLatentVAE(views, alternation=pg.views.Alternation(rounds=1, share=0.5))
+        >>> x = torch.rand(40, 5, generator=torch.Generator().manual_seed(0))
+        >>> [model] = pg.fit(spec, x, training=pg.Training(epochs=2, batch_size=20), progress=False)
+        >>> model.history.sizes["epoch"]  # two together, and one of each view alone
+        4
     """
 
     rounds: int = 2
