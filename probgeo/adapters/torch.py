@@ -154,9 +154,9 @@ class TorchModel(LatentModel):
             )
         found = Encoding(*(torch.cat(part) for part in zip(*parts, strict=True)))
         if not self._sizes:
+            self._check_output(found.mean[:256], prod(x.shape[1:]))
             self._sizes.update(latent=found.mean.shape[1], num_features=prod(x.shape[1:]))
             self._examples.append(found.mean[:2].clone())
-            self._check_output(found.mean[:256])
         return found
 
     def decode(self, z: Points) -> Float[Tensor, "*batch observation"]:
@@ -283,11 +283,11 @@ class TorchModel(LatentModel):
             )
         return Encoding(found.mean.reshape(rows, -1), found.std.reshape(rows, -1))
 
-    def _check_output(self, codes: Float[Tensor, "row latent"]) -> None:
+    def _check_output(self, codes: Float[Tensor, "row latent"], num_features: int) -> None:
         """Refuses probabilities that are called logits, and parameters that are missing."""
         if self._likelihood is None:
             return
-        self._check_parameters(self._likelihood.initial_parameters(self.num_features))
+        self._check_parameters(self._likelihood.initial_parameters(num_features), num_features)
         with watched():
             values = self._members[0].found(codes)
         if isinstance(values, td.Distribution):
@@ -298,7 +298,7 @@ class TorchModel(LatentModel):
                 "are probabilities, pass returns_means=True."
             )
 
-    def _check_parameters(self, expected: Mapping[str, Tensor]) -> None:
+    def _check_parameters(self, expected: Mapping[str, Tensor], num_features: int) -> None:
         """Refuses parameters that are missing, unknown or of another shape than the likelihood has."""
         kind, found = type(self._likelihood).__name__, self._parameters
         if missing := expected.keys() - found.keys():
@@ -309,10 +309,10 @@ class TorchModel(LatentModel):
             if not isinstance(value, Tensor) or tuple(value.shape) not in (
                 expected[name].shape,
                 (),
-                (self.num_features,),
+                (num_features,),
             ):
                 shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(
-                    f"parameters: expected {name} as a tensor of {self.num_features} numbers, one per feature, or of "
+                    f"parameters: expected {name} as a tensor of {num_features} numbers, one per feature, or of "
                     f"one; got {shape}."
                 )

@@ -136,15 +136,14 @@ class Trial:
             return
         if state["evaluations"] and state["pending"] is None:
             return
-        state["evaluations"] += 1
-        count = state["evaluations"]
-        if count & (count - 1):  # no power of two
-            return
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            points, scale = _spread(z.detach())
-            if count == 1:
-                self._try_values(points, scale)
-            self._try_derivative(points, scale)
+        count = state["evaluations"] + 1
+        if not count & (count - 1):  # a power of two
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                points, scale = _spread(z.detach())
+                if count == 1:
+                    self._try_values(points, scale)
+                self._try_derivative(points, scale)
+        state["evaluations"] = count  # only now: what was refused is tried, and refused, again
 
     def _try_values(self, points: Float[Tensor, "point latent"], scale: float) -> None:
         few = points[:8].clone()

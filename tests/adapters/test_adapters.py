@@ -250,7 +250,10 @@ REFUSED = {
 def test_what_cannot_be_told_is_refused_in_words(name):
     options, error, message = REFUSED[name]
     with pytest.raises(error, match=rf"(?s){message}"):
-        from_torch(**options).encode(X)
+        model = from_torch(**options)
+        with pytest.raises(error, match=rf"(?s){message}"):
+            model.encode(X)
+        model.encode(X)  # and refused again
 
 
 def test_what_a_model_lacks_is_refused_where_it_is_asked_for():
