@@ -1,7 +1,9 @@
 """Models of plain PyTorch have the geometry that the same functions have when written out."""
 
 import json
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -355,3 +357,12 @@ def test_what_differs_in_a_model_is_in_its_key_and_what_it_learns_of_itself_is_n
         second.encode(X)
         assert model_key(second, "mine", 0) == keys[name], name
     assert len(set(keys.values())) == len(keys)
+
+
+def test_functions_that_cannot_be_sent_to_other_processes_are_refused_in_words():
+    models = {"mine": [from_torch(encode=lambda x: x.flatten(1)[:, :2], decode=NET)]}
+    with (
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor,
+        pytest.raises(TypeError, match=r"executor: models and measures are sent .* in a module, or measure here"),
+    ):
+        pg.measure(models, X, PAIRS, LINE, executor=executor)
