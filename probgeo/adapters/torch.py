@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgeo.adapters.outputs import Draws, Headed, Mean, Member, Pick, isometric, normal_information
-from probgeo.geometry.immersions import first_line
+from probgeo.geometry.immersions import checked_output, first_line
 from probgeo.geometry.metrics import ExpectedMetric, Metric, PullbackMetric
 from probgeo.geometry.points import Points, points_of, rows_of
-from probgeo.geometry.trials import check_call, watched
+from probgeo.geometry.trials import check_call, check_values, watched
 from probgeo.likelihoods import Bernoulli, Likelihood
 from probgeo.likelihoods.likelihood import TwoParameterLikelihood
 from probgeo.models.base import Encoding, LatentModel
@@ -102,6 +102,7 @@ class TorchModel(LatentModel):
         self._members = [Member(member, output, latent_shape) for member in members]
         self._sizes: dict[str, int] = {}
         self._examples: list[Tensor] = []  # two codes, once there are any
+        self._tried: list[bool] = []  # once the decoders are known to be functions of the point alone
         self.num_members = len(members)
 
     @property
@@ -141,13 +142,14 @@ class TorchModel(LatentModel):
             raise ValueError(f"x: expected rows (row, feature), at least one; got shape {tuple(x.shape)}.")
         with watched():
             parts = [self._encoded(rows) for rows in x.split(ROWS)]
-            again, fewer = self._encoded(x[:ROWS]), self._encoded(x[: min(len(x), ROWS) // 2 + 1])
+            again = self._encoded(x[:ROWS])
+            halves = [self._encoded(rows).mean for rows in x[:ROWS].split((min(len(x), ROWS) + 1) // 2)]
         if not torch.allclose(again.mean, parts[0].mean, rtol=1e-3, atol=1e-5, equal_nan=True):
             raise ValueError(
                 "encode: called twice on the same rows it gives different codes: it samples. Return the distribution, "
                 "or its mean and standard deviation as an Encoding."
             )
-        if not torch.allclose(fewer.mean, again.mean[: len(fewer.mean)], rtol=1e-3, atol=1e-4, equal_nan=True):
+        if not torch.allclose(torch.cat(halves), again.mean, rtol=1e-3, atol=1e-4, equal_nan=True):
             raise ValueError(
                 "encode: a row's code depends on the other rows that it is called with, as where it normalises by its "
                 "whole batch. Normalise by constants; call .eval() on a model."
@@ -198,8 +200,15 @@ class TorchModel(LatentModel):
     def _each(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "member point observation"]:
         """The members' E[x | z]; points that do not fit are refused in words."""
         draws = self.draws()
+
+        def values(z: Tensor) -> Tensor:
+            return checked_output(draws(z), z, self.num_members)
+
         try:
-            return draws(points)
+            if not self._tried and len(points):
+                check_values(values, points)
+                self._tried.append(True)
+            return values(points)
         except (RuntimeError, IndexError):
             check_call(draws, points[:1])
             raise
@@ -235,18 +244,18 @@ class TorchModel(LatentModel):
             return False
         check_call(member.decode, self._examples[0])
         with torch.no_grad():
-            found = member.decode(self._examples[0])
+            found = member.decode(self._examples[0].clone())
         return isinstance(found, Tensor) and found.ndim == 2
 
     def _returned(self) -> type:
         """The class of what the decoder returns."""
         self._size("latent")
-        found = self._members[0].found(self._examples[0])
+        found = self._members[0].found(self._examples[0].clone())
         return type(found.base_dist if isinstance(found, td.Independent) else found)
 
     def _encoded(self, rows: Tensor) -> Encoding:
         try:
-            return self._encoding(self._encode(rows), len(rows))
+            return self._encoding(self._encode(rows.clone()), len(rows))  # encoders may work in place
         except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"encode: it cannot be called with rows {tuple(rows.shape)} of {rows.dtype} on {rows.device}: "
@@ -289,7 +298,7 @@ class TorchModel(LatentModel):
             return
         self._check_parameters(self._likelihood.initial_parameters(num_features), num_features)
         with watched():
-            values = self._members[0].found(codes)
+            values = self._members[0].found(codes.clone())
         if isinstance(values, td.Distribution):
             raise ValueError("likelihood: the decoder returns a distribution, which says it; leave out the likelihood.")
         if isinstance(self._likelihood, Bernoulli) and not self._means and bool(((values >= 0) & (values <= 1)).all()):

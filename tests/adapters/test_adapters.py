@@ -298,10 +298,48 @@ def test_rows_and_points_come_as_arrays_and_tables_too():
             assert torch.allclose(function(form(z)), function(z), atol=1e-6)
 
 
+NO_FUNCTIONS = {
+    "a draw": (lambda z: NET(z) + torch.randn(16), "called twice"),
+    "normalised by the first point": (lambda z: NET(z / z[:1].norm()), "depend on the other points"),
+    "training mode": (nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16)), "training mode"),
+    "half precision": (lambda z: NET(z).half(), "outputs in float32 or float64"),
+}
+
+
+@pytest.mark.parametrize("name", NO_FUNCTIONS)
+def test_reconstructions_that_are_no_function_of_the_code_are_refused_too(name):
+    decode, message = NO_FUNCTIONS[name]
+    model = from_torch(encode=coder, decode=decode)
+    for call in (lambda: model.decode(coder(X)), lambda: pg.measure({"mine": [model]}, X, PAIRS, EUCLIDEAN)):
+        with pytest.raises((ValueError, TypeError), match=message):
+            call()
+
+
+def test_what_works_in_place_works_on_its_own_copy():
+    rows, means = X.clone(), 0.5
+
+    def encode(x: Tensor) -> Tensor:
+        x -= means
+        return coder(x)
+
+    def decode(z: Tensor) -> Tensor:
+        z -= means
+        return NET(z)
+
+    model = from_torch(encode=encode, decode=[decode, decode])
+    z = model.encode(rows).mean
+    before = z.clone()
+    assert torch.equal(rows, X) and torch.allclose(z, coder(X) - means)
+    assert torch.allclose(model.decode(z), NET(before - means), atol=1e-6) and torch.equal(z, before)
+    with pytest.raises(ValueError, match="changes its argument in place"):
+        model.metric().tensor(z)
+    assert torch.equal(z, before)
+
+
 # --- in a study -------------------------------------------------------------------------------------------------------
 
 PAIRS = torch.tensor([[0, 1], [2, 3]])
-LINE = {"straight": pg.StraightLine(num_segments=8)}
+LINE, EUCLIDEAN = {"straight": pg.StraightLine(num_segments=8)}, {"euclidean": pg.Euclidean()}
 NETS = [seeded(seed) for seed in range(3)]
 
 
