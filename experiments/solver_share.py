@@ -75,8 +75,9 @@ class FromMany(pg.study.Measure):
 
     def paths(self, model: pg.LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
         metric = model.metric()
-        inits = [pg.paths.Graph(metric, codes), *(bent(start, stop, index) for index in range(self.bends))]
-        found = [pg.geodesic(metric, start, stop, init=init, solver=self.solver) for init in inits]
+        found = [pg.geodesic(metric, start, stop, init=pg.paths.Graph(metric, codes), solver=self.solver)]
+        for index in range(self.bends):
+            found.append(pg.geodesic(metric, start, stop, init=bent(start, stop, index), solver=self.solver))
         best = torch.stack([each.length for each in found]).nan_to_num(nan=torch.inf).argmin(0)
         rows = torch.arange(len(start))
         return pg.Geodesics(*(torch.stack(values)[best, rows] for values in zip(*found, strict=True)))

@@ -84,7 +84,8 @@ class Draws(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         points = z.reshape(-1, z.shape[-1])
-        return torch.stack([f(points) for f in self.functions]).reshape(self.num_members, *z.shape[:-1], -1)
+        # Each its own: a decoder may work in place.
+        return torch.stack([f(points.clone()) for f in self.functions]).reshape(self.num_members, *z.shape[:-1], -1)
 
 
 class _Natural(NamedTuple):

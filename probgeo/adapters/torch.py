@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgeo.adapters.outputs import Draws, Headed, Mean, Member, Pick, isometric, normal_information
-from probgeo.geometry.immersions import first_line
+from probgeo.geometry.immersions import checked_output, first_line
 from probgeo.geometry.metrics import ExpectedMetric, Metric, PullbackMetric
 from probgeo.geometry.points import Points, points_of, rows_of
-from probgeo.geometry.trials import check_call, watched
+from probgeo.geometry.trials import check_call, check_values, watched
 from probgeo.likelihoods import Bernoulli, Likelihood
 from probgeo.likelihoods.likelihood import TwoParameterLikelihood
 from probgeo.models.base import Encoding, LatentModel
@@ -118,6 +118,7 @@ class TorchModel(LatentModel):
         self._members = [Member(member, output, latent_shape) for member in members]
         self._sizes: dict[str, int] = {}
         self._examples: list[Tensor] = []  # two codes, once there are any
+        self._tried: list[bool] = []  # once the decoders are known to be functions of the point alone
         self.num_members = len(members)
 
     @property
@@ -157,22 +158,23 @@ class TorchModel(LatentModel):
             raise ValueError(f"x: expected rows (row, feature), at least one; got shape {tuple(x.shape)}.")
         with watched():
             parts = [self._encoded(rows) for rows in x.split(ROWS)]
-            again, fewer = self._encoded(x[:ROWS]), self._encoded(x[: min(len(x), ROWS) // 2 + 1])
+            again = self._encoded(x[:ROWS])
+            halves = [self._encoded(rows).mean for rows in x[:ROWS].split((min(len(x), ROWS) + 1) // 2)]
         if not torch.allclose(again.mean, parts[0].mean, rtol=1e-3, atol=1e-5, equal_nan=True):
             raise ValueError(
                 "encode: called twice on the same rows it gives different codes: it samples. Return the distribution, "
                 "or its mean and standard deviation as an Encoding."
             )
-        if not torch.allclose(fewer.mean, again.mean[: len(fewer.mean)], rtol=1e-3, atol=1e-4, equal_nan=True):
+        if not torch.allclose(torch.cat(halves), again.mean, rtol=1e-3, atol=1e-4, equal_nan=True):
             raise ValueError(
                 "encode: a row's code depends on the other rows that it is called with, as where it normalises by its "
                 "whole batch. Normalise by constants; call .eval() on a model."
             )
         found = Encoding(*(torch.cat(part) for part in zip(*parts, strict=True)))
         if not self._sizes:
+            self._check_output(found.mean[:256], prod(x.shape[1:]))
             self._sizes.update(latent=found.mean.shape[1], num_features=prod(x.shape[1:]))
             self._examples.append(found.mean[:2].clone())
-            self._check_output(found.mean[:256])
         return found
 
     def decode(self, z: Points) -> Float[Tensor, "*batch observation"]:
@@ -214,8 +216,15 @@ class TorchModel(LatentModel):
     def _each(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "member point observation"]:
         """The members' E[x | z]; points that do not fit are refused in words."""
         draws = self.draws()
+
+        def values(z: Tensor) -> Tensor:
+            return checked_output(draws(z), z, self.num_members)
+
         try:
-            return draws(points)
+            if not self._tried and len(points):
+                check_values(values, points)
+                self._tried.append(True)
+            return values(points)
         except (RuntimeError, IndexError):
             check_call(draws, points[:1])
             raise
@@ -251,18 +260,18 @@ class TorchModel(LatentModel):
             return False
         check_call(member.decode, self._examples[0])
         with torch.no_grad():
-            found = member.decode(self._examples[0])
+            found = member.decode(self._examples[0].clone())
         return isinstance(found, Tensor) and found.ndim == 2
 
     def _returned(self) -> type:
         """The class of what the decoder returns."""
         self._size("latent")
-        found = self._members[0].found(self._examples[0])
+        found = self._members[0].found(self._examples[0].clone())
         return type(found.base_dist if isinstance(found, td.Independent) else found)
 
     def _encoded(self, rows: Tensor) -> Encoding:
         try:
-            return self._encoding(self._encode(rows), len(rows))
+            return self._encoding(self._encode(rows.clone()), len(rows))  # encoders may work in place
         except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"encode: it cannot be called with rows {tuple(rows.shape)} of {rows.dtype} on {rows.device}: "
@@ -299,13 +308,13 @@ class TorchModel(LatentModel):
             )
         return Encoding(found.mean.reshape(rows, -1), found.std.reshape(rows, -1))
 
-    def _check_output(self, codes: Float[Tensor, "row latent"]) -> None:
+    def _check_output(self, codes: Float[Tensor, "row latent"], num_features: int) -> None:
         """Refuses probabilities that are called logits, and parameters that are missing."""
         if self._likelihood is None:
             return
-        self._check_parameters(self._likelihood.initial_parameters(self.num_features))
+        self._check_parameters(self._likelihood.initial_parameters(num_features), num_features)
         with watched():
-            values = self._members[0].found(codes)
+            values = self._members[0].found(codes.clone())
         if isinstance(values, td.Distribution):
             raise ValueError("likelihood: the decoder returns a distribution, which says it; leave out the likelihood.")
         if isinstance(self._likelihood, Bernoulli) and not self._means and bool(((values >= 0) & (values <= 1)).all()):
@@ -314,7 +323,7 @@ class TorchModel(LatentModel):
                 "are probabilities, pass returns_means=True."
             )
 
-    def _check_parameters(self, expected: Mapping[str, Tensor]) -> None:
+    def _check_parameters(self, expected: Mapping[str, Tensor], num_features: int) -> None:
         """Refuses parameters that are missing, unknown or of another shape than the likelihood has."""
         kind, found = type(self._likelihood).__name__, self._parameters
         if missing := expected.keys() - found.keys():
@@ -325,10 +334,10 @@ class TorchModel(LatentModel):
             if not isinstance(value, Tensor) or tuple(value.shape) not in (
                 expected[name].shape,
                 (),
-                (self.num_features,),
+                (num_features,),
             ):
                 shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(
-                    f"parameters: expected {name} as a tensor of {self.num_features} numbers, one per feature, or of "
+                    f"parameters: expected {name} as a tensor of {num_features} numbers, one per feature, or of "
                     f"one; got {shape}."
                 )

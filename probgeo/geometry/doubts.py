@@ -11,7 +11,7 @@ NUM_SAMPLES = 5
 LARGE = 5.0
 # as are paths whose speed varies by this much, 2E/L² − 1.
 UNEVEN = 0.05
-# What rises within this share of a path's extent is no wall that the path could climb, but a leap,
+# What rises within this share of a segment is no wall that the path could climb, but a leap,
 NARROW = 1e-7
 # which so many halvings of a segment come to.
 HALVINGS = 40
@@ -23,7 +23,7 @@ def doubts(
     """Which paths' lengths are rounding, and which leap.
 
     Rounding: chords within 10·eps·‖f‖ could make up a tenth of the length. A leap: on halving a long segment again and
-    again, one half keeps the whole chord until it is narrower than `NARROW` of the path's extent.
+    again, one half keeps the whole chord until it is narrower than `NARROW` of the segment.
 
     Args:
         metric: a metric.
@@ -71,7 +71,7 @@ def _is_leap(
     """Whether the chord of a segment stays, for the most part, in one half of it, however short."""
     rows = torch.arange(len(path), device=path.device)
     first, last = path[rows, segment], path[rows, segment + 1]
-    kept, narrow = chord, NARROW * path.flatten(1).abs().amax(1)
+    kept, narrow = chord, NARROW * (last - first).norm(dim=1)
     for _ in range(HALVINGS if len(path) else 0):
         middle = torch.lerp(first, last, 0.5)
         halves = metric.squared_residuals(torch.stack([first, middle, last], dim=1)).sqrt()

@@ -1,14 +1,22 @@
 """Latent points and rows of data as they come, from torch, NumPy or pandas."""
 
 import warnings
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-Points: TypeAlias = Tensor | np.ndarray | pd.DataFrame
+
+@runtime_checkable
+class Table(Protocol):
+    """A table of pandas, which is imported by those who have one."""
+
+    def to_numpy(self) -> np.ndarray:
+        """Its values."""
+
+
+Points: TypeAlias = Tensor | np.ndarray | Table
 
 
 def points_of(name: str, values: Points, axes: str | None = None) -> Tensor:
@@ -26,7 +34,7 @@ def points_of(name: str, values: Points, axes: str | None = None) -> Tensor:
         TypeError: neither tensor nor array, or of another dtype.
         ValueError: another number of axes.
     """
-    values = values.to_numpy() if isinstance(values, pd.DataFrame) else values
+    values = values.to_numpy() if isinstance(values, Table) else values
     if isinstance(values, np.ndarray) and values.dtype.newbyteorder("=") in (np.float32, np.float64):
         # Arrays of foreign byte order or that may not be written to are copied, as torch has no such tensors.
         values = torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))

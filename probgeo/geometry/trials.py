@@ -92,6 +92,47 @@ def check_call(function: Callable[[Tensor], Any], z: Float[Tensor, "point latent
         ) from error
 
 
+def check_values(values: Callable[[Tensor], Tensor], z: Float[Tensor, "point latent"]) -> None:
+    """Refuses what is no function of the point alone.
+
+    Args:
+        values: z (point, latent) -> (member, point, observation).
+        z: points of the latent space.
+
+    Raises:
+        ValueError: values that change when called again or among others, or an argument changed in place.
+    """
+    if len(z) and not is_wrapped(z):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), plainly(z):
+            _tried_values(values, *_spread(z.detach()))
+
+
+def _tried_values(values: Callable[[Tensor], Tensor], points: Float[Tensor, "point latent"], scale: float) -> float:
+    """The relative error of the values, once they are those of a function of the point alone."""
+    few = points[:8].clone()
+    with watched():
+        first = values(few)
+    if not torch.equal(few, points[:8]):
+        raise ValueError(
+            "decoder: it changes its argument in place; write `z = z - mean` instead of `z -= mean`, or clone z."
+        )
+    if _differ(first, values(few), 1e3 * _eps(first)):
+        raise ValueError(
+            "decoder: called twice at one point it gives different values: it draws random numbers, or counts its "
+            "calls. Use its mean, or one fixed draw; call .eval() on a model."
+        )
+    rounding = _measured_rounding(values, points, scale)
+    limit = max(1e3 * _eps(first), 30 * rounding)
+    # Without the first point too, which may be the one by which all are normalised.
+    apart = torch.cat([values(few[:1]), values(few[1:])], dim=1)
+    if _differ(first, apart, limit) or _differ(first, values(points)[:, : len(few)], limit):
+        raise ValueError(
+            "decoder: a point's values depend on the other points that it is called with, as where it normalises "
+            "by its whole batch. Normalise by constants; call .eval() on a model."
+        )
+    return rounding
+
+
 class _Blocks(NamedTuple):
     """What the trial sees of maps along directions, in blocks of their outputs; (member, block, point) each."""
 
@@ -136,37 +177,14 @@ class Trial:
             return
         if state["evaluations"] and state["pending"] is None:
             return
-        state["evaluations"] += 1
-        count = state["evaluations"]
-        if count & (count - 1):  # no power of two
-            return
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            points, scale = _spread(z.detach())
-            if count == 1:
-                self._try_values(points, scale)
-            self._try_derivative(points, scale)
-
-    def _try_values(self, points: Float[Tensor, "point latent"], scale: float) -> None:
-        few = points[:8].clone()
-        with watched():
-            first = self._values(few)
-        if not torch.equal(few, points[:8]):
-            raise ValueError(
-                "decoder: it changes its argument in place; write `z = z - mean` instead of `z -= mean`, or clone z."
-            )
-        if _differ(first, self._values(few), 1e3 * _eps(first)):
-            raise ValueError(
-                "decoder: called twice at one point it gives different values: it draws random numbers, or counts its "
-                "calls. Use its mean, or one fixed draw; call .eval() on a model."
-            )
-        self._state["rounding"] = rounding = _measured_rounding(self._values, points, scale)
-        limit = max(1e3 * _eps(first), 30 * rounding)
-        alone, others = self._values(few[:1]), self._values(points)[:, : len(few)]
-        if _differ(first[:, :1], alone, limit) or _differ(first, others, limit):
-            raise ValueError(
-                "decoder: a point's values depend on the other points that it is called with, as where it normalises "
-                "by its whole batch. Normalise by constants; call .eval() on a model."
-            )
+        count = state["evaluations"] + 1
+        if not count & (count - 1):  # a power of two
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                points, scale = _spread(z.detach())
+                if count == 1:
+                    state["rounding"] = _tried_values(self._values, points, scale)
+                self._try_derivative(points, scale)
+        state["evaluations"] = count  # only now: what was refused is tried, and refused, again
 
     def _try_derivative(self, points: Float[Tensor, "point latent"], scale: float) -> None:
         state = self._state

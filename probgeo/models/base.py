@@ -75,7 +75,7 @@ class LatentModel(abc.ABC):
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
         """E[x | z], averaged over what the decoder is uncertain of; differentiable in z."""
 
-    def reconstruct(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row observation"]:
+    def reconstruct(self, x: Float[Tensor, "row *feature"]) -> Float[Tensor, "row observation"]:
         """E[x | z] at the mean of q(z | x)."""
         return self.decode(self.encode(x).mean)
 

@@ -8,10 +8,22 @@ from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric
 from probgeo.geometry.points import Points
-from probgeo.likelihoods import Parameters, TwoParameterLikelihood
+from probgeo.likelihoods import Likelihood, Parameters, TwoParameterLikelihood
 from probgeo.models.base import suited
 from probgeo.models.decoders.decoder import DecoderModule, DecoderSpec
 from probgeo.nn import check_network
+
+
+def check_parts(spec: Any) -> None:
+    """TypeError, by the name of the field, for an encoder, decoder or likelihood that is no spec of one."""
+    check_network("encoder", spec.encoder)
+    if not isinstance(spec.decoder, DecoderSpec) or isinstance(spec.decoder, type):
+        raise TypeError(
+            f"decoder: expected a spec, such as Decoder(); got {spec.decoder!r}. For a trained module see "
+            "adapters.from_torch."
+        )
+    if not isinstance(spec.likelihood, Likelihood):
+        raise TypeError(f"likelihood: expected one, such as Gaussian(); got {spec.likelihood!r}.")
 
 
 class Networks(nn.Module):
@@ -27,9 +39,6 @@ class Networks(nn.Module):
     def __init__(self, spec: Any, num_features: int, encoder_sizes: tuple[int, int], num_codes: int) -> None:
         super().__init__()
         self.spec = spec
-        check_network("encoder", spec.encoder)
-        if not isinstance(spec.decoder, DecoderSpec) or isinstance(spec.decoder, type):
-            raise TypeError(f"decoder: expected a spec, such as Decoder(); got {spec.decoder!r}.")
         self.encoder = spec.encoder.build(*encoder_sizes)
         num_outputs = spec.likelihood.num_outputs(num_features)
         self.decoder: DecoderModule = spec.decoder.build(num_codes, num_outputs, spec.likelihood)

@@ -17,9 +17,9 @@ from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.models.base import Encoding, FittedModel, ModelSpec, suited
 from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.single import Decoder
-from probgeo.models.networks import EncoderDecoder
+from probgeo.models.networks import EncoderDecoder, check_parts
 from probgeo.models.phase import Phase, inside, target, with_decoder
-from probgeo.nn import MLP, Network
+from probgeo.nn import MLP, Network, check_count
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class LatentSpec(ModelSpec):
     beta: float | tuple[float, ...] | Warmup
 
     def __post_init__(self) -> None:
+        check_count("latent", self.latent)
         if self.latent < 1:
             raise ValueError(f"latent: expected at least one dimension; got {self.latent}.")
         if isinstance(self.beta, Sequence):
@@ -123,6 +124,10 @@ class VAE(LatentSpec):
     likelihood: Likelihood = Gaussian()
     encoder: Network = MLP()
     beta: float | tuple[float, ...] | Warmup = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_parts(self)
 
     @property
     def num_members(self) -> int:

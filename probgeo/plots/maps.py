@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from torch import Tensor
 
+from probgeo.datasets.labels import Labels
 from probgeo.plots.style import Array, as_array, colour_bar, distinct_colours, finish, new_figure, owner_of
 
 _SHADES = LinearSegmentedColormap.from_list("shades", ["white", "0.55"])  # light enough for every class colour
@@ -20,7 +21,7 @@ _SHADES = LinearSegmentedColormap.from_list("shades", ["white", "0.55"])  # ligh
 
 def latent(
     codes: Array,
-    labels: Array | None = None,
+    labels: Labels | None = None,
     label_names: Sequence[str] | None = None,
     background: Callable | None = None,
     background_label: str = "decoder uncertainty",
@@ -142,7 +143,7 @@ def indicatrices(points: Array, tensors: Array, radius: float | None = None, ax:
     return owner_of(ax)
 
 
-def _check_latent(z: np.ndarray, labels: Array | None, curves: np.ndarray | None, background: Callable | None) -> None:
+def _check_latent(z: np.ndarray, labels: Labels | None, curves: np.ndarray | None, background: Callable | None) -> None:
     if z.ndim != 2 or z.shape[1] < 2 or not len(z):
         raise ValueError(f"codes: expected shape (row, latent), at least one row and two dimensions; got {z.shape}.")
     if labels is not None and as_array(labels).shape != z.shape[:1]:
@@ -206,7 +207,7 @@ def _draw_classes(
     palette = distinct_colours(len(classes)) if colours is None else colours
     size = float(np.clip(6000 / len(z), 2, 18))
     for code, colour in zip(classes, palette, strict=True):
-        name = str(code) if names is None else names[int(code)]
+        name = _named(code) if names is None else names[int(code)]
         x, y = z[codes == code].T
         ax.scatter(x, y, s=size, color=[colour], edgecolor="white", linewidth=size / 50, label=name, zorder=2)
     if missing.any():
@@ -217,6 +218,11 @@ def _draw_classes(
         num_columns = len(texts) if sum(map(len, texts)) + 4 * len(texts) < 60 else 4
         options = {"frameon": False, "handletextpad": 0.1, "columnspacing": 0.8, "markerscale": (30 / size) ** 0.5}
         ax.legend(handles, texts, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=num_columns, fontsize=8, **options)
+
+
+def _named(code: object) -> str:
+    """A class's own name; whole numbers are floating-point ones where some are missing."""
+    return str(int(code)) if isinstance(code, float) and code.is_integer() else str(code)
 
 
 def _draw_paths(ax: Axes, curves: np.ndarray, straight: bool, legend: bool) -> None:

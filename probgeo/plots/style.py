@@ -1,7 +1,7 @@
 """What all figures share: sizes, colours, colour bars."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import seaborn as sns
@@ -15,7 +15,7 @@ Array = np.ndarray | Tensor
 _DPI = 200
 
 
-def as_array(values: Array) -> np.ndarray:
+def as_array(values: Any) -> np.ndarray:
     """The values as a NumPy array, on the CPU."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 

@@ -16,7 +16,11 @@ def groups(seeds: Sequence[int], size: int) -> Iterable[list[int]]:
 def carried_out(
     task: Callable, jobs: Sequence[tuple], executor: Executor | None, label: str, progress: bool
 ) -> list[Any]:
-    """task(*job) for all jobs, here or on the executor, with a bar; the first error is raised after all have ended."""
+    """task(*job) for all jobs, here or on the executor, with a bar; the first error is raised after all have ended.
+
+    Raises:
+        TypeError: what cannot be sent to other processes.
+    """
     found: list[Any] = [None] * len(jobs)
     errors: list[Exception] = []
 
@@ -35,6 +39,11 @@ def carried_out(
         else:
             for index, job in enumerate(jobs):
                 ended(index, partial(task, *job))
+    if errors and "pickle" in f"{type(errors[0]).__name__} {errors[0]}".lower():
+        raise TypeError(
+            f"executor: models and measures are sent to other processes, and one cannot be ({errors[0]}). Define its "
+            "functions and classes in a module, or measure here, without an executor."
+        ) from errors[0]
     if errors:
         raise errors[0]
     return found

@@ -1,7 +1,9 @@
 """Models of plain PyTorch have the geometry that the same functions have when written out."""
 
 import json
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -250,7 +252,10 @@ REFUSED = {
 def test_what_cannot_be_told_is_refused_in_words(name):
     options, error, message = REFUSED[name]
     with pytest.raises(error, match=rf"(?s){message}"):
-        from_torch(**options).encode(X)
+        model = from_torch(**options)
+        with pytest.raises(error, match=rf"(?s){message}"):
+            model.encode(X)
+        model.encode(X)  # and refused again
 
 
 def test_what_a_model_lacks_is_refused_where_it_is_asked_for():
@@ -293,10 +298,48 @@ def test_rows_and_points_come_as_arrays_and_tables_too():
             assert torch.allclose(function(form(z)), function(z), atol=1e-6)
 
 
+NO_FUNCTIONS = {
+    "a draw": (lambda z: NET(z) + torch.randn(16), "called twice"),
+    "normalised by the first point": (lambda z: NET(z / z[:1].norm()), "depend on the other points"),
+    "training mode": (nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16)), "training mode"),
+    "half precision": (lambda z: NET(z).half(), "outputs in float32 or float64"),
+}
+
+
+@pytest.mark.parametrize("name", NO_FUNCTIONS)
+def test_reconstructions_that_are_no_function_of_the_code_are_refused_too(name):
+    decode, message = NO_FUNCTIONS[name]
+    model = from_torch(encode=coder, decode=decode)
+    for call in (lambda: model.decode(coder(X)), lambda: pg.measure({"mine": [model]}, X, PAIRS, EUCLIDEAN)):
+        with pytest.raises((ValueError, TypeError), match=message):
+            call()
+
+
+def test_what_works_in_place_works_on_its_own_copy():
+    rows, means = X.clone(), 0.5
+
+    def encode(x: Tensor) -> Tensor:
+        x -= means
+        return coder(x)
+
+    def decode(z: Tensor) -> Tensor:
+        z -= means
+        return NET(z)
+
+    model = from_torch(encode=encode, decode=[decode, decode])
+    z = model.encode(rows).mean
+    before = z.clone()
+    assert torch.equal(rows, X) and torch.allclose(z, coder(X) - means)
+    assert torch.allclose(model.decode(z), NET(before - means), atol=1e-6) and torch.equal(z, before)
+    with pytest.raises(ValueError, match="changes its argument in place"):
+        model.metric().tensor(z)
+    assert torch.equal(z, before)
+
+
 # --- in a study -------------------------------------------------------------------------------------------------------
 
 PAIRS = torch.tensor([[0, 1], [2, 3]])
-LINE = {"straight": pg.StraightLine(num_segments=8)}
+LINE, EUCLIDEAN = {"straight": pg.StraightLine(num_segments=8)}, {"euclidean": pg.Euclidean()}
 NETS = [seeded(seed) for seed in range(3)]
 
 
@@ -352,3 +395,12 @@ def test_what_differs_in_a_model_is_in_its_key_and_what_it_learns_of_itself_is_n
         second.encode(X)
         assert model_key(second, "mine", 0) == keys[name], name
     assert len(set(keys.values())) == len(keys)
+
+
+def test_functions_that_cannot_be_sent_to_other_processes_are_refused_in_words():
+    models = {"mine": [from_torch(encode=lambda x: x.flatten(1)[:, :2], decode=NET)]}
+    with (
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor,
+        pytest.raises(TypeError, match=r"executor: models and measures are sent .* in a module, or measure here"),
+    ):
+        pg.measure(models, X, PAIRS, LINE, executor=executor)

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from probgeo.geometry.geodesics import energy, length
+from probgeo.geometry.geodesics import energy, geodesic, length
 from probgeo.geometry.metrics import (
     ConformalMetric,
     DecorrelatedEnergy,
@@ -19,6 +20,7 @@ from probgeo.geometry.metrics import (
     TensorMetric,
 )
 from probgeo.geometry.metrics.metric import FROZEN_SHARE
+from probgeo.geometry.paths import Straight
 from probgeo.nn import Stacked, mlp
 from tests.manifolds import half_plane
 
@@ -328,3 +330,26 @@ def test_a_pulled_back_metric_measures_the_embedded_path(name):
         found, whole = pulled.linearize(path), metric.linearize(embedded)
         assert torch.allclose(found.energy, whole.energy, rtol=1e-10)
         assert torch.allclose(found.gradient, whole.gradient @ weight, rtol=1e-8, atol=1e-10)
+
+
+FIELDS = {
+    "no matrices": (TensorMetric(lambda z: z), r"tensor: expected a matrix of each point, \(\d, 2, 2\); got"),
+    "not symmetric": (
+        TensorMetric(lambda z: torch.tensor([[1.0, 0.5], [0.0, 1.0]]).expand(len(z), 2, 2)),
+        r"tensor: expected symmetric matrices; got \[\[1.0, 0.5\], \[0.0, 1.0\]\] at",
+    ),
+    "NumPy inside": (
+        TensorMetric(lambda z: torch.from_numpy((1 + z.detach().numpy() ** 2)[..., None] * np.eye(2, dtype="f"))),
+        "derivative does not belong to its values",
+    ),
+    "one of each coordinate": (ConformalMetric(lambda z: z.exp(), 0.1), "density: expected one number of each point"),
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_fields_that_are_none_are_refused_in_words(name):
+    metric, message = FIELDS[name]
+    start, stop = torch.tensor([[-1.0, 0.3]]), torch.tensor([[1.0, 0.1]])
+    for call in (lambda: geodesic(metric, start, stop), lambda: length(metric, Straight(8)(start, stop))):
+        with pytest.raises((ValueError, TypeError), match=message):
+            call()

@@ -5,6 +5,7 @@ import sys
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -251,3 +252,11 @@ def test_unlabelled_points_are_grey_and_in_no_class(labels):
     assert sorted(sizes) == [2, 2, 2] and len(axes.get_legend().get_texts()) == 2
     grey = [points.get_offsets() for points in axes.collections if tuple(points.get_facecolor()[0][:3]) == (0.75,) * 3]
     assert np.array_equal(np.asarray(grey[0]), z[[2, 5]])
+
+
+@pytest.mark.parametrize(
+    "labels", [[1, None, 3, 1], pd.Series([1, None, 3, 1], dtype="Int64"), [1.0, np.nan, 3.0, 1.0]]
+)
+def test_whole_numbers_name_classes_as_whole_numbers_where_some_are_missing(labels):
+    legend = plots.latent(np.eye(4, 2), labels=labels).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["1", "3"]

@@ -623,13 +623,18 @@ def test_what_cannot_be_trained_is_refused(options, complaint):
         ({"x": "rows"}, "x: expected a tensor, an array or a table of numbers; got str"),
         ({"x": np.array([["a", "b"]])}, "x: expected a tensor, an array or a table of numbers; got ndarray of <U1"),
         ({"x": np.ones((9, 2), int)}, "x: expected a floating-point tensor; got torch.int64"),
-        ({"spec": VAE(2, encoder=WithLayer)}, r"encoder: expected a spec of a network, such as MLP\(\(128, 128\)\)"),
-        ({"spec": VAE(2, EnsembleDecoder)}, r"decoder: expected a spec, such as Decoder\(\); got <class"),
     ],
 )
 def test_what_is_no_argument_of_fit_is_refused_by_name(options, complaint):
     with pytest.raises(TypeError, match=complaint):
         trained(**options)
+
+
+def test_classes_are_no_specs():
+    with pytest.raises(TypeError, match=r"encoder: expected a spec of a network, such as MLP\(\(128, 128\)\)"):
+        VAE(2, encoder=WithLayer)
+    with pytest.raises(TypeError, match=r"decoder: expected a spec, such as Decoder\(\); got <class"):
+        VAE(2, EnsembleDecoder)
 
 
 @pytest.mark.parametrize(

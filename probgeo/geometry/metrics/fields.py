@@ -2,17 +2,43 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probgeo.geometry.immersions import snapshot
+from probgeo.geometry.immersions import is_wrapped, snapshot
 from probgeo.geometry.jacobians import Maps
 from probgeo.geometry.metrics.chunks import chunk_size, point_chunks
 from probgeo.geometry.metrics.metric import Linearization, Metric, from_residuals
 from probgeo.geometry.points import Points, points_of
+
+
+class _Flattened:
+    """A tensor field as a map z (point, latent) -> (point, latent²), once it is known to be one and symmetric."""
+
+    def __init__(self, tensor: Callable[[Tensor], Tensor]) -> None:
+        self._tensor = tensor
+        self._seen: list[torch.Size] = []
+
+    def __call__(self, z: Float[Tensor, "point latent"]) -> Float[Tensor, "point entry"]:
+        found = self._tensor(z)
+        if not isinstance(found, Tensor) or found.shape != (*z.shape, z.shape[-1]):
+            raise ValueError(f"tensor: expected a matrix of each point, {(*z.shape, z.shape[-1])}; got {_kind(found)}.")
+        if not self._seen and len(z) > 1 and not is_wrapped(z):
+            apart = (found - found.mT).abs().amax((1, 2)) > 1e-3 * found.abs().amax((1, 2))
+            if bool(apart.any()):
+                raise ValueError(
+                    f"tensor: expected symmetric matrices; got {found[apart][0].tolist()} at {z[apart][0].tolist()}. "
+                    "Use (G + G.mT) / 2 if that is meant."
+                )
+            self._seen.append(found.shape)
+        return found.flatten(-2)
+
+
+def _kind(found: Any) -> str:
+    return str(tuple(found.shape)) if isinstance(found, Tensor) else type(found).__name__
 
 
 class FieldMetric(Metric):
@@ -26,7 +52,7 @@ class FieldMetric(Metric):
     @abstractmethod
     def __init__(self, tensor: Callable[[Tensor], Tensor], memory: int | None) -> None:
         self._tensor = tensor
-        self._maps = Maps([lambda z: tensor(z).flatten(-2)])
+        self._maps = Maps([_Flattened(tensor)])
         self._memory = memory
 
     @final
@@ -153,7 +179,12 @@ class ConformalMetric(FieldMetric):
         density = snapshot(density)
 
         def tensor(z: Tensor) -> Tensor:
+            found = density(z)
+            if not isinstance(found, Tensor) or found.shape != z.shape[:-1]:
+                raise ValueError(
+                    f"density: expected one number of each point, {tuple(z.shape[:-1])}; got {_kind(found)}."
+                )
             identity = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-            return identity / (density(z) + floor)[..., None, None]
+            return identity / (found + floor)[..., None, None]
 
         super().__init__(tensor, memory)

@@ -21,6 +21,7 @@ from probgeo.models.conditional.model import ConditionalModel, filled
 from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.last_layer.sampled import random_state_of
 from probgeo.models.decoders.single import Decoder
+from probgeo.models.networks import check_parts
 from probgeo.models.vae import LatentSpec, Warmup
 from probgeo.nn import MLP, Network
 
@@ -79,6 +80,7 @@ class ConditionalVAE(LatentSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_parts(self)
         object.__setattr__(self, "covariates", tuple(int(column) for column in self.covariates))
         if len(set(self.covariates)) < len(self.covariates):
             raise ValueError(f"covariates: expected different columns; got {self.covariates}.")

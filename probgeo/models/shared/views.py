@@ -16,9 +16,9 @@ from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.models.base import Encoding, LatentModel
 from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.single import Decoder
-from probgeo.models.networks import EncoderDecoder
+from probgeo.models.networks import EncoderDecoder, check_parts
 from probgeo.models.phase import Epochs, Phase, Target, inside, target, with_decoder
-from probgeo.nn import MLP, Network
+from probgeo.nn import MLP, Network, check_count
 
 
 def present(block: Float[Tensor, "row feature"]) -> Bool[Tensor, " row"]:
@@ -64,6 +64,8 @@ class View:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
+        check_count("num_features", self.num_features)
+        check_parts(self)
         if self.num_features < 1:
             raise ValueError(f"num_features: expected at least one column; got {self.num_features}.")
         if not self.noise >= 0:
