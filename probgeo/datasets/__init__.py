@@ -1,9 +1,10 @@
 """Data: published sets (checksummed downloads, cached), folders of images, synthetic manifolds, pairs of rows."""
 
-from probgeo.datasets.counts import CountTable, branching_counts, count_table
 from probgeo.datasets.dataset import Dataset, Normalisation
-from probgeo.datasets.folders import celeba, image_folder, imagenette
-from probgeo.datasets.hands import hand_poses
+from probgeo.datasets.files.counts import CountTable, branching_counts, count_table
+from probgeo.datasets.files.images import celeba, image_folder, imagenette
+from probgeo.datasets.files.tables import Column, Table, table
+from probgeo.datasets.manifolds import blobs, circle, circles, s_curve, sphere, surface, swiss_roll, two_moons
 from probgeo.datasets.pairs import (
     all_pairs,
     class_regions,
@@ -12,8 +13,9 @@ from probgeo.datasets.pairs import (
     sample_pairs,
     sample_triples,
 )
-from probgeo.datasets.photographs import cifar10, cifar100, svhn
-from probgeo.datasets.published import cache_folder, digits, fashion_mnist, mnist, tasic
+from probgeo.datasets.published.hands import hand_poses
+from probgeo.datasets.published.images import cache_folder, digits, fashion_mnist, mnist, tasic
+from probgeo.datasets.published.photographs import cifar10, cifar100, svhn
 from probgeo.datasets.scenarios import (
     COLOURS,
     coloured,
@@ -25,8 +27,6 @@ from probgeo.datasets.scenarios import (
     with_labels,
     with_radius,
 )
-from probgeo.datasets.synthetic import blobs, circle, circles, s_curve, sphere, surface, swiss_roll, two_moons
-from probgeo.datasets.tables import Column, Table, table
 from probgeo.datasets.views import (
     MultiView,
     image_and_inverse,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from probgeo.datasets.dataset import Dataset
-from probgeo.datasets.published import mnist
+from probgeo.datasets.published.images import mnist
 
 # Saturated, far apart from each other, and about equally bright.
 COLOURS = {

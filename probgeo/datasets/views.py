@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from probgeo.datasets.dataset import Dataset, Normalisation, split_rows
-from probgeo.datasets.published import cache_folder, mnist
+from probgeo.datasets.published.images import cache_folder, mnist
 
 Table: TypeAlias = Tensor | np.ndarray | pd.DataFrame
 

@@ -12,7 +12,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from probgeo import datasets
-from probgeo.datasets import Dataset, Normalisation, folders, photographs, published
+from probgeo.datasets import Dataset, Normalisation
+from probgeo.datasets.files import images as folders
+from probgeo.datasets.published import images as published
+from probgeo.datasets.published import photographs
 from probgeo.specs import digest
 
 RNG = np.random.default_rng(0)

@@ -11,7 +11,8 @@ import requests
 import torch
 
 from probgeo import datasets
-from probgeo.datasets import Dataset, published
+from probgeo.datasets import Dataset
+from probgeo.datasets.published import images as published
 
 IMAGES = pytest.mark.skipif(
     not os.path.isdir(os.path.join(os.environ.get("PROBGEO_DATA", ""), "mnist")),

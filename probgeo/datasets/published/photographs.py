@@ -13,7 +13,7 @@ from jaxtyping import Integer, UInt8
 from scipy.io import loadmat
 
 from probgeo.datasets.dataset import Dataset
-from probgeo.datasets.published import cached_file
+from probgeo.datasets.published.images import cached_file
 
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
 _SVHN_URL = "http://ufldl.stanford.edu/housenumbers/"

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from probgeo.datasets.dataset import Dataset, subset_rows
-from probgeo.datasets.published import cache_folder
+from probgeo.datasets.published.images import cache_folder
 from probgeo.disk import whole_file
 from probgeo.specs import digest
 
