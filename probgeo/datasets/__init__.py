@@ -1,9 +1,9 @@
 """Data: published sets (checksummed downloads, cached), folders of images, synthetic manifolds, pairs of rows."""
 
-from probgeo.datasets.dataset import Dataset, Normalisation
-from probgeo.datasets.files.counts import CountTable, branching_counts, count_table
+from probgeo.datasets.dataset import Column, Dataset, Normalisation
+from probgeo.datasets.files.counts import branching_counts, count_table, earliest_row
 from probgeo.datasets.files.images import celeba, image_folder, imagenette
-from probgeo.datasets.files.tables import Column, Table, table
+from probgeo.datasets.files.tables import table
 from probgeo.datasets.manifolds import blobs, circle, circles, s_curve, sphere, surface, swiss_roll, two_moons
 from probgeo.datasets.pairs import (
     all_pairs,
@@ -15,6 +15,7 @@ from probgeo.datasets.pairs import (
 )
 from probgeo.datasets.published.hands import hand_poses
 from probgeo.datasets.published.images import cache_folder, digits, fashion_mnist, mnist, tasic
+from probgeo.datasets.published.neurons import neurons_expression, neurons_morphology
 from probgeo.datasets.published.photographs import cifar10, cifar100, svhn
 from probgeo.datasets.scenarios import (
     COLOURS,
@@ -28,23 +29,17 @@ from probgeo.datasets.scenarios import (
     with_radius,
 )
 from probgeo.datasets.views import (
-    MultiView,
     image_and_inverse,
     image_halves,
     mnist_inverse,
-    neurons_expression,
-    neurons_morphology,
     two_views,
 )
 
 __all__ = [
     "COLOURS",
     "Column",
-    "CountTable",
     "Dataset",
-    "MultiView",
     "Normalisation",
-    "Table",
     "all_pairs",
     "blobs",
     "branching_counts",
@@ -60,6 +55,7 @@ __all__ = [
     "coloured_mnist",
     "count_table",
     "digits",
+    "earliest_row",
     "fashion_mnist",
     "gaussian_covariance",
     "gaussians",

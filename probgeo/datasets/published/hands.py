@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from probgeo.datasets.views import MultiView, two_views
+from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.views import two_views
 
 _ICVL_FOCAL_LENGTH = 241.42  # pixels
 _ICVL_JOINTS = 16
@@ -14,7 +15,7 @@ _ICVL_JOINTS = 16
 
 def hand_poses(
     folder: str | Path, train: bool = True, size: int = 32, reach: float = 120.0, max_rows: int | None = None
-) -> MultiView:
+) -> Dataset:
     """Depth images of hands and the positions of 16 joints, from a local copy of ICVL.
 
     The image is a square about the mean of the joints, `reach` wide to each side at their mean depth. Its values fall

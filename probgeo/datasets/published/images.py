@@ -104,11 +104,11 @@ def digits() -> Dataset:
     return Dataset("digits", x, torch.from_numpy(bunch.target).long(), _DIGIT_NAMES, shape=(8, 8))
 
 
-def mnist(train: bool = True) -> Dataset:
+def mnist(train: bool | None = True) -> Dataset:
     """MNIST: 60 000 (train) or 10 000 (test) handwritten digits of 28 × 28, x in [0, 1].
 
     Args:
-        train: the training images, else the test images.
+        train: the training images, or the test images; None: both, for `Dataset.split`.
 
     Returns:
         the data set, classes "0" … "9".
@@ -123,11 +123,11 @@ def mnist(train: bool = True) -> Dataset:
     return _idx_images("mnist", train, _MNIST_URL, _MNIST_MD5, _DIGIT_NAMES)
 
 
-def fashion_mnist(train: bool = True) -> Dataset:
+def fashion_mnist(train: bool | None = True) -> Dataset:
     """Fashion-MNIST: 60 000 (train) or 10 000 (test) pictures of clothes of 28 × 28, x in [0, 1].
 
     Args:
-        train: the training images, else the test images.
+        train: the training images, or the test images; None: both, for `Dataset.split`.
 
     Returns:
         the data set, classes "T-shirt/top" … "Ankle boot".
@@ -217,15 +217,19 @@ def _hex_colors(colors: Shaped[np.ndarray, "color ..."]) -> tuple[str, ...]:
     return tuple("#{:02x}{:02x}{:02x}".format(*(int(channel) for channel in color)) for color in colors)
 
 
-def _idx_images(folder: str, train: bool, url: str, md5: dict[str, str], label_names: tuple[str, ...]) -> Dataset:
-    """Images and labels of one half of an MNIST-like data set."""
-    prefix = "train" if train else "t10k"
-    images, labels = (
-        _idx_array(cached_file(f"{folder}/{name}", url + name, md5[name]))
-        for name in (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz")
-    )
+def _idx_images(
+    folder: str, train: bool | None, url: str, md5: dict[str, str], label_names: tuple[str, ...]
+) -> Dataset:
+    """Images and labels of one half of an MNIST-like data set, or of both."""
+    halves = {True: ("train",), False: ("t10k",), None: ("train", "t10k")}[train]
+    parts = [
+        [_idx_array(cached_file(f"{folder}/{name}", url + name, md5[name])) for name in names]
+        for names in ([f"{half}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")] for half in halves)
+    ]
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     x = torch.from_numpy(images).flatten(1).float() / 255
-    return Dataset(folder, x, torch.from_numpy(labels).long(), label_names, shape=images.shape[1:])
+    test = torch.arange(len(x)) >= len(parts[0][0]) if train is None else None
+    return Dataset(folder, x, torch.from_numpy(labels).long(), label_names, images.shape[1:], test=test)
 
 
 def _idx_array(path: Path) -> Shaped[np.ndarray, "..."]:
