@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probgeo.rows import Rows, row_blocks
 from probgeo.sources import is_users, source_digest
 
 # Where users import from, in the order in which a name is looked for: what stands in two places has the first's name.
@@ -213,9 +214,24 @@ def _made(kind: type, fields: dict[str, Any]) -> Any:
 
 
 def digest(*parts: Any) -> str:
-    """Sixteen hexadecimal digits that identify specs and arrays by content: equal content, equal digest."""
+    """Sixteen hexadecimal digits that identify specs and arrays by content: equal content, equal digest.
+
+    Rows of a file are read block by block, and once for each version of the file.
+    """
+    if len(parts) == 1 and isinstance(parts[0], Rows):
+        return parts[0].remembered(lambda: _digest(parts))
+    return _digest(parts)
+
+
+def _digest(parts: tuple[Any, ...]) -> str:
     state = hashlib.sha256()
     for part in parts:
+        if isinstance(part, Rows):
+            state.update(f"{part.numbers}{part.shape}".encode())
+            for _, block in row_blocks(part):
+                state.update(block.cpu().numpy().reshape(-1).view(np.uint8).data)
+            state.update(b"\0")
+            continue
         if isinstance(part, Tensor):
             part = part.detach().cpu().numpy()
         if isinstance(part, np.ndarray):

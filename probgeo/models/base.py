@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric, PullbackMetric
+from probgeo.rows import Rows, row_blocks
 
 
 class Encoding(NamedTuple):
@@ -148,18 +149,22 @@ class ModelSpec(abc.ABC):
         """Functions that the model's metric averages over; 1 where it needs no draws."""
 
     @final
-    def check(self, x: Tensor) -> None:
-        """Raise if x cannot be data of this model.
+    def check(self, x: Tensor | Rows) -> None:
+        """Raise if x cannot be data of this model; rows of a file are read block by block.
 
         Raises:
             TypeError: x is not a floating-point tensor.
             ValueError: x is not (row, feature), is empty, or has values that the model has no place for.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
+        if not isinstance(x, Tensor | Rows) or not x.is_floating_point():
             raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(f"x: expected shape (row, feature), neither empty; got {tuple(x.shape)}.")
-        self._check_values(x)
+        for begin, block in row_blocks(x) if isinstance(x, Rows) else [(0, x)]:
+            try:
+                self._check_values(block)
+            except ValueError as error:
+                raise ValueError(f"{error} (Rows are counted from row {begin}.)" if begin else str(error)) from error
 
     @final
     def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> Any:  # of the spec's own kind

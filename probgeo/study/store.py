@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from probgeo.disk import whole_file
 from probgeo.models.base import LatentModel
+from probgeo.rows import Rows
 from probgeo.specs import digest, to_config
 from probgeo.study.asked import Asked
 from probgeo.study.quantities import Quantity
@@ -25,11 +26,11 @@ REVISION = 2
 class Held:
     """A study's inputs in memory: for work that is done here."""
 
-    x: Tensor
-    points: Tensor
+    x: Tensor | Rows
+    points: Tensor | Rows
     asked: Asked
 
-    def load(self) -> tuple[Tensor, Tensor, Asked]:
+    def load(self) -> tuple[Tensor | Rows, Tensor | Rows, Asked]:
         """Data, points, and what is asked for."""
         return self.x, self.points, self.asked
 
@@ -38,11 +39,13 @@ class Held:
 class Mapped:
     """A study's inputs in files, by their names, and the device that they go to: for workers, which map them.
 
+    Rows that are in a file already stay there.
+
     Built by `Mapped.written`.
     """
 
-    x: Path
-    points: Path
+    x: Path | Rows
+    points: Path | Rows
     pairs: Path
     triples: Path | None
     regions: tuple[tuple[str, Path], ...]
@@ -61,19 +64,20 @@ class Mapped:
 
         asked = held.asked
         return cls(
-            kept(held.x, x_digest),
-            kept(held.points, points_digest),
+            held.x if isinstance(held.x, Rows) else kept(held.x, x_digest),
+            held.points if isinstance(held.points, Rows) else kept(held.points, points_digest),
             kept(asked.pairs, digest(asked.pairs)),
             None if asked.triples is None else kept(asked.triples, digest(asked.triples)),
             tuple((name, kept(rows, digest(rows))) for name, rows in asked.regions.items()),
             str(held.x.device),
         )
 
-    def load(self) -> tuple[Tensor, Tensor, Asked]:
+    def load(self) -> tuple[Tensor | Rows, Tensor | Rows, Asked]:
         """Data, points, and what is asked for."""
         triples = None if self.triples is None else _mapped(self.triples)
         asked = Asked(_mapped(self.pairs), triples, {name: _mapped(path) for name, path in self.regions})
-        return _mapped(self.x).to(self.device), _mapped(self.points).to(self.device), asked
+        x, points = (part if isinstance(part, Rows) else _mapped(part) for part in (self.x, self.points))
+        return x.to(self.device), points.to(self.device), asked
 
 
 def _mapped(path: Path) -> Tensor:

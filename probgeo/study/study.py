@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -21,7 +22,7 @@ from probgeo.study.measure import (
     Row,
     applicable,
     assembled,
-    checked_points,
+    checked_data,
     measured,
     with_euclidean,
 )
@@ -43,6 +44,7 @@ class Study:
             a run that was killed, or asks for more seeds, other pairs or other measures, computes what is missing and
             nothing else. A function or class of the user's own is part of a key by its source.
         data: observations (row, feature) that the models are trained on, floating point; everything runs on its device.
+            What is mapped from a file stays there, as in `fit`.
         pairs: rows of `points` (pair, 2) whose distances are measured.
         models: by name, specs to train, or lists of models that were trained elsewhere, one per training.
         seeds: one retraining of every spec per seed; none where there are no specs.
@@ -64,13 +66,13 @@ class Study:
     def __init__(
         self,
         folder: str | os.PathLike,
-        data: Tensor,
+        data: Any,
         pairs: Tensor,
         models: Mapping[str, ModelSpec | Sequence[LatentModel]],
         seeds: Sequence[int] = (),
         measures: Mapping[str, Measure] = DEFAULT_MEASURES,
         training: Training = Training(),
-        points: Tensor | None = None,
+        points: Any = None,
         triples: Tensor | None = None,
         regions: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -78,15 +80,17 @@ class Study:
         self.models, self.seeds = dict(models), [int(seed) for seed in seeds]
         _check(self.models, self.seeds)
         self.measures = with_euclidean(measures)
-        self.data, self.points = data, checked_points(data, points)
+        self.data: Any
+        self.points: Any
+        self.data, self.points = checked_data(data, points)
         described = {name: self._described(name) for name in self.models}
         self.asked = checked(pairs, triples, regions, len(self.points), described)
-        self.pairs = self.asked.pairs.to(data.device)
+        self.pairs = self.asked.pairs.to(self.data.device)
         for model in self.models.values():
             if isinstance(model, ModelSpec):
-                model.check(data)
+                model.check(self.data)
                 model.check(self.points)
-        self._data_digest = digest(data)
+        self._data_digest = digest(self.data)
         self._points_digest = self._data_digest if points is None else digest(self.points)
         # Every key once, before anything is trained: what cannot be named is refused here.
         self._trainings = {name: self._training_keys(name) for name in self.models}

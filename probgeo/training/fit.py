@@ -3,19 +3,19 @@
 import operator
 import os
 import threading
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from probgeo.datasets.mapped import as_rows
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
+from probgeo.rows import Rows, in_memory
 from probgeo.specs import current_config, digest, stream, to_config
 from probgeo.training import storage
 from probgeo.training.gplvm import SingleGPLVM
@@ -65,7 +65,10 @@ def fit(
 
     Args:
         spec: what to train, e.g. `VAE(...)` or `GPLVM(...)`.
-        x: data (row, observation), floating point: a tensor, on whose device training runs, an array or a table.
+        x: data (row, observation), floating point: a tensor, on whose device training runs, an array or a table. An
+            array that is mapped from a file (`numpy.load(..., mmap_mode="r")`) or a store of chunks (zarr, h5py) stays
+            there: no more than blocks of rows are in memory, except where a decoder is fitted to all codes at once
+            (RBF, GP, last layer), and of conditional, shared and Gaussian process latent variable models.
         seeds: one retraining per seed.
         training: epochs, batch size, optimiser, learning rates, validation, early stopping.
         folder: where retraining `seed` is saved, as `folder/seed-<seed>`; finished ones are loaded instead of trained,
@@ -90,7 +93,7 @@ def fit(
     seeds = checked_seeds(seeds)
     if not isinstance(training, Training):
         raise TypeError(f"training: expected Training(...); got {training!r}.")
-    x = as_tensor(x)
+    x = as_rows(x)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one seed, none repeated; got {seeds}.")
     if stack < 1:
@@ -112,7 +115,7 @@ def fit(
                 bar.set_description(f"training {source}, seeds {some[0]} to {some[-1]}")
                 group: Group
                 if isinstance(spec, GPLVM):
-                    group = SingleGPLVM(spec, x, some[0], training.batch_size)
+                    group = SingleGPLVM(spec, in_memory(x), some[0], training.batch_size)
                 else:
                     assert isinstance(spec, LatentSpec)
                     group = Stack(spec, *parts, some, training.batch_size)
@@ -152,19 +155,6 @@ def checked_seeds(seeds: Any) -> list[int]:
         raise TypeError(f"seeds: {advice}; got {seeds!r}.{name}") from error
 
 
-def as_tensor(x: Any) -> Tensor:
-    """Rows as a tensor: arrays of NumPy, mapped ones too, without a copy; tables of pandas by their values."""
-    if isinstance(x, Tensor):
-        return x
-    values = x.to_numpy() if hasattr(x, "to_numpy") else x
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
-        kind = f"{type(x).__name__} of {values.dtype}" if isinstance(values, np.ndarray) else type(x).__name__
-        raise TypeError(f"x: expected a tensor, an array or a table of numbers; got {kind}.")
-    with warnings.catch_warnings():  # of arrays that must not be written to: nothing here does
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(values)
-
-
 def _check_applies(training: Training) -> None:
     """Refuse options that were set and that a GPLVM cannot follow: each of its rows has a code, so none is held out."""
     if training.patience is not None:
@@ -184,8 +174,8 @@ def _divergence(model: FittedModel) -> str:
     return model.history.attrs["diverged"] if model.history is not None else ""
 
 
-def _split(x: Tensor, training: Training) -> tuple[Tensor, Tensor | None]:
-    """The rows to train on, and those held out."""
+def _split(x: Tensor | Rows, training: Training) -> tuple[Tensor | Rows, Tensor | Rows | None]:
+    """The rows to train on, and those held out; those of a file stay there."""
     num_held_out = round(training.validation * len(x))
     if len(x) - num_held_out < 2:
         raise ValueError(
@@ -199,7 +189,8 @@ def _split(x: Tensor, training: Training) -> tuple[Tensor, Tensor | None]:
             )
         return x, None
     order = torch.randperm(len(x), generator=stream("validation", len(x))).to(x.device)
-    return x[order[num_held_out:]], x[order[:num_held_out]]
+    held_out, kept = order.split([num_held_out, len(x) - num_held_out])
+    return (x.rows(kept), x.rows(held_out)) if isinstance(x, Rows) else (x[kept], x[held_out])
 
 
 def _checkpoint(folder: Path, identity: dict[str, Any], spec: ModelSpec, seeds: list[int]) -> Path:

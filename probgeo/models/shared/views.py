@@ -18,6 +18,7 @@ from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder
 from probgeo.models.phase import Epochs, Phase, Target, inside, target, with_decoder
 from probgeo.nn import MLP, Network
+from probgeo.rows import Rows, in_memory
 
 
 def present(block: Float[Tensor, "row feature"]) -> Bool[Tensor, " row"]:
@@ -190,12 +191,14 @@ class Alternation:
 def together(name: str, parts: Sequence[Phase]) -> Phase:
     """All parts of the training at once."""
 
-    def start(model: Any, x: Tensor, seed: int) -> None:
+    def start(model: Any, x: Tensor | Rows, seed: int) -> None:
+        x = in_memory(x)
         for part in parts:
             if part.start:
                 part.start(model, x, seed)
 
-    def check(model: Any, x: Tensor) -> None:
+    def check(model: Any, x: Tensor | Rows) -> None:
+        x = in_memory(x)
         for part in parts:
             if part.check:
                 part.check(model, x)

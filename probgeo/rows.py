@@ -1,0 +1,159 @@
+"""Rows of an array in a file, read as tensors when they are asked for: what does not fit into memory stays there."""
+
+import dataclasses
+import json
+import mmap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probgeo.disk import whole_file
+
+BLOCK_ROWS, BLOCK_BYTES = 2**16, 2**28  # at once, at most
+SETTLED = 1.0  # seconds after which a change of a file is sure to have another time than the one before it
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rows:
+    """Rows x_1 … x_n of a file, of which no more is in memory than is asked for: `rows[index]` is a tensor of its own.
+
+    It is indexed like the tensor of all rows: by a slice, or by a tensor of row numbers of any shape. The file is
+    mapped anew for each, so that no page of it stays with the process. Made by `of_array`.
+
+    Args:
+        path: the file, which must stay as it is.
+        numbers: NumPy's name of the kind of numbers.
+        whole: rows and features in the file.
+        offset: of the first number in the file, in bytes.
+        strides: bytes between rows, and between features.
+        version: size of the file in bytes, and time of its last change in nanoseconds.
+        chosen: numbers of the rows that these are, in this order; None for all.
+        device: where the tensors go.
+    """
+
+    path: Path
+    numbers: str
+    whole: tuple[int, ...]
+    offset: int
+    strides: tuple[int, ...]
+    version: tuple[int, int]
+    chosen: Tensor | None = None
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def of_array(cls, array: np.ndarray) -> "Rows | None":
+        """The rows of an array (row, feature) that is mapped from a file, or of a part of one; None for another.
+
+        What is mapped copy-on-write is another: what was written to it is in memory alone.
+        """
+        mapped: Any = array
+        while isinstance(mapped, np.ndarray) and getattr(mapped, "_mmap", None) is None:
+            mapped = mapped.base
+        if not isinstance(mapped, np.memmap) or mapped.mode == "c" or mapped.filename is None or array.ndim != 2:
+            return None
+        torch.from_numpy(np.empty(0, array.dtype))  # raises for numbers that torch does not have
+        mapped.flush()
+        path = Path(mapped.filename).resolve()
+        pages: Any = mapped._mmap  # type: ignore[attr-defined]
+        first = np.frombuffer(pages, np.uint8).ctypes.data
+        begin = mapped.offset - mapped.offset % mmap.ALLOCATIONGRANULARITY
+        offset = begin + array.ctypes.data - first
+        return cls(path, array.dtype.str, array.shape, offset, array.strides, _version(path))
+
+    def __len__(self) -> int:
+        return self.whole[0] if self.chosen is None else len(self.chosen)
+
+    def __repr__(self) -> str:
+        return f"Rows({self.path.name!r}: {len(self)} rows of {self.whole[1]})"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(row, feature)."""
+        return len(self), self.whole[1]
+
+    @property
+    def ndim(self) -> int:
+        """2."""
+        return len(self.whole)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensors."""
+        return torch.from_numpy(np.empty(0, self.numbers)).dtype
+
+    def is_floating_point(self) -> bool:
+        """Whether the tensors are."""
+        return self.dtype.is_floating_point
+
+    def to(self, device: str | torch.device) -> "Rows":
+        """The same rows, whose tensors go to a device."""
+        return dataclasses.replace(self, device=torch.device(device))
+
+    def rows(self, index: Tensor) -> "Rows":
+        """Some of these rows, in the order of their numbers; nothing is read."""
+        return dataclasses.replace(self, chosen=index.cpu() if self.chosen is None else self.chosen[index.cpu()])
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """The rows as a tensor.
+
+        Raises:
+            ValueError: the file is not what it was.
+        """
+        if _version(self.path) != self.version:
+            raise ValueError(f"x: {self.path} has changed since it was opened. Open it again.")
+        which: Any = index.cpu() if isinstance(index, Tensor) else index
+        which = which if self.chosen is None else self.chosen[which]
+        file = np.memmap(self.path, np.uint8, "r")
+        array: np.ndarray = np.ndarray(self.whole, self.numbers, file.data, self.offset, self.strides)
+        found = array[which.numpy()] if isinstance(which, Tensor) else array[which].copy()
+        return torch.from_numpy(found).to(self.device)
+
+    def remembered(self, digest: Callable[[], str]) -> str:
+        """The digest of the rows, kept beside the file for as long as its path, size and time stay.
+
+        Args:
+            digest: computes it.
+        """
+        if self.chosen is not None:
+            return digest()
+        place = self.path.with_name(f"{self.path.name}.digests.json")
+        here, part = [str(self.path), *self.version], f"{self.numbers} {self.whole} {self.offset} {self.strides}"
+        known: dict[str, str] = {}
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            kept = json.loads(place.read_text())
+            known = dict(kept["digests"]) if kept["file"] == here else {}
+        if part not in known:
+            known[part] = digest()
+            if time.time_ns() - self.version[1] > SETTLED * 1e9:
+                with suppress(OSError), whole_file(place) as unfinished:  # kept where it can be
+                    unfinished.write_text(json.dumps({"file": here, "digests": known}))
+        return known[part]
+
+
+def _version(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def row_blocks(x: Tensor | Rows) -> Iterator[tuple[int, Tensor]]:
+    """The number of its first row, and the rows, of one block after another, of a size that suits memory."""
+    step = max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(1, x.shape[1] * x.dtype.itemsize)))
+    for begin in range(0, len(x), step):
+        yield begin, x[begin : begin + step]
+
+
+def spread(x: Tensor | Rows) -> Tensor:
+    """Rows evenly spread over all, as many as suit memory; all where these are no more."""
+    return x[:: max(1, -(-len(x) // BLOCK_ROWS))]
+
+
+def in_memory(x: Tensor | Rows) -> Tensor:
+    """All rows as one tensor."""
+    return x[:] if isinstance(x, Rows) else x
