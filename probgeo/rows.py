@@ -17,33 +17,63 @@ from torch import Tensor
 from probgeo.disk import whole_file
 
 BLOCK_ROWS, BLOCK_BYTES = 2**16, 2**28  # at once, at most
+HELD_BYTES = 2**26  # of a file's pages that stay with the process, at most
+AROUND = 2**16  # bytes that the system maps around one that is touched
 SETTLED = 1.0  # seconds after which a change of a file is sure to have another time than the one before it
+
+
+class _File:
+    """A file that stays as it is, mapped anew where too many of its pages would stay with the process.
+
+    Args:
+        path: of the file.
+        version: its size in bytes, and the time of its last change in nanoseconds.
+    """
+
+    def __init__(self, path: Path, version: tuple[int, int]) -> None:
+        self.path, self.version = path, version
+        self._pages: np.ndarray | None = None
+        self._touched = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _File, (self.path, self.version)
+
+    def pages(self, touched: int) -> np.ndarray:
+        """All bytes, of which about so many are going to be touched.
+
+        Raises:
+            ValueError: the file is not what it was.
+        """
+        if _version(self.path) != self.version:
+            raise ValueError(f"x: {self.path} has changed since it was opened. Open it again.")
+        if self._pages is None or self._touched + touched > HELD_BYTES < self.version[0]:
+            self._pages, self._touched = np.memmap(self.path, np.uint8, "r"), 0
+        self._touched += touched
+        return self._pages
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rows:
     """Rows x_1 … x_n of a file, of which no more is in memory than is asked for: `rows[index]` is a tensor of its own.
 
-    It is indexed like the tensor of all rows: by a slice, or by a tensor of row numbers of any shape. The file is
-    mapped anew for each, so that no page of it stays with the process. Made by `of_array`.
+    It is indexed like the tensor of all rows: by a slice, or by a tensor of row numbers of any shape. Made by
+    `of_array`.
 
     Args:
-        path: the file, which must stay as it is.
+        file: where they are.
         numbers: NumPy's name of the kind of numbers.
         whole: rows and features in the file.
         offset: of the first number in the file, in bytes.
         strides: bytes between rows, and between features.
-        version: size of the file in bytes, and time of its last change in nanoseconds.
         chosen: numbers of the rows that these are, in this order; None for all.
         device: where the tensors go.
     """
 
-    path: Path
+    file: _File
     numbers: str
     whole: tuple[int, ...]
     offset: int
     strides: tuple[int, ...]
-    version: tuple[int, int]
     chosen: Tensor | None = None
     device: torch.device = torch.device("cpu")
 
@@ -65,13 +95,13 @@ class Rows:
         first = np.frombuffer(pages, np.uint8).ctypes.data
         begin = mapped.offset - mapped.offset % mmap.ALLOCATIONGRANULARITY
         offset = begin + array.ctypes.data - first
-        return cls(path, array.dtype.str, array.shape, offset, array.strides, _version(path))
+        return cls(_File(path, _version(path)), array.dtype.str, array.shape, offset, array.strides)
 
     def __len__(self) -> int:
         return self.whole[0] if self.chosen is None else len(self.chosen)
 
     def __repr__(self) -> str:
-        return f"Rows({self.path.name!r}: {len(self)} rows of {self.whole[1]})"
+        return f"Rows({self.file.path.name!r}: {len(self)} rows of {self.whole[1]})"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -106,13 +136,13 @@ class Rows:
         Raises:
             ValueError: the file is not what it was.
         """
-        if _version(self.path) != self.version:
-            raise ValueError(f"x: {self.path} has changed since it was opened. Open it again.")
         which: Any = index.cpu() if isinstance(index, Tensor) else index
         which = which if self.chosen is None else self.chosen[which]
-        file = np.memmap(self.path, np.uint8, "r")
-        array: np.ndarray = np.ndarray(self.whole, self.numbers, file.data, self.offset, self.strides)
-        found = array[which.numpy()] if isinstance(which, Tensor) else array[which].copy()
+        apart = isinstance(which, Tensor)
+        num_rows = which.numel() if apart else len(range(*which.indices(len(self))))
+        pages = self.file.pages(num_rows * (max(map(abs, self.strides)) + apart * AROUND))
+        array: np.ndarray = np.ndarray(self.whole, self.numbers, pages.data, self.offset, self.strides)
+        found = array[which.numpy()] if apart else array[which].copy()
         return torch.from_numpy(found).to(self.device)
 
     def remembered(self, digest: Callable[[], str]) -> str:
@@ -123,15 +153,16 @@ class Rows:
         """
         if self.chosen is not None:
             return digest()
-        place = self.path.with_name(f"{self.path.name}.digests.json")
-        here, part = [str(self.path), *self.version], f"{self.numbers} {self.whole} {self.offset} {self.strides}"
+        path, version = self.file.path, self.file.version
+        place = path.with_name(f"{path.name}.digests.json")
+        here, part = [str(path), *version], f"{self.numbers} {self.whole} {self.offset} {self.strides}"
         known: dict[str, str] = {}
         with suppress(OSError, ValueError, TypeError, KeyError):
             kept = json.loads(place.read_text())
             known = dict(kept["digests"]) if kept["file"] == here else {}
         if part not in known:
             known[part] = digest()
-            if time.time_ns() - self.version[1] > SETTLED * 1e9:
+            if time.time_ns() - version[1] > SETTLED * 1e9:
                 with suppress(OSError), whole_file(place) as unfinished:  # kept where it can be
                     unfinished.write_text(json.dumps({"file": here, "digests": known}))
         return known[part]
