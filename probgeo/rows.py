@@ -138,12 +138,20 @@ class Rows:
         """
         which: Any = index.cpu() if isinstance(index, Tensor) else index
         which = which if self.chosen is None else self.chosen[which]
-        apart = isinstance(which, Tensor)
-        num_rows = which.numel() if apart else len(range(*which.indices(len(self))))
-        pages = self.file.pages(num_rows * (max(map(abs, self.strides)) + apart * AROUND))
+        if not isinstance(which, Tensor):
+            return self._read(which, max(map(abs, self.strides)) * len(range(*which.indices(len(self)))))
+        # Rows apart from each other touch a page each: no more at once than may stay.
+        around = max(map(abs, self.strides)) + AROUND
+        parts = [
+            self._read(part.numpy(), around * len(part)) for part in which.flatten().split(HELD_BYTES // around + 1)
+        ]
+        return torch.cat(parts).unflatten(0, which.shape)
+
+    def _read(self, which: slice | np.ndarray, touched: int) -> Tensor:
+        """Rows of the file, of whose pages about so many bytes are touched."""
+        pages = self.file.pages(touched)
         array: np.ndarray = np.ndarray(self.whole, self.numbers, pages.data, self.offset, self.strides)
-        found = array[which.numpy()] if apart else array[which].copy()
-        return torch.from_numpy(found).to(self.device)
+        return torch.from_numpy(np.array(array[which])).to(self.device)
 
     def remembered(self, digest: Callable[[], str]) -> str:
         """The digest of the rows, kept beside the file for as long as its path, size and time stay.
