@@ -118,6 +118,18 @@ def test_what_a_file_lacks_is_named_with_what_it_has(tmp_path):
         count_table(tmp_path / "cells.csv")
 
 
+def test_an_archive_that_is_far_larger_unpacked_is_refused_before_it_is(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "cells.npz", counts=np.zeros((2000, 2000), np.int64))
+    assert len(count_table(tmp_path / "cells.npz")) == 2000
+    monkeypatch.setattr("probgeo.datasets.files.arrays.UNPACKED", 2**20)
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it is unpacked"))
+    with pytest.raises(ValueError, match=r"cells.npz has [\d,]+ bytes, and 32,000,\d+ unpacked. If you trust it"):
+        count_table(tmp_path / "cells.npz")
+    (tmp_path / "cells.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"expected an npz file; .*cells.npz is none"):
+        count_table(tmp_path / "cells.npz")
+
+
 # --- simulated counts ---
 
 

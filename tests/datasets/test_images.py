@@ -139,6 +139,13 @@ def test_a_damaged_archive_is_named_with_both_checksums(cache, load, path):
     assert "delete it to download it again" in str(caught.value)
 
 
+def test_an_image_of_far_too_many_pixels_is_refused_in_words(tmp_path, monkeypatch):
+    Image.new("L", (100, 100)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"bomb.png: expected an image; it cannot be read \(.*decompression bomb"):
+        datasets.image_folder(tmp_path, size=8, cache=tmp_path)
+
+
 def test_an_archive_without_a_batch_is_named(cache, monkeypatch):
     files, _, _ = cifar10_files()
     del files["data_batch_4.bin"]

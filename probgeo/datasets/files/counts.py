@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.files.arrays import opened_arrays
 from probgeo.datasets.labels import coded, named_codes
 
 
@@ -122,7 +123,7 @@ def _anndata(path: Path, layer: str | None) -> _Columns:
 
 
 def _arrays(path: Path, name: str) -> _Columns:
-    with np.load(path, allow_pickle=False) as file:
+    with opened_arrays(path) as file:
         arrays = dict(file)
     if name not in arrays:
         raise ValueError(f"counts: {path} has no array {name!r}; it has {sorted(arrays)}.")

@@ -228,21 +228,26 @@ def _write(path: Path, files: Sequence[Path], shape: tuple[int, ...], resized: b
 
 def _size(file: Path) -> tuple[int, int]:
     """Height and width of an image."""
-    with _opened(file) as image:
+    with opened_image(file) as image:
         return image.height, image.width
 
 
-def _opened(file: Path) -> Image.Image:
+def opened_image(file: Path) -> Image.Image:
+    """An image file; its pixels are not read yet.
+
+    Raises:
+        ValueError: no image, or one of far too many pixels.
+    """
     try:
         return Image.open(file)
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file}: expected an image; it cannot be read ({error}). Remove or replace it.") from error
 
 
 def _values(file: Path, shape: tuple[int, ...], resized: bool) -> Float32[np.ndarray, " feature"]:
     """The image's values in [0, 1], one flat row."""
     height, width = shape[:2]
-    with _opened(file) as image:
+    with opened_image(file) as image:
         if not resized and (image.height, image.width) != (height, width):
             raise ValueError(
                 f"{file}: expected an image of {height} × {width}, as the first one; got {image.height} × "

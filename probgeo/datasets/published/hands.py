@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.files.images import opened_image
 from probgeo.datasets.views import two_views
 
 _ICVL_FOCAL_LENGTH = 241.42  # pixels
@@ -73,7 +73,7 @@ def _depth_crop(
     """Depths about the centre, in [0, 1], near is 1; by the nearest pixel."""
     if not file.exists():
         raise FileNotFoundError(f"{file}: the image is listed, but there is no such file. Unpack the images again.")
-    with Image.open(file) as image:
+    with opened_image(file) as image:
         depth = np.asarray(image, dtype=np.float64)
     offsets = (np.arange(size) + 0.5) / size * 2 * half - half
     columns, rows = (np.rint(middle + offsets).astype(int) for middle in centre[:2])

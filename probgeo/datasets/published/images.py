@@ -15,6 +15,7 @@ from jaxtyping import Shaped
 from sklearn.datasets import load_digits
 
 from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.files.arrays import opened_arrays
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _MNIST_MD5 = {
@@ -23,7 +24,7 @@ _MNIST_MD5 = {
     "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-_FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+_FASHION_URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
 _FASHION_MD5 = {
     "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
     "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
@@ -43,7 +44,11 @@ _FASHION_NAMES = (
     "Ankle boot",
 )
 _DIGIT_NAMES = tuple("0123456789")
-_TASIC_URL = "https://raw.githubusercontent.com/berenslab/rna-seq-tsne/master/data/tasic-preprocessed/"
+# Of one commit, whose name is a hash of what it holds.
+_TASIC_URL = (
+    "https://raw.githubusercontent.com/berenslab/rna-seq-tsne/f6a0a75b59f45fda600f36d4c701cf0e54de2bf3/"
+    "data/tasic-preprocessed/"
+)
 _TASIC_SHAPE, _TASIC_TYPES = (23822, 50), 133
 # Sample variances of the first principal components, as printed by users of the published matrix.
 _TASIC_VARIANCES = (1737.30, 1096.20, 411.31, 249.90)
@@ -145,8 +150,8 @@ def fashion_mnist(train: bool | None = True) -> Dataset:
 def tasic(path: str | Path | None = None) -> Dataset:
     """Transcriptomes of 23 822 cells of the mouse cortex, 50 principal components, 133 cell types with colours.
 
-    The published arrays have no published checksum. What is verified instead is that they are 23 822 × 50 finite
-    numbers whose first components have the known variances, with 133 types.
+    The published arrays have no published checksum: they are those of one commit of their repository. It is verified
+    that they are 23 822 × 50 finite numbers whose first components have the known variances, with 133 types.
 
     Args:
         path: a local npz file to read instead, with the arrays x (row, feature), label (row,) codes, label_names
@@ -189,7 +194,7 @@ def tasic(path: str | Path | None = None) -> Dataset:
 
 
 def _npz_table(path: Path) -> Dataset:
-    with np.load(path, allow_pickle=False) as arrays:
+    with opened_arrays(path) as arrays:
         missing = {"x", "label", "label_names", "label_colors"} - set(arrays)
         if missing:
             raise ValueError(f"path: {path} lacks the arrays {sorted(missing)}; it has {sorted(arrays)}.")

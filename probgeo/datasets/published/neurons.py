@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.files.arrays import opened_arrays
 from probgeo.datasets.published.images import cache_folder
 from probgeo.datasets.views import two_views
 
@@ -86,5 +87,5 @@ def _archive(path: str | Path | None, default: str) -> dict[str, np.ndarray]:
     path = Path(path) if path else cache_folder() / "multiview" / default
     if not path.exists():
         raise FileNotFoundError(f"path: expected {path}; there is no such file. {_NEURONS_ORIGIN}")
-    with np.load(path, allow_pickle=False) as arrays:
+    with opened_arrays(path) as arrays:
         return dict(arrays)
