@@ -153,11 +153,13 @@ class ModelSpec(abc.ABC):
         """Raise if x cannot be data of this model; rows of a file are read block by block.
 
         Raises:
-            TypeError: x is not a floating-point tensor.
+            TypeError: x is not a floating-point tensor of at least 32 bits.
             ValueError: x is not (row, feature), is empty, or has values that the model has no place for.
         """
         if not isinstance(x, Tensor | Rows) or not x.is_floating_point():
             raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
+        if x.dtype.itemsize < 4:
+            raise TypeError(f"x: expected torch.float32 or torch.float64; got {x.dtype}. Use x.float().")
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(f"x: expected shape (row, feature), neither empty; got {tuple(x.shape)}.")
         for begin, block in row_blocks(x) if isinstance(x, Rows) else [(0, x)]:

@@ -3,6 +3,7 @@
 import operator
 import os
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from probgeo.datasets.mapped import as_rows
+from probgeo.likelihoods import Likelihood
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
-from probgeo.rows import Rows, in_memory
+from probgeo.rows import Rows, in_memory, row_blocks
 from probgeo.specs import current_config, digest, stream, to_config
 from probgeo.training import storage
 from probgeo.training.gplvm import SingleGPLVM
@@ -28,6 +30,13 @@ CHECKPOINT_FORMAT = 2
 
 # Pyro's stack of handlers and torch's random state belong to the process: threads take turns.
 _TURN = threading.RLock()
+
+
+LARGEST_INPUT = 100.0  # beyond which a network's initial weights do not suit what it reads
+
+
+class UnsuitableData(UserWarning):
+    """Data that a model can be trained on, but hardly to any use."""
 
 
 class TrainingDiverged(ArithmeticError):
@@ -89,6 +98,9 @@ def fit(
         FileExistsError: `folder` holds a retraining of another configuration.
         TrainingDiverged: an objective became NaN or infinite; the message names seeds and epochs, and
             its `models` are all retrainings. It is raised again for finished ones: to go on, leave these seeds out.
+
+    Warns:
+        UnsuitableData: all rows are equal, or values are far larger than networks read well.
     """
     seeds = checked_seeds(seeds)
     if not isinstance(training, Training):
@@ -107,6 +119,8 @@ def fit(
     with _TURN, torch.enable_grad():
         models = _finished(Path(folder), seeds, spec, identity) if folder else {}
         pending = [seed for seed in seeds if seed not in models]
+        if pending:
+            _warn_of(spec, x)
         groups = _groups(Path(folder) if folder else None, seeds, pending, stack, spec, identity)
         epochs = sum(num_epochs(phase, training) for phase in spec.build(x.shape[1], seed=0).phases)
         with tqdm(total=epochs * len(groups), unit="epoch", disable=not (progress and pending)) as bar:
@@ -153,6 +167,24 @@ def checked_seeds(seeds: Any) -> list[int]:
     except TypeError as error:
         name = f" Did you mean range({seeds})?" if isinstance(seeds, int) else ""
         raise TypeError(f"seeds: {advice}; got {seeds!r}.{name}") from error
+
+
+def _warn_of(spec: ModelSpec, x: Tensor | Rows) -> None:
+    """Warn of rows that are all equal, and of values that no network reads well."""
+    blocks = [torch.stack(block.aminmax(dim=0)) for _, block in row_blocks(x)]
+    low, high = torch.stack(blocks).amin(0)[0], torch.stack(blocks).amax(0)[1]
+    if torch.equal(low, high):
+        warnings.warn("x: all rows are equal, so that there is nothing to learn.", UnsuitableData, 3)
+    likelihood = getattr(spec, "likelihood", None)
+    as_it_is = likelihood is not None and type(likelihood).encoder_input is Likelihood.encoder_input
+    largest = float(torch.stack([low, high]).abs().nan_to_num().amax())
+    if as_it_is and largest > LARGEST_INPUT:
+        warnings.warn(
+            f"x: values reach {largest:.4g}, and networks read them as they are: training is slow then, or diverges. "
+            "Give images in [0, 1], and other data in units of their standard deviation: Dataset.normalised().",
+            UnsuitableData,
+            3,
+        )
 
 
 def _check_applies(training: Training) -> None:
