@@ -7,62 +7,35 @@ Prints a table and draws figures. Run again, it resumes.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 import probgeo as pg
-from experiments.common import Source, carried_out, decoders, load_result, observations, parsed, run, save_result
+from experiments.common.decoders import Source, decoders
+from experiments.common.options import Observed, Retrained
+from experiments.common.results import Groups, Shown, convergence, run
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Retrained, Observed):
     """Coverage of other retrainings' distances by one training's intervals."""
 
     preset: Literal["mnist-3"] | None = None
     """mnist-3: digits 0, 5, 7 of MNIST, pairs of the test set; other options still override it."""
-    dataset: str = "digits"
-    """digits (bundled), mnist, fashion_mnist, tasic, or a synthetic set such as two_moons."""
-    classes: tuple[int, ...] = ()
-    """Class codes to keep; none for all."""
-    latent: int = 2
-    """Dimension of the latent space."""
     models: tuple[Source, ...] = ("ensemble", "dropout", "mean-field", "gp")
     """Sources of uncertainty, of those with decoder draws; `exact` is the last layer's posterior in closed form."""
     draws: int = 10
     """Decoder draws per training: members of the ensemble, samples of the others."""
-    retrainings: int = 10
-    """Retrainings of each model, with seeds 0, 1, 2, ...; at least four."""
-    pairs: int = 50
-    """Random pairs of observations whose distances are measured."""
-    epochs: int = 60
-    """Passes over the data per retraining."""
-    batch_size: int = 64
-    """Observations per minibatch."""
-    learning_rate: float = 2e-3
-    """Step size of Adam."""
-    width: int = 128
-    """Units in each of the two hidden layers of encoder and decoders."""
     segments: int = 128
-    """Segments of a geodesic."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path | None = None
-    """Output folder; default runs/calibration (runs/calibration-PRESET for a preset)."""
-    result: Path | None = None
-    """Train and measure nothing: print the table and draw the figures of this result file (calibration.nc)."""
-    quick: bool = False
-    """A tiny version, in under two minutes on two cores: four retrainings, ten pairs."""
 
-    def __post_init__(self) -> None:
-        if self.retrainings < 4:
-            raise ValueError(
-                f"retrainings: expected at least 4, two to learn from and two to test on; got {self.retrainings}."
-            )
-        if self.draws < 4:
-            raise ValueError(f"draws: expected at least 4, as R-hat needs; got {self.draws}.")
+    least: ClassVar = {
+        **Retrained.least,
+        "retrainings": (4, "two to learn from and two to test on"),
+        "draws": (4, "as R-hat needs"),
+    }
 
 
 QUICK = {
@@ -87,26 +60,6 @@ PRESETS = {
 }
 
 
-def study_of(config: Config, folder: Path) -> pg.Study:
-    """The study that a configuration describes."""
-    data, points = observations(config.dataset, config.classes)
-    network = pg.nn.MLP(hidden=(config.width, config.width))
-    decoder = decoders(network, config.draws)
-    specs = {str(name): pg.VAE(config.latent, decoder[name], pg.Gaussian(), encoder=network) for name in config.models}
-    for name, spec in specs.items():
-        _check_draws(name, spec, data.x.shape[1])
-    return pg.Study(
-        folder,
-        data=data.x.to(config.device),
-        points=points.x,
-        pairs=pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0),
-        models=specs,
-        seeds=range(config.retrainings),
-        measures={"geodesic": pg.study.DrawnGeodesic(pg.GaussNewton(num_segments=config.segments), config.draws)},
-        training=pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate),
-    )
-
-
 def _check_draws(name: str, spec: pg.VAE, num_features: int) -> None:
     """Raise before anything is trained if a source has no draws."""
     try:
@@ -115,15 +68,21 @@ def _check_draws(name: str, spec: pg.VAE, num_features: int) -> None:
         raise ValueError(f"models: {name!r} has no decoder draws, so its training has no error bar.") from error
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `calibration.nc`: distances, and lengths under the draws."""
-    dataset = study_of(config, folder).run().sel(measure="geodesic", drop=True)
-    save_result({"lengths": dataset[["distance", "draw_length", "status"]]}, config, folder / "calibration.nc")
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time: distances, and lengths under the draws."""
+    data, points = config.observations()
+    decoder = decoders(config.perceptron(), config.draws)
+    models = {str(name): config.vae(decoder[name]) for name in config.models}
+    for name, spec in models.items():
+        _check_draws(name, spec, data.x.shape[1])
+    measures = {"geodesic": pg.study.DrawnGeodesic(config.solver(), config.draws)}
+    dataset = config.study(folder, data, points, models, measures).run().sel(measure="geodesic", drop=True)
+    return {"lengths": dataset[["distance", "draw_length", "status"]]}
 
 
-def report(result: Path, folder: Path) -> None:
-    """Table and figures of a result file; trains and measures nothing."""
-    lengths = load_result(result)["lengths"]
+def report(groups: Groups) -> Shown:
+    """Tables of coverage and of sources; coverage by level, ratios, and some pairs' intervals of every source."""
+    lengths = groups["lengths"]
     names = [str(name) for name in lengths["model"].values]
     parts = [lengths.sel(model=name, drop=True) for name in names]
     found = [pg.identifiability.calibration(part.draw_length, part.distance) for part in parts]
@@ -131,18 +90,12 @@ def report(result: Path, folder: Path) -> None:
     print(coverage_table(calibration))
     print()
     print(source_table(calibration, lengths.distance))
-    failed, measured = int((lengths.status > pg.Status.CONVERGED).sum()), lengths.status.size
-    print(f"geodesics that did not converge: {failed} of {measured}")
+    print(convergence(lengths.status))
+    table = calibration[["coverage", "coverage_lower", "coverage_upper", "exchangeable"]].to_dataframe()
     figures = {"coverage": pg.plots.coverage(calibration), "ratios": pg.plots.ratios(calibration)}
     for name, part in zip(names, parts, strict=True):
         figures[f"forest-{name}"] = pg.plots.forest(part.draw_length, spread_out(part.distance))
-    folder.mkdir(parents=True, exist_ok=True)
-    table = folder / f"{result.stem}-table.csv"
-    calibration[["coverage", "coverage_lower", "coverage_upper", "exchangeable"]].to_dataframe().to_csv(table)
-    written = [folder / f"{result.stem}-{name}.png" for name in figures]
-    for path, figure in zip(written, figures.values(), strict=True):
-        figure.savefig(path, dpi=150)
-    print("wrote", table, *written)
+    return {"table": table}, figures
 
 
 def coverage_table(calibration: xr.Dataset) -> str:
@@ -204,11 +157,9 @@ def _quartiles(values: np.ndarray) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute what is missing, print the table, draw the figures, say where they are."""
-    config = parsed(Config, PRESETS, QUICK, arguments)
-    if folder := carried_out("calibration", config, compute, report):
-        print(f"lengths: {folder / 'calibration.nc'}; models: {folder / 'trainings'}")
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, PRESETS, arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

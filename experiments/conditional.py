@@ -5,7 +5,6 @@ samples against the number of conditions, and the same pairs' distances under se
 prints tables and draws figures. Run again, it resumes.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +16,8 @@ import torch
 import xarray as xr
 
 import probgeo as pg
-from experiments.common import Source, carried_out, decoders, load_result, parsed, run, save_result
-from experiments.conditional_figures import codes_figure, curves_figure, images_figure, trade_off_figure
-from experiments.conditions import (
+from experiments.common.conditional_figures import codes_figure, curves_figure, trade_off_figure
+from experiments.common.conditions import (
     Scenario,
     Scene,
     as_dataset,
@@ -30,6 +28,19 @@ from experiments.conditions import (
     numbers_of_conditions,
     scenario_of,
     scores,
+)
+from experiments.common.decoders import Source, decoders
+from experiments.common.images import panels
+from experiments.common.options import Retrained, parsed
+from experiments.common.results import (
+    Groups,
+    Shown,
+    carry_out,
+    config_of,
+    folder_of,
+    load_result,
+    told,
+    write,
 )
 
 Preset = Literal[
@@ -50,7 +61,7 @@ Preset = Literal[
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Retrained):
     """Rate, distortion, likelihood, imputations, samples and distances of conditional models, per condition."""
 
     preset: Preset | None = None
@@ -90,38 +101,20 @@ class Config:
     members: int = 5
     """Decoders in an ensemble."""
     retrainings: int = 3
-    """Retrainings of each model, with seeds 0, 1, 2, ..."""
     pairs: int = 30
     """Pairs of test rows whose distances are measured."""
     segments: int = 64
-    """Segments of a geodesic."""
     rows: int = 500
     """Test rows that models are judged by."""
     samples: int = 100
     """Importance samples of a log likelihood; samples of the code of an imputation."""
-    epochs: int = 60
-    """Passes over the data per retraining."""
-    batch_size: int = 64
-    """Observations per minibatch."""
-    learning_rate: float = 2e-3
-    """Step size of Adam."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path | None = None
-    """Output folder; default runs/conditional (runs/conditional-PRESET for a preset)."""
     compare: tuple[Path, ...] = ()
     """Compute nothing: compare the results in these folders, in one table and one rate-distortion figure."""
-    result: Path | None = None
-    """Compute nothing: print the tables and draw the figures of this result file (conditional.nc)."""
-    quick: bool = False
-    """A tiny version, in under two minutes on two cores: fewer rows, two retrainings, narrow networks."""
 
     def __post_init__(self) -> None:
-        if self.retrainings < 2 or not self.models or not self.betas:
-            raise ValueError(
-                "retrainings, models, betas: expected at least 2, 1 and 1; got "
-                f"{self.retrainings}, {self.models}, {self.betas}."
-            )
+        super().__post_init__()
+        if not self.models or not self.betas:
+            raise ValueError(f"models, betas: expected at least one each; got {self.models} and {self.betas}.")
 
 
 QUICK = {
@@ -165,7 +158,7 @@ MASKS: dict[str, Any] = {"share": pg.masks.RandomShare(), "half": pg.masks.Rando
 def specs_of(config: Config, scenario: Scenario) -> dict[str, pg.ConditionalVAE]:
     """Models by name: every source of uncertainty with every weight of the rate."""
     kinds: dict[str, Any] = {
-        "mlp": lambda: pg.nn.MLP((config.width, config.width)),
+        "mlp": config.perceptron,
         "residual": lambda: pg.nn.Residual(config.width, 2),
         "dense-net": lambda: pg.nn.DenseNet(config.width, 2),
         "convolutional": lambda: pg.nn.ConditionalConvolutional(scenario.image or (), (32, 64)),
@@ -189,22 +182,13 @@ def specs_of(config: Config, scenario: Scenario) -> dict[str, pg.ConditionalVAE]
     return found
 
 
-def study_of(config: Config, scenario: Scenario, folder: Path) -> pg.Study:
-    """Distances of the same pairs of test rows under every condition, in all retrainings."""
-    solver = pg.GaussNewton(num_segments=config.segments)
-    measures: dict[str, Any] = {"geodesic": pg.Geodesic(solver=solver), "straight": pg.StraightLine()}
+def measures_of(config: Config, scenario: Scenario) -> dict[str, pg.study.Measure]:
+    """The shortest path and the straight line where nothing is given, and the shortest path under every condition."""
+    solver = config.solver()
+    measures: dict[str, pg.study.Measure] = {"geodesic": pg.Geodesic(solver=solver), "straight": pg.StraightLine()}
     for name, values in given_conditions(scenario, config.mask != "none").items():
         measures[name] = pg.study.Given(values, pg.Geodesic(solver=solver))
-    return pg.Study(
-        folder,
-        data=scenario.train.x.to(config.device),
-        points=scenario.test.x,
-        pairs=pg.sample_pairs(scenario.test.labels, num_pairs=config.pairs, seed=0),
-        models=specs_of(config, scenario),
-        seeds=range(config.retrainings),
-        measures=measures,
-        training=pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate),
-    )
+    return measures
 
 
 def curves(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
@@ -272,10 +256,11 @@ def greedy(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
     )
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `conditional.nc`."""
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time: distances, scores by the number of conditions, codes, images, greedy conditions."""
     scenario = scenario_of(config)
-    study = study_of(config, scenario, folder)
+    models, measures = specs_of(config, scenario), measures_of(config, scenario)
+    study = config.study(folder, scenario.train, scenario.test, models, measures)
     distances = study.run().drop_vars(["energy", "euclidean_latent"])
     groups = {
         "distances": distances,
@@ -286,7 +271,7 @@ def compute(config: Config, folder: Path) -> None:
         groups["images"] = completions(config, scenario, study)
     if config.mask != "none" and 2 < scenario.num_modelled <= 12:
         groups["greedy"] = greedy(config, scenario, study)
-    save_result(groups, config, folder / "conditional.nc")
+    return groups
 
 
 def table_of(found: xr.Dataset) -> pd.DataFrame:
@@ -303,9 +288,8 @@ def table_of(found: xr.Dataset) -> pd.DataFrame:
     return xr.Dataset(per_row).drop_vars(["source", "beta"]).to_dataframe()
 
 
-def report(result: Path, folder: Path) -> None:
-    """Tables and figures of a result file; computes nothing."""
-    groups = load_result(result)
+def report(groups: Groups) -> Shown:
+    """Tables of scores, of conditions and of distances; codes, curves and images."""
     found, distances = groups["curves"], groups["distances"]
     table = table_of(found)
     print(table.to_string(float_format="{:.3f}".format))
@@ -331,43 +315,36 @@ def report(result: Path, folder: Path) -> None:
     if found.sizes["conditions"] > 1:
         figures["curves"] = curves_figure(found)
     if "images" in groups:
-        figures["images"] = images_figure(groups["images"])
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{result.stem}-table.csv", *(folder / f"{result.stem}-{name}.png" for name in figures)]
-    table.to_csv(written[0])
-    for path, figure in zip(written[1:], figures.values(), strict=True):
-        figure.savefig(path, dpi=150)
-    print("wrote", *written)
+        shown = groups["images"]
+        images = shown.images.values
+        figures["images"] = panels(images, shown.attrs["shape"], images.shape[1], shown.line.values)
+    return {"table": table}, figures
 
 
-def compare(folders: Sequence[Path], folder: Path) -> None:
+def comparison(folders: Sequence[Path]) -> Shown:
     """One table and one rate-distortion figure of several results."""
     rows, runs = [], {}
     for each in folders:
-        found = load_result(each / "conditional.nc")["curves"]
+        found = load_result(each / "conditional.nc", Config)["curves"]
         runs[each.name] = found
-        config = json.loads(found.attrs["config"])
+        config = config_of(found)
         means = table_of(found).groupby("model", sort=False).mean()
         rows.append(means.assign(run=each.name, network=config["network"], epochs=config["epochs"]).reset_index())
     table = pd.concat(rows).set_index(["run", "network", "epochs", "model"])
     print(table.drop(columns="informative").to_string(float_format="{:.3f}".format))
     print("Means over all numbers of conditions.")
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / "conditional-compare.csv", folder / "conditional-compare.png"]
-    table.to_csv(written[0])
-    trade_off_figure(runs).savefig(written[1], dpi=150)
-    print("wrote", *written)
+    return {"compare": table}, {"compare": trade_off_figure(runs)}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute what is missing, print the tables, draw the figures, say where they are."""
-    config = parsed(Config, PRESETS, QUICK, arguments)
-    if config.compare:
-        compare(config.compare, config.out or Path("runs/conditional-compare"))
-        return
-    if folder := carried_out("conditional", config, compute, report):
-        print(f"result: {folder / 'conditional.nc'}; models: {folder / 'trainings'}")
+    """The command line, from end to end."""
+    with told():
+        config = parsed(Config, QUICK, PRESETS, arguments)
+        if config.compare:
+            write(*comparison(config.compare), folder_of(config, "conditional-compare"), "conditional")
+        else:
+            carry_out(config, compute, report)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -5,7 +5,6 @@ Ensembles of the largest size are trained several times; distances of the same p
 with the published numbers beside; draws a figure. Run again, it resumes.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,67 +19,33 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import (
-    carried_out,
-    cells,
-    check_retrainings,
-    load_result,
-    observations,
-    parsed,
-    run,
-    save_result,
-)
-from experiments.members import OfFirst, StraightEnergy, energy_of_1999_segments
+from experiments.common.data import cells
+from experiments.common.members import OfFirst, StraightEnergy, energy_of_1999_segments
+from experiments.common.options import Observed, Retrained
+from experiments.common.results import Groups, Shown, config_of, run
 from probgeo.plots.style import distinct_colors, finish, new_figure
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Retrained, Observed):
     """Distances over retrainings against the number of decoders: CV, spread over pairs, ICC, rank agreement."""
 
     preset: Literal["tasic"] | None = None
     """tasic: cell types of the mouse cortex, pairs of representatives, as published; other options override it."""
-    dataset: str = "digits"
-    """digits (bundled), mnist, fashion_mnist, tasic, or a synthetic set such as two_moons."""
     table: Path | None = None
     """With `--dataset tasic`: a local npz file to read instead of the download (see `datasets.tasic`)."""
-    classes: tuple[int, ...] = ()
-    """Class codes to keep; none for all."""
-    latent: int = 2
-    """Dimension of the latent space."""
     members: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
     """Numbers of decoders, ascending."""
     each_trained: bool = False
     """Train ensembles of every size; otherwise only those of the largest, whose first members are measured."""
-    retrainings: int = 10
-    """Retrainings, with seeds 0, 1, 2, ..."""
-    pairs: int = 50
-    """Random pairs of observations whose distances are measured."""
     representatives: int = 0
     """Instead of random pairs, all pairs of the observations nearest to their class's mean, of this many classes."""
     noise: float | None = None
     """Standard deviation of the observations given the code, in units of the data; none to learn it."""
-    epochs: int = 60
-    """Passes over the data per retraining."""
-    batch_size: int = 64
-    """Observations per minibatch."""
-    learning_rate: float = 2e-3
-    """Step size of Adam."""
-    width: int = 128
-    """Units in each of the two hidden layers of encoder and decoders."""
     segments: int = 64
-    """Segments of a geodesic."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path | None = None
-    """Output folder; default runs/ensemble_size (runs/ensemble_size-PRESET for a preset)."""
-    result: Path | None = None
-    """Compute nothing: print the table and draw the figure of this result file (ensemble_size.nc)."""
-    quick: bool = False
-    """A tiny version, in under two minutes on two cores: three sizes, three retrainings, ten pairs."""
 
     def __post_init__(self) -> None:
-        check_retrainings(self.retrainings)
+        super().__post_init__()
         if not self.members or self.members[0] < 1 or any(np.diff(self.members) <= 0):
             raise ValueError(f"members: expected ascending numbers from 1; got {self.members}.")
 
@@ -106,7 +71,7 @@ SAMPLE = (6 / 5) ** 0.5
 def observations_of(config: Config) -> tuple[pg.datasets.Dataset, pg.datasets.Dataset]:
     """The data to train on, and those that pairs are taken from."""
     if config.dataset != "tasic":
-        return observations(config.dataset, config.classes)
+        return config.observations()
     data = cells(config.table)
     return (data.subset(classes=config.classes) if config.classes else data,) * 2
 
@@ -126,7 +91,7 @@ def pairs_of(config: Config, points: pg.datasets.Dataset) -> Int64[Tensor, "pair
 
 def measures_of(config: Config) -> dict[str, pg.study.Measure]:
     """What is measured with any number of decoders."""
-    solver = pg.GaussNewton(num_segments=config.segments)
+    solver = config.solver()
     return {
         "geodesic": pg.Geodesic(solver=solver),
         "straight": pg.StraightLine(num_segments=config.segments),
@@ -137,12 +102,8 @@ def measures_of(config: Config) -> dict[str, pg.study.Measure]:
 
 def specs_of(config: Config) -> dict[str, pg.VAE]:
     """An ensemble of the largest size, or of every size, by name."""
-    network = pg.nn.MLP(hidden=(config.width, config.width))
     sizes = config.members if config.each_trained else config.members[-1:]
-    return {
-        str(size): pg.VAE(config.latent, pg.EnsembleDecoder(size, network), pg.Gaussian(config.noise), encoder=network)
-        for size in sizes
-    }
+    return {str(size): config.vae(pg.EnsembleDecoder(size, config.perceptron()), config.noise) for size in sizes}
 
 
 def measured(config: Config, folder: Path) -> xr.Dataset:
@@ -150,16 +111,8 @@ def measured(config: Config, folder: Path) -> xr.Dataset:
     data, points = observations_of(config)
     measures, sizes = measures_of(config), list(config.members)
     of_first = {f"{name} {size}": OfFirst(size, how) for size in sizes for name, how in measures.items()}
-    study = pg.Study(
-        folder,
-        data=data.x.to(config.device),
-        points=points.x,
-        pairs=pairs_of(config, points),
-        models=specs_of(config),
-        seeds=range(config.retrainings),
-        measures=measures if config.each_trained else of_first,
-        training=pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate),
-    )
+    used = measures if config.each_trained else of_first
+    study = config.study(folder, data, points, specs_of(config), used, pairs=pairs_of(config, points))
     found = study.run()[["distance", "status"]].drop_vars("num_members")
     if config.each_trained:
         return found.rename(model="members").assign_coords(members=sizes)
@@ -169,9 +122,9 @@ def measured(config: Config, folder: Path) -> xr.Dataset:
     return joined.squeeze("model", drop=True).assign_coords(members=sizes)
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `ensemble_size.nc`."""
-    save_result({"distances": measured(config, folder)}, config, folder / "ensemble_size.nc")
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time."""
+    return {"distances": measured(config, folder)}
 
 
 def printed(summary: pg.identifiability.Table, dataset: xr.Dataset) -> str:
@@ -242,28 +195,22 @@ def figure_of(summary: pd.DataFrame, with_published: bool) -> Figure:
     return figure
 
 
-def report(result: Path, folder: Path) -> None:
-    """Table and figure of a result file; computes nothing."""
-    dataset = load_result(result)["distances"]
-    distance = dataset.distance.transpose("measure", "members", "retraining", "pair")
-    if not json.loads(dataset.attrs["config"])["each_trained"]:  # the first members of one ensemble per retraining
+def report(groups: Groups) -> Shown:
+    """A row per number of decoders and measure, and the same as curves, with the published ones beside."""
+    dataset = groups["distances"]
+    config, distance = config_of(dataset), dataset.distance.transpose("measure", "members", "retraining", "pair")
+    if not config["each_trained"]:  # the first members of one ensemble per retraining
         distance = distance.assign_coords(training=("retraining", np.arange(distance.sizes["retraining"])))
     references = {"euclidean": distance.sel(measure="euclidean", drop=True)}
     summary = pg.identifiability.summary(distance, references)
     print(printed(summary, dataset))
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{result.stem}-table.csv", folder / f"{result.stem}.png"]
-    summary.to_csv(written[0])
-    figure_of(summary, '"dataset": "tasic"' in dataset.attrs["config"]).savefig(written[1])
-    print("wrote", *written)
+    return {"table": summary}, {"": figure_of(summary, config["dataset"] == "tasic")}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute what is missing, print the table, draw the figure, say where they are."""
-    config = parsed(Config, PRESETS, QUICK, arguments)
-    if folder := carried_out("ensemble_size", config, compute, report):
-        print(f"distances: {folder / 'ensemble_size.nc'}; models: {folder / 'trainings'}")
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, PRESETS, arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

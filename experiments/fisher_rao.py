@@ -5,10 +5,9 @@ others by Fisher-Rao geodesics, by geodesics in the space of mean counts, and in
 them with a pseudotime that the models have not seen. Run again, it resumes.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import probgeo as pg
-from experiments.common import carried_out, load_result, parsed, run, save_result
+from experiments.common.maps import some_rows
+from experiments.common.options import Ensemble, Perceptrons
+from experiments.common.results import Groups, Shown, config_of, convergence, run
 from probgeo.datasets import Dataset, branching_counts, cache_folder, count_table, earliest_row
 from probgeo.study import fisher_rao_metric
 
@@ -27,7 +28,7 @@ REFERENCE = "euclidean"  # the distance of the codes
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Perceptrons, Ensemble):
     """Correlate distances from the root cell with pseudotime, over retrainings."""
 
     preset: Literal["haematopoiesis"] | None = None
@@ -46,35 +47,16 @@ class Config:
     """Random cells whose distances from the root are measured."""
     latent: int = 2
     """Dimension of the latent space."""
-    members: int = 10
-    """Decoders in the ensemble."""
     retrainings: int = 10
     """Retrainings, with seeds 0, 1, 2, ..."""
     epochs: int = 100
-    """Passes over the data per retraining."""
     batch_size: int = 128
     """Cells per minibatch."""
-    learning_rate: float = 2e-3
-    """Step size of Adam."""
     width: int = 64
-    """Units in each of the two hidden layers of encoder and decoders."""
     segments: int = 64
     """Segments of a geodesic."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path | None = None
-    """Output folder; default runs/fisher_rao (runs/fisher_rao-PRESET for a preset)."""
-    result: Path | None = None
-    """Compute nothing: print the tables and draw the figure of this result file (fisher_rao.nc)."""
-    quick: bool = False
-    """A tiny version, in under two minutes on two cores: three retrainings, 60 cells."""
 
-    def __post_init__(self) -> None:
-        if self.retrainings < 2 or self.cells < 3:
-            raise ValueError(
-                "retrainings, cells: expected at least 2 retrainings and 3 cells, as intervals and correlations need; "
-                f"got {self.retrainings} and {self.cells}."
-            )
+    least: ClassVar = {"retrainings": (2, "as intervals need"), "cells": (3, "as correlations need")}
 
 
 QUICK = {
@@ -120,7 +102,7 @@ def study_of(config: Config, folder: Path, table: Dataset) -> pg.Study:
         raise ValueError(f"pseudotime: expected at least 3 cells with one, beside the root; got {len(cells)}.")
     order = torch.randperm(len(cells), generator=torch.Generator().manual_seed(0))
     chosen = cells[order[: config.cells]].sort().values
-    network = pg.nn.MLP(hidden=(config.width, config.width))
+    network = config.perceptron()
     solver = pg.GaussNewton(num_segments=config.segments)
     library = table.x.sum(1).median().item()
     likelihood = pg.likelihoods.NegativeBinomial(pg.likelihoods.RowTotal(library))
@@ -138,7 +120,7 @@ def study_of(config: Config, folder: Path, table: Dataset) -> pg.Study:
             "output geodesic": pg.Geodesic(solver=solver),
             "output straight line": pg.StraightLine(num_segments=config.segments),
         },
-        training=pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate),
+        training=config.training(),
     )
 
 
@@ -152,7 +134,7 @@ def latent_view(study: pg.Study, table: Dataset, num_paths: int = 12, num_codes:
     spread = time.argsort()[torch.linspace(0, len(time) - 1, num_paths).long()]
     start, stop = codes[study.pairs[spread]].unbind(1)
     found = study.measures["Fisher-Rao geodesic"].paths(model, start, stop, codes)
-    rows = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))[:num_codes].sort().values
+    rows = some_rows(len(codes), num_codes)
     return xr.Dataset(
         {
             "codes": (("row", "latent"), codes[rows.to(codes.device)].cpu().numpy()),
@@ -162,17 +144,15 @@ def latent_view(study: pg.Study, table: Dataset, num_paths: int = 12, num_codes:
     )
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `fisher_rao.nc`: distances, pseudotimes, and a map."""
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time: distances, pseudotimes, and a map."""
     table = table_of(config)
     study = study_of(config, folder, table)
     distances = study.run().drop_vars(["energy", "euclidean_latent"]).squeeze("model", drop=True)
     time = pseudotime_of(table)[study.pairs[:, 1].cpu()].numpy()
     distances = distances.assign(pseudotime=(("pair", "lineage"), time))
     groups = {"distances": distances.assign_attrs(name=table.name, num_cells=len(table))}
-    if config.latent == 2:
-        groups["latent"] = latent_view(study, table)
-    save_result(groups, config, folder / "fisher_rao.nc")
+    return groups | ({"latent": latent_view(study, table)} if config.latent == 2 else {})
 
 
 def correlations(distances: xr.Dataset) -> xr.DataArray:
@@ -242,16 +222,14 @@ def correlation_figure(rho: xr.DataArray, view: xr.Dataset | None) -> Figure:
     return figure
 
 
-def report(result: Path, folder: Path) -> None:
-    """Tables and figure of a result file; computes nothing."""
-    groups = load_result(result)
+def report(groups: Groups) -> Shown:
+    """Tables of correlations and of variation; the map, and every retraining's correlation."""
     distances = groups["distances"]
     rho = correlations(distances)
     table = correlation_table(rho)
-    config = json.loads(distances.attrs["config"])
     print(
         f"{distances.attrs['name']}: {distances.attrs['num_cells']} cells, {distances.sizes['pair']} of them measured; "
-        f"{rho.sizes['retraining']} retrainings of {config['members']} decoders"
+        f"{rho.sizes['retraining']} retrainings of {config_of(distances)['members']} decoders"
     )
     p_values = {"p": lambda p: "–" if np.isnan(p) else f"{p:.1g}"}
     print(table.to_string(na_rep="–", float_format="{:.3f}".format, formatters=p_values))
@@ -261,22 +239,15 @@ def report(result: Path, folder: Path) -> None:
     )
     # The root is given, only the other cells are a sample: intervals resample those.
     print(pg.identifiability.summary(distances.distance.drop_vars(["start", "stop"])))
-    solved = distances.status.sel(measure=[name for name in distances.measure.values if "geodesic" in str(name)])
-    failed, measured = int((solved > pg.Status.CONVERGED).sum()), int((solved >= 0).sum())
-    print(f"geodesics that did not converge: {failed} of {measured}")
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{result.stem}-table.csv", folder / f"{result.stem}.png"]
-    table.to_csv(files[0])
-    correlation_figure(rho, groups.get("latent")).savefig(files[1], dpi=150)
-    print("wrote", *files)
+    geodesics = [name for name in distances.measure.values if "geodesic" in str(name)]
+    print(convergence(distances.status.sel(measure=geodesics)))
+    return {"table": table}, {"": correlation_figure(rho, groups.get("latent"))}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute what is missing, print the tables, draw the figure, say where they are."""
-    config = parsed(Config, PRESETS, QUICK, arguments)
-    if folder := carried_out("fisher_rao", config, compute, report):
-        print(f"distances: {folder / 'fisher_rao.nc'}; models: {folder / 'trainings'}")
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, PRESETS, arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -6,7 +6,7 @@ volume density √det G and over indicatrices, with geodesics and straight lines
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,54 +15,41 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import probgeo as pg
-from experiments.common import Source, carried_out, decoders, load_result, observations, parsed, run, save_result
-from experiments.maps import field, grid_over, inside_data, latent_map, some_rows
+from experiments.common.decoders import Source, decoders
+from experiments.common.maps import (
+    class_legend,
+    field,
+    grid_over,
+    inside_data,
+    label_names,
+    labelled,
+    latent_map,
+    some_rows,
+)
+from experiments.common.options import Ensemble, Observed, Retrained
+from experiments.common.results import Groups, Shown, run
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Retrained, Ensemble, Observed):
     """Latent maps with geodesics over the decoder's uncertainty, and how far geodesics keep to the data."""
 
     preset: Literal["mnist-3"] | None = None
     """Settings for the published figure's data; other options still override it."""
-    dataset: str = "digits"
-    """digits (bundled), mnist, fashion_mnist, tasic, or a synthetic set such as two_moons."""
     classes: tuple[int, ...] = (0, 5, 7)
-    """Class codes to keep; none for all."""
-    latent: int = 2
-    """Dimension of the latent space; maps are drawn of two dimensions only."""
     models: tuple[Source, ...] = ("ensemble", "rbf")
     """Sources of uncertainty, one row of maps each."""
-    members: int = 10
-    """Decoders in the ensemble."""
     retrainings: int = 3
-    """Retrainings of each model, with seeds 0, 1, 2, ..."""
     pairs: int = 50
     """Random pairs of observations of different classes; the first 8 are drawn."""
     epochs: int = 200
-    """Passes over the data per retraining."""
-    batch_size: int = 64
-    """Observations per minibatch."""
-    learning_rate: float = 2e-3
-    """Step size of Adam."""
-    width: int = 128
-    """Units in each of the two hidden layers of encoder and decoders."""
-    segments: int = 256
-    """Segments of a geodesic."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path | None = None
-    """Output folder; default runs/geodesics_over_uncertainty (with -PRESET for a preset)."""
-    result: Path | None = None
-    """Compute nothing: print the table and draw the figures of this result file (geodesics_over_uncertainty.nc)."""
-    quick: bool = False
-    """A tiny version, in under two minutes on two cores: three members, two retrainings, ten pairs."""
+
+    least: ClassVar = {"retrainings": (1, "as means need"), "pairs": (1, "as means need")}
 
     def __post_init__(self) -> None:
-        if self.retrainings < 1 or not self.models:
-            raise ValueError(
-                f"retrainings, models: expected at least one each; got {self.retrainings} and {self.models}."
-            )
+        super().__post_init__()
+        if not self.models:
+            raise ValueError("models: expected at least one; got none.")
 
 
 QUICK = {"members": 3, "retrainings": 2, "pairs": 10, "epochs": 40, "segments": 64}
@@ -70,10 +57,10 @@ PRESETS = {"mnist-3": Config(preset="mnist-3", dataset="mnist", epochs=30, batch
 
 
 @torch.no_grad()
-def curves_of(model: Any, ends: torch.Tensor, codes: torch.Tensor, segments: int) -> xr.Dataset:
+def curves_of(model: Any, ends: torch.Tensor, codes: torch.Tensor, config: Config) -> xr.Dataset:
     """Geodesics and straight lines between the same ends: nodes at equal latent steps, and what they pass through."""
     start, stop = ends.chunk(2)
-    solver = pg.GaussNewton(num_segments=segments)
+    solver, segments = config.solver(), config.segments
     found = pg.Geodesic(solver=solver).paths(model, start, stop, codes)
     line = pg.StraightLine(num_segments=segments).paths(model, start, stop, codes)
     # A geodesic's own nodes are at equal steps of the metric, denser where the decoder is uncertain: no fair share.
@@ -108,22 +95,20 @@ def backgrounds_of(model: Any, codes: torch.Tensor, num: int, num_ellipses: int 
     )
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `geodesics_over_uncertainty.nc`: curves of all pairs, and maps of some."""
-    data, points = observations(config.dataset, config.classes)
-    network = pg.nn.MLP(hidden=(config.width, config.width))
-    training = pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate)
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time: curves of all pairs, and maps of some."""
+    data, points = config.observations()
     pairs = pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0, across_classes=True)
     x, ends = data.x.to(config.device), points.x[pairs.T.flatten()].to(config.device)
-    rows = some_rows(len(data), 400)
+    rows, seeds = some_rows(len(data), 400), range(config.retrainings)
+    decoder = decoders(config.perceptron(), config.members)
     groups: dict[str, list[xr.Dataset]] = {"curves": [], "maps": [], "backgrounds": []}
     for name in config.models:
-        spec = pg.VAE(config.latent, decoders(network, config.members)[name], pg.Gaussian(), encoder=network)
-        models = pg.fit(spec, x, range(config.retrainings), training=training, folder=folder / "trainings" / name)
+        trainings = folder / "trainings" / name
+        models = pg.fit(config.vae(decoder[name]), x, seeds, training=config.training(), folder=trainings)
         encoded = [(model.encode(x).mean.detach(), model.encode(ends).mean.detach()) for model in models]
         curves = [
-            curves_of(model, at_ends, codes, config.segments)
-            for model, (codes, at_ends) in zip(models, encoded, strict=True)
+            curves_of(model, at_ends, codes, config) for model, (codes, at_ends) in zip(models, encoded, strict=True)
         ]
         groups["curves"].append(xr.concat([curve.drop_vars("path") for curve in curves], "retraining"))
         if config.latent == 2:
@@ -135,10 +120,9 @@ def compute(config: Config, folder: Path) -> None:
             groups["backgrounds"].append(backgrounds_of(models[0], encoded[0][0], 48))
     found = {name: xr.concat(parts, "model") for name, parts in groups.items() if parts}
     found = {name: dataset.assign_coords(model=list(config.models)) for name, dataset in found.items()}
-    if config.latent == 2:
-        labels = found["maps"].assign(label=("row", data.labels[rows].numpy()))
-        found["maps"] = labels.assign_attrs(label_names=list(data.label_names))
-    save_result(found, config, folder / "geodesics_over_uncertainty.nc")
+    return found | {
+        name: labelled(maps, data.labels[rows], data.label_names) for name, maps in found.items() if name == "maps"
+    }
 
 
 def table(curves: xr.Dataset) -> pd.DataFrame:
@@ -185,12 +169,7 @@ def _panel(view: xr.Dataset, labels: xr.DataArray, ax: Any, variable: str, **opt
 
 def _titled(figure: Figure, panels: np.ndarray, maps: xr.Dataset) -> Figure:
     """One legend for all panels, and the models' names beside their rows."""
-    handles, texts = panels[0, 0].get_legend_handles_labels()
-    names = dict(enumerate(np.atleast_1d(maps.attrs["label_names"])))
-    shown = [names[int(text)] if text.isdigit() else text for text in texts]
-    figure.legend(
-        handles, shown, loc="outside upper center", ncols=len(shown), fontsize=9, markerscale=2, frameon=False
-    )
+    class_legend(figure, panels[0, 0], label_names(maps), fontsize=9, markerscale=2)
     for row, name in zip(panels, maps.model.values, strict=True):
         row[0].set_ylabel(f"{name}\n\n$z_2$", fontsize=10)
         for axes in row[1:]:
@@ -245,31 +224,21 @@ def retrainings_figure(maps: xr.Dataset) -> Figure:
     return _titled(figure, panels, maps)
 
 
-def report(result: Path, folder: Path) -> None:
-    """Table and figures of a result file; computes nothing."""
-    groups = load_result(result)
+def report(groups: Groups) -> Shown:
+    """A row per model; maps of the first retrainings over three backgrounds, and of all retrainings over one."""
     frame = table(groups["curves"])
     print(printed(frame, groups["curves"]))
-    figures = {}
-    if "maps" in groups:
-        figures = {
-            "": backgrounds_figure(groups["maps"], groups["backgrounds"]),
-            "-retrainings": retrainings_figure(groups["maps"]),
-        }
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{result.stem}-table.csv", *(folder / f"{result.stem}{name}.png" for name in figures)]
-    frame.to_csv(written[0])
-    for path, figure in zip(written[1:], figures.values(), strict=True):
-        figure.savefig(path)
-    print("wrote", *written)
+    if "maps" not in groups:
+        return {"table": frame}, {}
+    maps = groups["maps"]
+    figures = {"": backgrounds_figure(maps, groups["backgrounds"]), "retrainings": retrainings_figure(maps)}
+    return {"table": frame}, figures
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute what is missing, print the table, draw the figures, say where they are."""
-    config = parsed(Config, PRESETS, QUICK, arguments)
-    if folder := carried_out("geodesics_over_uncertainty", config, compute, report):
-        print(f"result: {folder / 'geodesics_over_uncertainty.nc'}; models: {folder / 'trainings'}")
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, PRESETS, arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

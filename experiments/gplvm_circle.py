@@ -7,22 +7,24 @@ the length scale that the evidence chooses, once with a shorter one. Prints one 
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
-from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import carried_out, load_result, parsed, run, save_result
+from experiments.common.maps import field
+from experiments.common.options import OnDevice
+from experiments.common.results import Groups, Shown, run
 from probgeo.models.gp.gplvm import FittedGPLVM
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OnDevice):
     """Geodesics of a GPLVM on a circle: share of nodes within the data's annulus, lengths, energies."""
 
     preset: None = None
@@ -45,14 +47,8 @@ class Config:
     """Segments of a geodesic."""
     seed: int = 0
     """Of data, pairs and training."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path | None = None
-    """Output folder; default runs/gplvm_circle."""
-    result: Path | None = None
-    """Compute nothing: print the table and draw the figure of this result file (gplvm_circle.nc)."""
-    quick: bool = False
-    """A tiny version: fewer pairs, epochs and segments."""
+
+    least: ClassVar = {"pairs": (2, "as a variation over pairs needs")}
 
 
 QUICK = {"pairs": 12, "epochs": 150, "segments": 128}
@@ -122,8 +118,8 @@ def view_of(model: FittedGPLVM, data: pg.datasets.Dataset, pairs: Tensor, config
     )
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `gplvm_circle.nc`."""
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time."""
     data = pg.datasets.circle(config.points, config.noise, config.seed, config.ambient)
     data = replace(data, x=data.x.to(config.device))
     assert data.latent is not None and data.distance is not None
@@ -138,8 +134,8 @@ def compute(config: Config, folder: Path) -> None:
         views.append(view_of(model, data, pairs.to(data.x.device), config))
     dataset = xr.concat(views, "model").assign_coords(model=["learned", "short"])
     distance = data.distance(data.latent[pairs[:, 0]], data.latent[pairs[:, 1]])
-    dataset = dataset.assign(angle=("row", angle.numpy()), true_distance=("pair", distance.cpu().numpy()))
-    save_result({"circle": dataset}, config, folder / "gplvm_circle.nc")
+    found = dataset.assign(angle=("row", angle.numpy()), true_distance=("pair", distance.cpu().numpy()))
+    return {"circle": found}
 
 
 def table_of(dataset: xr.Dataset) -> pd.DataFrame:
@@ -169,13 +165,10 @@ def figure_of(dataset: xr.Dataset) -> Figure:
     panels = figure.subplots(1, dataset.sizes["model"])
     for axes, name in zip(panels, dataset.model.values, strict=True):
         view = dataset.sel(model=name)
-        low, high = view.corner.values
-        sides = list(np.linspace(low, high, view.sizes["first"]).T)
-        field = RegularGridInterpolator(sides, view.uncertainty.values, bounds_error=False, fill_value=None)
         pg.plots.latent(
             view.codes.values,
             sectors,
-            background=field,
+            background=field(view, "uncertainty"),
             background_label="standard deviation of the process",
             paths=view.path.values,
             ax=axes,
@@ -186,9 +179,9 @@ def figure_of(dataset: xr.Dataset) -> Figure:
     return figure
 
 
-def report(result: Path, folder: Path) -> None:
-    """Table and figure of a result file; computes nothing."""
-    dataset = load_result(result)["circle"]
+def report(groups: Groups) -> Shown:
+    """A row per length scale and kind of line; the latent maps."""
+    dataset = groups["circle"]
     table = table_of(dataset)
     print(table.to_string(float_format="{:.3f}".format))
     print(
@@ -204,18 +197,13 @@ def report(result: Path, folder: Path) -> None:
             f"codes, {float(view.at_centre):.3f} in the hole; {int((view.status > 0).sum())} of {view.sizes['pair']} "
             "geodesics did not converge"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{result.stem}-table.csv", folder / f"{result.stem}.png"]
-    table.to_csv(written[0])
-    figure_of(dataset).savefig(written[1], dpi=150)
-    print("wrote", *written)
+    return {"table": table}, {"": figure_of(dataset)}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute, print the table, draw the figure, say where they are."""
-    config = parsed(Config, {}, QUICK, arguments)
-    carried_out("gplvm_circle", config, compute, report)
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, arguments=arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

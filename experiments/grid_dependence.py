@@ -8,7 +8,7 @@ other: how stable, how discriminating, how much of the path inside the data. Run
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import carried_out, load_result, observations, parsed, run, save_result
-from experiments.maps import inside_data
+from experiments.common.maps import inside_data
+from experiments.common.options import Ensemble, Observed, Perceptrons
+from experiments.common.results import Groups, Shown, load_result, run, save_result
 from probgeo.geometry.metrics import Energy
 from probgeo.identifiability import coefficient_of_variation, icc, rank_agreement, spread
 from probgeo.plots.style import distinct_colors, finish, new_figure
@@ -28,19 +29,14 @@ from probgeo.specs import digest
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Perceptrons, Ensemble, Observed):
     """The published energy and the expected-metric length, against the number of segments and against each other."""
 
     preset: Literal["mnist-3"] | None = None
     """MNIST digits 0, 5, 7 with the settings of the published table; other options still override it."""
-    dataset: str = "digits"
-    """digits (bundled), mnist, fashion_mnist, tasic, or a synthetic set such as two_moons."""
     classes: tuple[int, ...] = (0, 5, 7)
-    """Class codes to keep; none for all."""
     latent: int = 2
     """Dimension of the latent space."""
-    members: int = 10
-    """Decoders in the ensemble."""
     retrainings: int = 8
     """Retrainings, with seeds 0, 1, 2, ..."""
     pairs: int = 50
@@ -48,28 +44,11 @@ class Config:
     grid: tuple[int, ...] = (32, 64, 128, 256, 512)
     """Numbers of segments, ascending; each path is refined from the one before."""
     epochs: int = 100
-    """Passes over the data per retraining."""
-    batch_size: int = 64
-    """Observations per minibatch."""
-    learning_rate: float = 2e-3
-    """Step size of Adam."""
-    width: int = 128
-    """Units in each of the two hidden layers of encoder and decoders."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path | None = None
-    """Output folder; default runs/grid_dependence (runs/grid_dependence-PRESET for a preset)."""
-    result: Path | None = None
-    """Compute nothing: print the tables and draw the figure of this result file (grid_dependence.nc)."""
-    quick: bool = False
-    """A tiny version, in under two minutes on two cores: three members, three retrainings, ten pairs."""
+
+    least: ClassVar = dict.fromkeys(("retrainings", "members", "pairs"), (2, "as variations need"))
 
     def __post_init__(self) -> None:
-        if self.retrainings < 2 or self.members < 2:
-            raise ValueError(
-                "retrainings, members: expected at least 2 each, as variations need; "
-                f"got {self.retrainings} and {self.members}."
-            )
+        super().__post_init__()
         if len(self.grid) < 2 or self.grid[0] < 2 or any(np.diff(self.grid) <= 0):
             raise ValueError(f"grid: expected two or more ascending numbers from 2; got {self.grid}.")
 
@@ -128,12 +107,11 @@ def curves_of(model: pg.LatentModel, start: Tensor, stop: Tensor, codes: Tensor,
     )
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `grid_dependence.nc`: trainings, and the curves of each, which are kept too."""
-    data, points = observations(config.dataset, config.classes)
-    network = pg.nn.MLP(hidden=(config.width, config.width))
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time: trainings, and the curves of each, which are kept too."""
+    data, points = config.observations()
+    network, training = config.perceptron(), config.training()
     spec = pg.VAE(config.latent, pg.EnsembleDecoder(config.members, network), pg.Gaussian(), encoder=network)
-    training = pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate)
     pairs = pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0)
     x, ends = data.x.to(config.device), points.x[pairs].to(config.device)
     models = pg.fit(spec, x, range(config.retrainings), training=training, folder=folder / "trainings")
@@ -148,7 +126,7 @@ def compute(config: Config, folder: Path) -> None:
     dataset = xr.concat(curves, "retraining").assign_coords(
         start=("pair", pairs[:, 0].numpy()), stop=("pair", pairs[:, 1].numpy())
     )
-    save_result({"curves": dataset}, config, folder / "grid_dependence.nc")
+    return {"curves": dataset}
 
 
 SERIES = {
@@ -261,25 +239,18 @@ def figure_of(curves: xr.Dataset, frame: pd.DataFrame, summary: pd.DataFrame) ->
     return figure
 
 
-def report(result: Path, folder: Path) -> None:
-    """Tables and figure of a result file; computes nothing."""
-    curves = finite_pairs(load_result(result)["curves"])
+def report(groups: Groups) -> Shown:
+    """Tables of growth and of every path by every measure, and both as a figure."""
+    curves = finite_pairs(groups["curves"])
     frame, summary = grid_table(curves), combinations(curves)
     print(printed(curves, frame, summary))
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{result.stem}{end}" for end in ("-table.csv", "-combinations.csv", ".png")]
-    frame.to_csv(written[0])
-    summary.to_csv(written[1])
-    figure_of(curves, frame, summary).savefig(written[2])
-    print("wrote", *written)
+    return {"table": frame, "combinations": summary}, {"": figure_of(curves, frame, summary)}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute what is missing, print the tables, draw the figure, say where they are."""
-    config = parsed(Config, PRESETS, QUICK, arguments)
-    if folder := carried_out("grid_dependence", config, compute, report):
-        print(f"result: {folder / 'grid_dependence.nc'}; models: {folder / 'trainings'}")
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, PRESETS, arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

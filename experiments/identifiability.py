@@ -4,65 +4,32 @@ Trains variational autoencoders that differ only in their uncertainty, several t
 observations in all of them; prints one table and draws two figures. Run again, it resumes.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
 import xarray as xr
 from matplotlib.figure import Figure
 
 import probgeo as pg
-from experiments.common import (
-    Source,
-    carried_out,
-    check_retrainings,
-    decoders,
-    load_result,
-    observations,
-    parsed,
-    run,
-    save_result,
-)
-from experiments.maps import field, latent_map, some_rows
-from experiments.released import AsReleased, SummedAsReleased
+from experiments.common.decoders import Source, decoders
+from experiments.common.maps import field, label_names, labelled, latent_map, some_rows
+from experiments.common.options import Ensemble, Observed, Retrained
+from experiments.common.released import AsReleased, SummedAsReleased
+from experiments.common.results import Groups, Shown, config_of, convergence, run
 from probgeo.study import decorrelated_energy
 
 Architecture = Literal["conv-ensemble", "injective"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Retrained, Ensemble, Observed):
     """Compare distances over retrainings: CV, spread over pairs, ICC, rank agreement, paired tests."""
 
     preset: Literal["mnist-3", "mnist", "fashion-mnist", "mnist-50"] | None = None
     """A row of the published table, at its retrainings and pairs; other options still override it."""
-    dataset: str = "digits"
-    """digits (bundled), mnist, fashion_mnist, tasic, or a synthetic set such as two_moons."""
-    classes: tuple[int, ...] = ()
-    """Class codes to keep; none for all."""
-    latent: int = 2
-    """Dimension of the latent space."""
     models: tuple[Source | Architecture, ...] = ("single", "rbf", "ensemble")
     """Sources of uncertainty to compare, and decoders of another architecture; the paired tests are against rbf."""
-    members: int = 10
-    """Decoders in the ensemble."""
-    retrainings: int = 10
-    """Retrainings of each model, with seeds 0, 1, 2, ..."""
-    pairs: int = 50
-    """Random pairs of observations whose distances are measured."""
-    epochs: int = 60
-    """Passes over the data per retraining."""
-    batch_size: int = 64
-    """Observations per minibatch."""
-    learning_rate: float = 2e-3
-    """Step size of Adam."""
-    width: int = 128
-    """Units in each of the two hidden layers of encoder and decoders."""
-    segments: int = 256
-    """Segments of a geodesic."""
     published_energy: bool = False
     """Also measure the ensemble by the published, decorrelated energy (a row `decorrelated`; slower)."""
     as_released: bool = False
@@ -72,17 +39,11 @@ class Config:
     """Random triples of observations whose angles are measured too, with a table of their own."""
     volumes: bool = False
     """Also measure the volume of each class's region: the hull of the codes of nine tenths of its observations."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path | None = None
-    """Output folder; default runs/identifiability (runs/identifiability-PRESET for a preset)."""
-    result: Path | None = None
-    """Compute nothing: print the table and draw the figures of this result file (identifiability.nc)."""
-    quick: bool = False
-    """A tiny version, in under two minutes on two cores: two models, three retrainings, ten pairs."""
 
     def __post_init__(self) -> None:
-        check_retrainings(self.retrainings)
+        super().__post_init__()
+        if self.angles == 1:
+            raise ValueError("angles: expected none, or at least 2, as a spread over triples needs; got 1.")
 
 
 QUICK = {"models": ("rbf", "ensemble"), "members": 3, "retrainings": 3, "pairs": 10, "epochs": 20, "segments": 64}
@@ -111,15 +72,13 @@ def spec_of(name: str, config: Config, shape: tuple[int, ...]) -> pg.VAE:
     if name == "conv-ensemble":
         image = pg.nn.Convolutional(shape)
         return pg.VAE(config.latent, pg.EnsembleDecoder(config.members, image), pg.Gaussian(), encoder=image)
-    network = pg.nn.MLP(hidden=(config.width, config.width))
-    decoder = pg.Decoder(pg.nn.Injective()) if name == "injective" else decoders(network, config.members)[name]
-    return pg.VAE(config.latent, decoder, pg.Gaussian(), encoder=network)
+    injective = pg.Decoder(pg.nn.Injective())
+    return config.vae(injective if name == "injective" else decoders(config.perceptron(), config.members)[name])
 
 
-def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Dataset]:
-    """The study that a configuration describes, and its data."""
-    data, points = observations(config.dataset, config.classes)  # pairs of the test set, as published
-    solver = pg.GaussNewton(num_segments=config.segments)
+def measures_of(config: Config) -> dict[str, pg.study.Measure]:
+    """The shortest path, the straight line, and what else is asked for."""
+    solver = config.solver()
     measures: dict[str, pg.study.Measure] = {
         "geodesic": pg.Geodesic(solver=solver),
         "straight": pg.StraightLine(num_segments=config.segments),
@@ -128,19 +87,7 @@ def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Datase
         measures["decorrelated"] = pg.Geodesic(decorrelated_energy, solver=solver, needs_draws=True)
     if config.as_released:
         measures |= {"as released": AsReleased(solver), "released sum": SummedAsReleased(solver)}
-    study = pg.Study(
-        folder,
-        data=data.x.to(config.device),
-        points=points.x,
-        pairs=pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0),
-        models={name: spec_of(name, config, data.shape) for name in config.models},
-        seeds=range(config.retrainings),
-        measures=measures,
-        training=pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate),
-        triples=pg.sample_triples(points.labels, config.angles, seed=0) if config.angles else None,
-        regions=pg.class_regions(points.x, points.labels) if config.volumes else None,
-    )
-    return study, data
+    return measures
 
 
 def elbos(study: pg.Study) -> xr.DataArray:
@@ -152,9 +99,9 @@ def elbos(study: pg.Study) -> xr.DataArray:
     return xr.DataArray(values, dims=("model", "retraining"))
 
 
-def latent_views(study: pg.Study, labels: torch.Tensor, num_paths: int = 12, num_codes: int = 800) -> xr.Dataset:
+def latent_views(study: pg.Study, data: pg.datasets.Dataset, num_paths: int = 12, num_codes: int = 800) -> xr.Dataset:
     """What the latent figure shows: of each model's first retraining, codes, uncertainty on a grid, geodesics."""
-    rows = some_rows(len(study.data), num_codes)
+    rows = some_rows(len(data), num_codes)
     views = []
     for name in study.models:
         model = study.fitted(name, study.seeds[0])
@@ -162,11 +109,11 @@ def latent_views(study: pg.Study, labels: torch.Tensor, num_paths: int = 12, num
         start, stop = model.encode(study.points[study.pairs[:num_paths].T.flatten()]).mean.detach().chunk(2)
         measured = study.measures["geodesic"].paths(model, start, stop, codes)
         views.append(latent_map(model, codes, rows, measured.path[:, ::4].cpu().numpy()))
-    dataset = xr.concat(views, "model").assign_coords(model=list(study.models))
-    return dataset.assign(label=("row", labels[rows].numpy()))
+    views_of_all = xr.concat(views, "model").assign_coords(model=list(study.models))
+    return labelled(views_of_all, data.labels[rows], data.label_names)
 
 
-def latent_figure(views: xr.Dataset, label_names: tuple[str, ...]) -> Figure:
+def latent_figure(views: xr.Dataset) -> Figure:
     """One panel per model: codes by class, the decoder's uncertainty behind them, geodesics and straight lines."""
     figure = Figure(figsize=(4.9 * views.sizes["model"], 4.6), layout="constrained")
     panels = figure.subplots(1, views.sizes["model"], squeeze=False)[0]
@@ -175,7 +122,7 @@ def latent_figure(views: xr.Dataset, label_names: tuple[str, ...]) -> Figure:
         pg.plots.latent(
             view.codes.values,
             views.label.values,
-            label_names,
+            label_names(views),
             background=field(view, "uncertainty") if view.uncertainty.max() > 0 else None,
             background_label="decoder standard deviation",
             paths=view.path.values,
@@ -193,20 +140,25 @@ def references(distance: xr.DataArray) -> dict[str, xr.DataArray]:
     return found | {"euclidean": distance.sel(measure="euclidean", drop=True)}
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `identifiability.nc`: distances and, for two latent dimensions, a map."""
-    study, data = study_of(config, folder)
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time: distances and, for two latent dimensions, a map."""
+    data, points = config.observations()  # pairs of the test set, as published
+    study = config.study(
+        folder,
+        data,
+        points,
+        models={name: spec_of(name, config, data.shape) for name in config.models},
+        measures=measures_of(config),
+        triples=pg.sample_triples(points.labels, config.angles, seed=0) if config.angles else None,
+        regions=pg.class_regions(points.x, points.labels) if config.volumes else None,
+    )
     distances = study.run().drop_vars(["energy", "euclidean_latent"])  # in study.nc, and in `distance`
     groups = {"distances": distances.assign(elbo=elbos(study))}
-    if config.latent == 2:
-        views = latent_views(study, data.labels)
-        groups["latent"] = views.assign_attrs(label_names=list(data.label_names))
-    save_result(groups, config, folder / "identifiability.nc")
+    return groups | ({"latent": latent_views(study, data)} if config.latent == 2 else {})
 
 
-def report(result: Path, folder: Path) -> None:
-    """Table and figures of a result file; computes nothing."""
-    groups = load_result(result)
+def report(groups: Groups) -> Shown:
+    """A table of distances, of angles and volumes where they were measured; a histogram and a map."""
     dataset = groups["distances"]
     distance = pg.study.with_ambient_distances(dataset)
     summary = pg.identifiability.summary(distance, references(distance))
@@ -222,32 +174,17 @@ def report(result: Path, folder: Path) -> None:
             for model, mean, std in zip(means.model.values, means.values, stds.values, strict=True)
         ]
         print("ELBO per observation held out, nats (mean ± std over retrainings):", ", ".join(shown))
-    preset = json.loads(dataset.attrs["config"])["preset"]
-    if preset:
+    if preset := config_of(dataset)["preset"]:
         print(f"published, ensemble against RBF: t = {PUBLISHED_T[preset]} (Syrota et al. 2024, Table 1)")
-    solved = dataset.status.sel(measure=dataset.measure.isin(["geodesic", "decorrelated", "as released"]))
-    failed, measured = int((solved > pg.Status.CONVERGED).sum()), int((solved >= 0).sum())
-    print(f"geodesics that did not converge: {failed} of {measured}")
+    print(convergence(dataset.status.sel(measure=dataset.measure.isin(["geodesic", "decorrelated", "as released"]))))
     figures = {"cv": pg.plots.cv_histogram(dataset.distance)}
-    if "latent" in groups:
-        names = tuple(np.atleast_1d(groups["latent"].attrs["label_names"]))
-        figures["latent"] = latent_figure(groups["latent"], names)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{result.stem}-{name}.csv" for name in tables]
-    for path, table in zip(written, tables.values(), strict=True):
-        table.to_csv(path)
-    for name, figure in figures.items():
-        written += [folder / f"{result.stem}-{name}.png"]
-        figure.savefig(written[-1], dpi=150)
-    print("wrote", *written)
+    return tables, figures | ({"latent": latent_figure(groups["latent"])} if "latent" in groups else {})
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute what is missing, print the table, draw the figures, say where they are."""
-    config = parsed(Config, PRESETS, QUICK, arguments)
-    if folder := carried_out("identifiability", config, compute, report):
-        print(f"distances: {folder / 'identifiability.nc'}; models: {folder / 'trainings'}")
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, PRESETS, arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

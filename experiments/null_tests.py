@@ -16,7 +16,8 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import carried_out, load_result, parsed, run, save_result
+from experiments.common.options import Output
+from experiments.common.results import Groups, Shown, load_result, run
 from probgeo import identifiability
 
 STORED = Path(__file__).parent / "results"
@@ -26,7 +27,7 @@ SHARES = (0.2, 0.8)  # of the variance that a training has in common
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Output):
     """Rejections under a null that holds, of every test on offer, and coverage of the intervals."""
 
     stored: tuple[str, ...] = ("mnist-3", "mnist", "fashion-mnist")
@@ -45,12 +46,6 @@ class Config:
     """Resamples of each bootstrap interval."""
     seed: int = 0
     """Of splits, simulations, permutations and resamples."""
-    out: Path | None = None
-    """Output folder; default runs/null_tests."""
-    result: Path | None = None
-    """Compute nothing: print the tables and draw the figure of this result file (null_tests.nc)."""
-    quick: bool = False
-    """A tiny version, in seconds: one stored result, twenty splits, ten simulations."""
 
 
 QUICK = {"stored": ("mnist-3",), "groups": (5, 10), "splits": 20, "simulations": 10, "permutations": 99}
@@ -156,13 +151,12 @@ def coverage(config: Config) -> xr.Dataset:
     return pd.DataFrame(found.values(), index=index, columns=["rejected", "covered"]).to_xarray()
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `null_tests.nc`."""
-    groups = {
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time."""
+    return {
         "stored": rejections(config).assign_attrs(num=config.splits),
         "simulated": coverage(config).assign_attrs(num=config.simulations),
     }
-    save_result(groups, config, folder / "null_tests.nc")
 
 
 # --- what is shown ---
@@ -179,7 +173,7 @@ def with_means(share: xr.DataArray, num: int) -> pd.DataFrame:
     return pd.DataFrame(shown, index=frame.index)
 
 
-def printed(groups: dict[str, xr.Dataset]) -> str:
+def printed(groups: Groups) -> str:
     """All tables, and what they mean."""
     stored, simulation = groups["stored"], groups["simulated"]
     return (
@@ -217,22 +211,17 @@ def figure_of(share: xr.DataArray) -> Figure:
     return figure
 
 
-def report(result: Path, folder: Path) -> None:
-    """Tables and figure of a result file; computes nothing."""
-    groups = load_result(result)
+def report(groups: Groups) -> Shown:
+    """Tables of rejections and coverage; rejections of every test against the size of the groups."""
     print(printed(groups))
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{result.stem}-{name}.csv" for name in groups] + [folder / f"{result.stem}.png"]
-    for path, group in zip(written, groups.values(), strict=False):
-        group.to_dataframe().to_csv(path)
-    figure_of(groups["stored"].rejected).savefig(written[-1])
-    print("wrote", *written)
+    tables = {name: group.to_dataframe() for name, group in groups.items()}
+    return tables, {"": figure_of(groups["stored"].rejected)}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute, print the tables, draw the figure, say where they are."""
-    carried_out("null_tests", parsed(Config, {}, QUICK, arguments), compute, report)
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, arguments=arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

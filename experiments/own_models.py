@@ -5,20 +5,21 @@ Convolutions, batch normalisation, a decoder that returns a distribution; severa
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 import probgeo as pg
-from experiments.common import carried_out, check_retrainings, load_result, parsed, run, save_result
-from experiments.maps import some_rows
+from experiments.common.maps import label_names, labelled, some_rows
+from experiments.common.options import Output, Retrained
+from experiments.common.results import Groups, Shown, convergence, run
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Output):
     """Audit VAEs of plain PyTorch on 8 × 8 digits: which distances between images survive retraining?"""
 
     latent: int = 2
@@ -31,15 +32,8 @@ class Config:
     """Passes over the data per training."""
     segments: int = 256
     """Segments of a geodesic."""
-    out: Path | None = None
-    """Output folder; default runs/own_models."""
-    result: Path | None = None
-    """Compute nothing: print the table and draw the figures of this result file (own_models.nc)."""
-    quick: bool = False
-    """A tiny version, in a minute on two cores."""
 
-    def __post_init__(self) -> None:
-        check_retrainings(self.retrainings)
+    least: ClassVar = Retrained.least
 
 
 QUICK = {"retrainings": 3, "pairs": 12, "epochs": 5, "segments": 64}
@@ -111,8 +105,8 @@ def trained(images: Tensor, latent: int, epochs: int, seed: int) -> tuple[Encode
 # --- the audit --------------------------------------------------------------------------------------------------------
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `own_models.nc`."""
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time."""
     digits = pg.datasets.digits()
     images = digits.x.view(-1, 1, 8, 8)
     pairs = pg.sample_pairs(digits.labels, num_pairs=config.pairs, seed=0)
@@ -135,40 +129,28 @@ def compute(config: Config, folder: Path) -> None:
         view = xr.Dataset(
             {"codes": (("row", "dimension"), codes[rows].numpy()), "path": (("line", "node", "dimension"), paths)}
         )
-        view = view.assign(label=("row", digits.labels[rows].numpy()))
-        groups["latent"] = view.assign_attrs(label_names=list(digits.label_names))
-    save_result(groups, config, folder / "own_models.nc")
+        groups["latent"] = labelled(view, digits.labels[rows], digits.label_names)
+    return groups
 
 
-def report(result: Path, folder: Path) -> None:
-    """Table and figures of a result file; computes nothing."""
-    groups = load_result(result)
+def report(groups: Groups) -> Shown:
+    """The table of the audit; a histogram and the map."""
     dataset = groups["distances"]
     summary = pg.identifiability.summary(pg.study.with_ambient_distances(dataset))
     print(summary)
-    solved = dataset.status.sel(measure=["geodesic", "fisher-rao"])
-    failed, measured = int((solved > pg.Status.CONVERGED).sum()), int((solved >= 0).sum())
-    print(f"geodesics that did not converge: {failed} of {measured}")
+    print(convergence(dataset.status.sel(measure=["geodesic", "fisher-rao"])))
     figures = {"cv": pg.plots.cv_histogram(dataset.distance)}
     if "latent" in groups:
         view = groups["latent"]
-        names = tuple(np.atleast_1d(view.attrs["label_names"]))
-        figures["latent"] = pg.plots.latent(view.codes.values, view.label.values, names, paths=view.path.values)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{result.stem}-table.csv"]
-    summary.to_csv(written[0])
-    for name, figure in figures.items():
-        written += [folder / f"{result.stem}-{name}.png"]
-        figure.savefig(written[-1], dpi=150)
-    print("wrote", *written)
+        paths, names = view.path.values, label_names(view)
+        figures["latent"] = pg.plots.latent(view.codes.values, view.label.values, names, paths=paths)
+    return {"table": summary}, figures
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train what is missing, print the table, draw the figures, say where they are."""
-    config = parsed(Config, {}, QUICK, arguments)
-    if folder := carried_out("own_models", config, compute, report):
-        print(f"distances: {folder / 'own_models.nc'}")
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, arguments=arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -8,7 +8,7 @@ error and log likelihood of the held-out observations, against the mean image of
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,53 +21,38 @@ from pyro import poutine
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import Source, carried_out, decoders, load_result, observations, parsed, run, save_result
+from experiments.common.decoders import Source, decoders
+from experiments.common.images import in_bytes, panels
+from experiments.common.options import Ensemble, Observed, Perceptrons
+from experiments.common.results import Groups, Shown, run
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Perceptrons, Ensemble, Observed):
     """Reconstructions, prior samples and ways between observations, with error and log likelihood on held-out rows."""
 
     preset: Literal["mnist"] | None = None
     """Settings for a data set; other options still override it."""
     dataset: str = "digits"
     """Images: digits (bundled), mnist, fashion_mnist. A tenth of digits is held out; the others have a test set."""
-    classes: tuple[int, ...] = ()
-    """Class codes to keep; none for all."""
     latent: int = 2
     """Dimension of the latent space."""
     models: tuple[Source, ...] = ("single", "rbf", "ensemble")
     """Sources of uncertainty to compare. Log likelihoods of nuts and gp are of the network they start from."""
-    members: int = 10
-    """Decoders in the ensemble."""
     images: int = 12
     """Images per row of the figure."""
     epochs: int = 100
-    """Passes over the data."""
-    batch_size: int = 64
-    """Observations per minibatch."""
-    learning_rate: float = 2e-3
-    """Step size of Adam."""
-    width: int = 128
-    """Units in each of the two hidden layers of encoder and decoders."""
     segments: int = 128
     """Segments of the geodesic."""
     seed: int = 0
     """Of the training."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path | None = None
-    """Output folder; default runs/reconstructions (runs/reconstructions-PRESET for a preset)."""
-    result: Path | None = None
-    """Compute nothing: print the table and draw the figure of this result file (reconstructions.nc)."""
-    quick: bool = False
-    """A tiny version, in under two minutes on two cores: three members, 20 epochs."""
+
+    least: ClassVar = {"images": (2, "between which a way leads")}
 
     def __post_init__(self) -> None:
-        if self.images < 2 or not self.models:
-            raise ValueError(
-                f"images, models: expected at least two images and one model; got {self.images} and {self.models}."
-            )
+        super().__post_init__()
+        if not self.models:
+            raise ValueError("models: expected at least one; got none.")
 
 
 QUICK = {"members": 3, "epochs": 20, "segments": 64}
@@ -139,17 +124,16 @@ def shown_rows(labels: Tensor, num: int) -> Tensor:
     return torch.argsort(turn * (labels.max() + 1) + labels)[:num]
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `reconstructions.nc`: scores, and images as bytes."""
-    data, held_out = observations(config.dataset, config.classes)
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time: scores, and images as bytes."""
+    data, held_out = config.observations()
     if held_out is data:
         data, held_out = data.split(0.9)
     if len(data.shape) < 2:
         raise ValueError(f"dataset: expected images; the rows of {data.name!r} are vectors. Choose digits or mnist.")
     x, unseen = data.x.to(config.device), held_out.x.to(config.device)
     shown = unseen[shown_rows(held_out.labels, config.images)]
-    network = pg.nn.MLP(hidden=(config.width, config.width))
-    training = pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate)
+    network, training = config.perceptron(), config.training()
     scores, images, largest = {"mean image": mean_image_scores(x, unseen)}, [], []
     for name in config.models:
         spec = pg.VAE(config.latent, decoders(network, config.members)[name], pg.Gaussian(), encoder=network)
@@ -168,8 +152,8 @@ def compute(config: Config, folder: Path) -> None:
         "scores": xr.Dataset({name: ("model", frame[name].values) for name in frame}, {"model": list(frame.index)}),
         "images": xr.Dataset(
             {
-                "shown": (("image", "feature"), _bytes(shown)),
-                "images": (("model", "row", "image", "feature"), _bytes(torch.stack(images))),
+                "shown": (("image", "feature"), in_bytes(shown)),
+                "images": (("model", "row", "image", "feature"), in_bytes(torch.stack(images))),
                 "largest_std": ("model", largest),
             },
             {"model": list(config.models), "row": list(ROWS)},
@@ -177,12 +161,7 @@ def compute(config: Config, folder: Path) -> None:
         ),
     }
     found["scores"].attrs["num_rows"] = len(unseen)
-    save_result(found, config, folder / "reconstructions.nc")
-
-
-def _bytes(values: Tensor) -> np.ndarray:
-    """Grey values of [0, 1], rounded to 256 steps: what is shown, in a small file."""
-    return (values.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    return found
 
 
 def images_figure(dataset: xr.Dataset) -> Figure:
@@ -195,13 +174,11 @@ def images_figure(dataset: xr.Dataset) -> Figure:
             kinds = [(kind, text) for kind, text in block if not (kind == "std" and name in certain)]
             rows += [dataset.images.sel(model=name, row=kind).values for kind, _ in kinds]
             names += [name + text for _, text in kinds]
-    shape = tuple(int(size) for size in dataset.attrs["shape"])
-    return pg.plots.panels(np.concatenate(rows) / 255, shape, dataset.sizes["image"], names)
+    return panels(np.stack(rows), dataset.attrs["shape"], dataset.sizes["image"], names)
 
 
-def report(result: Path, folder: Path) -> None:
-    """Table and figure of a result file; computes nothing."""
-    groups = load_result(result)
+def report(groups: Groups) -> Shown:
+    """A row per model; the images."""
     scores, images = groups["scores"], groups["images"]
     frame = scores.to_dataframe()
     print(frame.to_string(formatters={"squared_error": "{:.4f}".format, "log_likelihood": "{:.2f}".format}))
@@ -212,19 +189,13 @@ def report(result: Path, folder: Path) -> None:
     )
     largest = zip(images.model.values, images.largest_std.values, strict=True)
     print("In the figure, white is a standard deviation of", ", ".join(f"{std:.3g} ({name})" for name, std in largest))
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{result.stem}-table.csv", folder / f"{result.stem}.png"]
-    frame.to_csv(written[0])
-    images_figure(images).savefig(written[1])
-    print("wrote", *written)
+    return {"table": frame}, {"": images_figure(images)}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute what is missing, print the table, draw the figure, say where they are."""
-    config = parsed(Config, PRESETS, QUICK, arguments)
-    if folder := carried_out("reconstructions", config, compute, report):
-        print(f"result: {folder / 'reconstructions.nc'}; models: {folder / 'trainings'}")
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, PRESETS, arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

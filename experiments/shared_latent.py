@@ -5,10 +5,10 @@ each view into the other and compares the squared error with predicting the mean
 model's own reconstruction; it measures distances under each view's own metric and under their sum.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,12 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import carried_out, load_result, parsed, run, save_result
+from experiments.common.images import in_bytes, panels
+from experiments.common.maps import label_names, labelled
+from experiments.common.options import Retrained
+from experiments.common.results import Groups, Shown, convergence, run
 from probgeo.datasets import Dataset
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 Name: TypeAlias = Literal[
     "digits-inverse",
@@ -35,7 +38,7 @@ Name: TypeAlias = Literal[
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Retrained):
     """Translate between two views by one latent space, and compare the distances that each view gives it."""
 
     preset: Literal["mnist-inverse", "mnist-halves", "neurons-morphology", "neurons-expression"] | None = None
@@ -59,35 +62,16 @@ class Config:
     members: int = 5
     """Decoders in each view's ensemble; 1 for a single decoder."""
     retrainings: int = 5
-    """Retrainings, with seeds 0, 1, 2, ..."""
     pairs: int = 50
     """Random pairs of held-out observations whose distances are measured."""
     epochs: int = 100
-    """Passes over the data per retraining."""
-    batch_size: int = 64
-    """Observations per minibatch."""
     learning_rate: float = 2e-3
     """Step size of Adam; it falls to a twentieth along half a wave."""
-    width: int = 128
-    """Units in each of the two hidden layers of encoders and decoders."""
     segments: int = 64
-    """Segments of a geodesic."""
     images: int = 8
     """Images per row of the figure."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path | None = None
-    """Output folder; default runs/shared_latent (runs/shared_latent-PRESET for a preset)."""
-    result: Path | None = None
-    """Compute nothing: print the tables and draw the figures of this result file (shared_latent.nc)."""
-    quick: bool = False
-    """A tiny version, in under two minutes on two cores."""
 
-    def __post_init__(self) -> None:
-        if self.retrainings < 2 or self.members < 1:
-            raise ValueError(
-                f"retrainings, members: expected at least 2 and 1; got {self.retrainings} and {self.members}."
-            )
+    least: ClassVar = {**Retrained.least, "members": (1, "a single decoder")}
 
 
 QUICK = {"members": 2, "retrainings": 2, "pairs": 10, "epochs": 40, "batch_size": 32, "segments": 32, "rows": 2000}
@@ -140,7 +124,7 @@ def observations(config: Config) -> tuple[Dataset, Dataset]:
 
 def spec_of(config: Config, data: Dataset) -> pg.SharedLatentVAE:
     """The model that a configuration describes."""
-    network = pg.nn.MLP(hidden=(config.width, config.width))
+    network = config.perceptron()
     decoder: Any = pg.EnsembleDecoder(config.members, network) if config.members > 1 else pg.Decoder(network)
     fusions = {
         "product": pg.views.ProductOfExperts(config.alone),
@@ -158,29 +142,14 @@ def spec_of(config: Config, data: Dataset) -> pg.SharedLatentVAE:
     )
 
 
-def study_of(config: Config, folder: Path, train: Dataset, test: Dataset) -> pg.Study:
-    """Distances of held-out pairs under the joint metric and under each view's own."""
-    solver = pg.GaussNewton(num_segments=config.segments)
-    measures: dict[str, pg.study.Measure] = {
+def measures_of(config: Config, views: Iterable[str]) -> dict[str, pg.study.Measure]:
+    """The joint metric, and each view's own."""
+    solver = config.solver()
+    return {
         "all views": pg.Geodesic(solver=solver),
-        **{name: pg.Geodesic(pg.study.ViewMetric(name), solver=solver) for name in train.views},
+        **{name: pg.Geodesic(pg.study.ViewMetric(name), solver=solver) for name in views},
         "straight": pg.StraightLine(num_segments=config.segments),
     }
-    return pg.Study(
-        folder,
-        data=train.x.to(config.device),
-        points=test.x,
-        pairs=pg.sample_pairs(test.labels, num_pairs=config.pairs, seed=0),
-        models={config.fusion: spec_of(config, train)},
-        seeds=range(config.retrainings),
-        measures=measures,
-        training=pg.Training(
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            schedule=pg.schedules.Cosine(0.05),
-        ),
-    )
 
 
 def linear_prediction(train: Dataset, test: Dataset, source: str, target: str) -> Tensor:
@@ -231,7 +200,7 @@ def errors(models: list[Any], train: Dataset, test: Dataset) -> xr.Dataset:
 
 
 @torch.no_grad()
-def panels(model: Any, test: Dataset, num_images: int) -> xr.Dataset:
+def images_of(model: Any, test: Dataset, num_images: int) -> xr.Dataset:
     """Images by row: held-out views, reconstructions, translations, cycles, samples, and what becomes of noise."""
     first, second = test.views
     rows = torch.linspace(0, len(test) - 1, num_images).round().long()
@@ -250,27 +219,24 @@ def panels(model: Any, test: Dataset, num_images: int) -> xr.Dataset:
         images |= {f"{name}: {view}": sample[:, test.place(view)] for view in (first, second)}
     noise = torch.rand(shown.view(first).shape, generator=stream("noise"))
     images |= {"noise": noise, f"noise → {second}": model.translate(noise, first, second)}
-    values = (torch.stack(list(images.values())).clamp(0, 1) * 255).round().to(torch.uint8)
-    dims = ("row", "image", "feature")
-    return xr.Dataset({"images": (dims, values.numpy())}, {"row": list(images)}, {"shape": list(test.views[first])})
+    values = ("row", "image", "feature"), in_bytes(torch.stack(list(images.values())))
+    return xr.Dataset({"images": values}, {"row": list(images)}, {"shape": list(test.views[first])})
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `shared_latent.nc`."""
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time: errors of every prediction, distances of held-out pairs, images, a map."""
     train, test = observations(config)
-    study = study_of(config, folder, train, test)
+    training = config.training(schedule=pg.schedules.Cosine(0.05))
+    specs, measures = {config.fusion: spec_of(config, train)}, measures_of(config, train.views)
+    study = config.study(folder, train, test, specs, measures, training=training)
     distances = study.run().drop_vars(["energy", "euclidean_latent"])
     models: list[Any] = [study.fitted(config.fusion, seed).cpu().requires_grad_(False) for seed in study.seeds]
     groups = {"errors": errors(models, train, test), "distances": distances}
     shapes = list(test.views.values())
     if shapes[0] == shapes[1] and len(shapes[0]) == 2:
-        groups["images"] = panels(models[0], test, config.images)
-    codes = models[0].encode(test.x[:400]).mean
-    groups["latent"] = xr.Dataset(
-        {"codes": (("row", "dimension"), codes.numpy()), "label": ("row", test.labels[:400].numpy())},
-        attrs={"label_names": list(test.label_names)},
-    )
-    save_result(groups, config, folder / "shared_latent.nc")
+        groups["images"] = images_of(models[0], test, config.images)
+    codes = xr.Dataset({"codes": (("row", "dimension"), models[0].encode(test.x[:400]).mean.numpy())})
+    return groups | {"latent": labelled(codes, test.labels[:400], test.label_names)}
 
 
 def error_table(found: xr.Dataset) -> pd.DataFrame:
@@ -303,21 +269,14 @@ def agreement_table(distance: xr.DataArray, views: list[str]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=["first", "second", "ρ", "lowest", "highest"]).set_index(["first", "second"])
 
 
-def images_figure(dataset: xr.Dataset) -> Figure:
-    """Held-out views, reconstructions, translations, cycles, samples, noise."""
-    shape = tuple(int(size) for size in dataset.attrs["shape"])
-    values = dataset.images.values.reshape(-1, dataset.sizes["feature"]) / 255
-    return pg.plots.panels(values, shape, dataset.sizes["image"], [str(name) for name in dataset.row.values])
-
-
-def overview_figure(groups: dict[str, xr.Dataset]) -> Figure:
+def overview_figure(groups: Groups) -> Figure:
     """Codes by class; a pair's distance in one view against the other; what is explained of each column."""
     found, distance = groups["errors"], groups["distances"].distance.isel(model=0)
     first, second = (str(view) for view in found.attrs["views"])
     figure = Figure(figsize=(14.5, 3.7), layout="constrained")
     maps, scatter, *columns = figure.subplots(1, 4)
     latent = groups["latent"]
-    pg.plots.latent(latent.codes.values, latent.label.values, list(np.atleast_1d(latent.attrs["label_names"])), ax=maps)
+    pg.plots.latent(latent.codes.values, latent.label.values, label_names(latent), ax=maps)
     x, y = (distance.sel(measure=view) for view in (first, second))
     for retraining in distance.retraining.values:
         scatter.scatter(
@@ -340,9 +299,8 @@ def overview_figure(groups: dict[str, xr.Dataset]) -> Figure:
     return figure
 
 
-def report(result: Path, folder: Path) -> None:
-    """Tables and figures of a result file; computes nothing."""
-    groups = load_result(result)
+def report(groups: Groups) -> Shown:
+    """Tables of errors, of variation and of agreement; an overview, and images where the views are."""
     found, distances = groups["errors"], groups["distances"]
     views = [str(view) for view in found.attrs["views"]]
     table = error_table(found)
@@ -358,27 +316,19 @@ def report(result: Path, folder: Path) -> None:
     agreement = agreement_table(distances.distance.isel(model=0), views)
     print("\nDo two measures order the pairs alike? Spearman's ρ in the same retraining, over retrainings")
     print(agreement.to_string(float_format="{:.3f}".format))
-    solved = distances.status.sel(measure=["all views", *views])
-    print(f"geodesics that did not converge: {int((solved > pg.Status.CONVERGED).sum())} of {solved.size}")
+    print(convergence(distances.status.sel(measure=["all views", *views])))
     figures = {"overview": overview_figure(groups)}
     if "images" in groups:
-        figures["images"] = images_figure(groups["images"])
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{result.stem}-{name}" for name in ("errors.csv", "table.csv", "agreement.csv")]
-    for path, frame in zip(written, (table, summary, agreement), strict=True):
-        frame.to_csv(path)
-    for name, figure in figures.items():
-        written.append(folder / f"{result.stem}-{name}.png")
-        figure.savefig(written[-1], dpi=130)
-    print("wrote", *written)
+        shown = groups["images"]
+        images, shape = shown.images.values, shown.attrs["shape"]
+        figures["images"] = panels(images, shape, shown.sizes["image"], shown.row.values)
+    return {"errors": table, "table": summary, "agreement": agreement}, figures
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute what is missing, print the tables, draw the figures, say where they are."""
-    config = parsed(Config, PRESETS, QUICK, arguments)
-    if folder := carried_out("shared_latent", config, compute, report):
-        print(f"result: {folder / 'shared_latent.nc'}; models: {folder / 'trainings'}")
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, PRESETS, arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -18,18 +18,10 @@ from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common import (
-    Source,
-    carried_out,
-    check_retrainings,
-    decoders,
-    load_result,
-    observations,
-    parsed,
-    run,
-    save_result,
-)
-from experiments.maps import field, latent_map, some_rows
+from experiments.common.decoders import Source, decoders
+from experiments.common.maps import class_legend, field, label_names, labelled, latent_map, some_rows
+from experiments.common.options import Ensemble, Observed, Retrained
+from experiments.common.results import Groups, Shown, run
 
 SOURCES: tuple[Source, ...] = get_args(Source)
 DISTANCES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -37,48 +29,17 @@ QUANTILES = (0.1, 0.5, 0.9)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Retrained, Ensemble, Observed):
     """Compare all sources of uncertainty: stability of distances, seconds, growth of uncertainty away from the data."""
 
     preset: Literal["mnist-3"] | None = None
     """MNIST digits 0, 5, 7; without NUTS, whose last layer would have 10^5 weights. Other options override it."""
-    dataset: str = "digits"
-    """digits (bundled), mnist, fashion_mnist, tasic, or a synthetic set such as two_moons."""
-    classes: tuple[int, ...] = ()
-    """Class codes to keep; none for all."""
-    latent: int = 2
-    """Dimension of the latent space; maps are drawn of two dimensions only."""
     models: tuple[Source, ...] = SOURCES
     """Sources of uncertainty to compare; `exact` is the last layer's posterior in closed form."""
     members: int = 10
     """Decoders in the ensemble, and draws of every sampled decoder."""
     samples: int = 100
     """Posterior samples of NUTS, after as many for its warm-up."""
-    retrainings: int = 10
-    """Retrainings of each model, with seeds 0, 1, 2, ..."""
-    pairs: int = 50
-    """Random pairs of observations whose distances are measured."""
-    epochs: int = 60
-    """Passes over the data per retraining."""
-    batch_size: int = 64
-    """Observations per minibatch."""
-    learning_rate: float = 2e-3
-    """Step size of Adam."""
-    width: int = 128
-    """Units in each of the two hidden layers of encoder and decoders."""
-    segments: int = 256
-    """Segments of a geodesic."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path | None = None
-    """Output folder; default runs/sources (runs/sources-PRESET for a preset)."""
-    result: Path | None = None
-    """Compute nothing: print the tables and draw the figures of this result file (sources.nc)."""
-    quick: bool = False
-    """A tiny version, in under two minutes on two cores: two retrainings of every source."""
-
-    def __post_init__(self) -> None:
-        check_retrainings(self.retrainings)
 
 
 QUICK = {
@@ -102,27 +63,6 @@ PRESETS = {
         segments=128,
     )
 }
-
-
-def study_of(config: Config, folder: Path) -> tuple[pg.Study, pg.datasets.Dataset]:
-    """The study that a configuration describes, and its data."""
-    data, points = observations(config.dataset, config.classes)
-    network = pg.nn.MLP(hidden=(config.width, config.width))
-    decoder = decoders(network, config.members, config.samples)
-    study = pg.Study(
-        folder,
-        data=data.x.to(config.device),
-        points=points.x,
-        pairs=pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0),
-        models={name: pg.VAE(config.latent, decoder[name], pg.Gaussian(), encoder=network) for name in config.models},
-        seeds=range(config.retrainings),
-        measures={
-            "geodesic": pg.Geodesic(solver=pg.GaussNewton(num_segments=config.segments)),
-            "straight": pg.StraightLine(num_segments=config.segments),
-        },
-        training=pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate),
-    )
-    return study, data
 
 
 def outward(codes: Float[Tensor, "row latent"], distance: float, num: int = 128) -> Float[Tensor, "point latent"]:
@@ -169,17 +109,20 @@ def views_of(study: pg.Study, data: pg.datasets.Dataset, segments: int) -> dict[
     names = {"model": list(study.models)}
     views = {"growth": xr.concat(growth, "model").assign_coords(names).to_dataset()}
     if maps:
-        labelled = xr.concat(maps, "model").assign_coords(names).assign(label=("row", data.labels[rows].numpy()))
-        views["maps"] = labelled.assign_attrs(label_names=list(data.label_names))
+        views["maps"] = labelled(xr.concat(maps, "model").assign_coords(names), data.labels[rows], data.label_names)
     return views
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `sources.nc`: distances with their times, growth of uncertainty, maps."""
-    study, data = study_of(config, folder)
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time: distances with their times, growth of uncertainty, maps."""
+    data, points = config.observations()
+    decoder = decoders(config.perceptron(), config.members, config.samples)
+    models = {name: config.vae(decoder[name]) for name in config.models}
+    lines = pg.StraightLine(num_segments=config.segments)
+    measures = {"geodesic": pg.Geodesic(solver=config.solver()), "straight": lines}
+    study = config.study(folder, data, points, models, measures)
     spared = ["energy", "euclidean_latent", "euclidean_reconstructed"]  # in study.nc; a result file is small
-    groups = {"distances": study.run().drop_vars(spared)}
-    save_result(groups | views_of(study, data, config.segments), config, folder / "sources.nc")
+    return {"distances": study.run().drop_vars(spared)} | views_of(study, data, config.segments)
 
 
 def relative_growth(uncertainty: xr.DataArray) -> xr.DataArray:
@@ -312,16 +255,12 @@ def maps_figure(maps: xr.Dataset) -> Figure:
     for axes in panels[len(names) :]:
         axes.remove()
     figure.supxlabel("shades: decoder standard deviation, from white to grey as given above each panel", fontsize=9)
-    handles, texts = panels[0].get_legend_handles_labels()
-    classes = dict(enumerate(np.atleast_1d(maps.attrs["label_names"])))
-    shown = [classes[int(text)] if text.isdigit() else text for text in texts]
-    figure.legend(handles, shown, loc="outside upper center", ncols=11, fontsize=9, markerscale=2, frameon=False)
+    class_legend(figure, panels[0], label_names(maps), ncols=11, fontsize=9, markerscale=2)
     return figure
 
 
-def report(result: Path, folder: Path) -> None:
-    """Tables and figures of a result file; computes nothing."""
-    groups = load_result(result)
+def report(groups: Groups) -> Shown:
+    """A row per source; growth of their uncertainty, and their maps."""
     distances, uncertainty = groups["distances"], groups["growth"].uncertainty
     summary = pg.identifiability.summary(distances.distance)
     frame = table(summary, distances, uncertainty)
@@ -329,22 +268,13 @@ def report(result: Path, folder: Path) -> None:
     figures = {"growth": growth_figure(uncertainty)}
     if "maps" in groups:
         figures["latent"] = maps_figure(groups["maps"])
-    folder.mkdir(parents=True, exist_ok=True)
-    tables = {"table": frame, "summary": summary}
-    for name, values in tables.items():
-        values.to_csv(folder / f"{result.stem}-{name}.csv")
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{result.stem}-{name}.png")
-    written = [*(f"{name}.csv" for name in tables), *(f"{name}.png" for name in figures)]
-    print("wrote", *(folder / f"{result.stem}-{name}" for name in written))
+    return {"table": frame, "summary": summary}, figures
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute what is missing, print the tables, draw the figures, say where they are."""
-    config = parsed(Config, PRESETS, QUICK, arguments)
-    if folder := carried_out("sources", config, compute, report):
-        print(f"distances: {folder / 'sources.nc'}; models: {folder / 'trainings'}")
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, PRESETS, arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -8,7 +8,7 @@ of the ensemble and of each member. Run again, it resumes.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,10 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 import probgeo as pg
-from experiments.common import carried_out, cells, load_result, parsed, run, save_result
-from experiments.maps import field, grid_over, some_rows
+from experiments.common.data import cells
+from experiments.common.maps import field, grid_over, some_rows
+from experiments.common.options import Perceptrons
+from experiments.common.results import Groups, Shown, run
 from probgeo import identifiability
 from probgeo.plots.style import new_figure
 
@@ -29,7 +31,7 @@ ROWS = ("latent", "members", "measure")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Perceptrons):
     """Matrices of distances between types of cells, and their agreement over retrainings."""
 
     dataset: Literal["tasic", "simulated"] = "tasic"
@@ -47,29 +49,11 @@ class Config:
     noise: float = 0.5
     """Standard deviation of an observation given its code, over that of the data."""
     epochs: int = 40
-    """Passes over the data per retraining."""
     batch_size: int = 256
-    """Observations per minibatch."""
-    learning_rate: float = 2e-3
-    """Step size of Adam."""
-    width: int = 128
-    """Units in each of the two hidden layers of encoder and decoders."""
     segments: int = 32
     """Segments of a geodesic."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path | None = None
-    """Output folder; default runs/tasic_distances."""
-    result: Path | None = None
-    """Compute nothing: print the tables and draw the figures of this result file (tasic_distances.nc)."""
-    quick: bool = False
-    """A tiny version on simulated types, in under two minutes on two cores."""
 
-    def __post_init__(self) -> None:
-        if self.retrainings < 2:
-            raise ValueError(
-                f"retrainings: expected at least 2, as agreement between retrainings needs; got {self.retrainings}."
-            )
+    least: ClassVar = {"retrainings": (2, "as agreement between retrainings needs")}
 
 
 QUICK = {
@@ -103,7 +87,7 @@ def simulated(
 
 def study_of(config: Config, folder: Path, data: pg.datasets.Dataset) -> pg.Study:
     """All pairs of representatives in every model; the rows of the data nearest to the mean of their type."""
-    network = pg.nn.MLP(hidden=(config.width, config.width))
+    network = config.perceptron()
     representatives = pg.class_representatives(data.x, data.labels)
     if config.types:
         if not 5 <= config.types <= len(representatives):
@@ -125,7 +109,7 @@ def study_of(config: Config, folder: Path, data: pg.datasets.Dataset) -> pg.Stud
             "geodesic": pg.Geodesic(solver=pg.GaussNewton(num_segments=config.segments)),
             "straight": pg.StraightLine(num_segments=config.segments),
         },
-        training=pg.Training(epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate),
+        training=config.training(),
     )
 
 
@@ -171,8 +155,8 @@ def latent_view(study: pg.Study, data: pg.datasets.Dataset, num: int = 32) -> xr
     )
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `tasic_distances.nc`; tables of all distances and of their CV beside it."""
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time; tables of all distances and of their CV are left in the folder."""
     data = simulated() if config.dataset == "simulated" else cells(config.table)
     study = study_of(config, folder, data)
     found = study.run()
@@ -183,9 +167,11 @@ def compute(config: Config, folder: Path) -> None:
     distance = by_model.distance.unstack("model").transpose(*ROWS, "retraining", "pair")
     types = {end: ("pair", np.array(data.label_names)[data.labels[distance[end].values]]) for end in ("start", "stop")}
     named = distance.assign_coords({f"{end}_type": value for end, value in types.items()})
-    named.to_dataframe().to_csv(folder / "tasic_distances-raw.csv")
+    raw = folder / "tasic_distances-raw.csv"
+    named.to_dataframe().to_csv(raw)
     cv = identifiability.coefficient_of_variation(named).rename("cv")
     cv.to_dataframe().to_csv(folder / "tasic_distances-cv.csv")
+    print(f"all distances: {raw}, {folder / 'study.nc'}")
     summary = identifiability.summary(distance, num_resamples=200)
     largest = {"latent": config.latent[0], "members": config.members[-1], "measure": ["geodesic", "euclidean"]}
     shown = xr.Dataset({"mean": distance.mean("retraining", skipna=False).sel(largest)})
@@ -208,7 +194,7 @@ def compute(config: Config, folder: Path) -> None:
     }
     if 2 in config.latent:
         groups["latent"] = latent_view(study, data)
-    save_result(groups, config, folder / "tasic_distances.nc")
+    return groups
 
 
 # --- what is shown ---
@@ -331,7 +317,7 @@ def summary_of(stored: xr.Dataset) -> identifiability.Table:
     return table
 
 
-def printed(groups: dict[str, xr.Dataset]) -> str:
+def printed(groups: Groups) -> str:
     """All tables, and what they mean."""
     summary, types = summary_of(groups["summary"]), groups["types"]
     untested = "" if "ratio_euclidean" in groups["summary"].statistic else (
@@ -355,37 +341,22 @@ def pivoted(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[["cv", "icc"]].unstack("members").reorder_levels(["measure", "latent"]).sort_index()
 
 
-def report(result: Path, folder: Path) -> None:
-    """Tables and figures of a result file; computes nothing."""
-    groups = load_result(result)
+def report(groups: Groups) -> Shown:
+    """Tables of variation and of agreement; the matrices, those with all names, and the latent map."""
     print(printed(groups))
-    names = np.atleast_1d(groups["types"].attrs["names"])
+    summary, names = summary_of(groups["summary"]), np.atleast_1d(groups["types"].attrs["names"])
+    tables = {"table": summary, "pivoted": pivoted(summary), "agreement": frame_of(groups["agreement"]["value"])}
     figures = {
         "matrices": matrices_figure(groups["matrices"], names),
         "names": names_figure(groups["matrices"], names),
     }
-    if "latent" in groups:
-        figures["latent"] = latent_figure(groups["latent"])
-    folder.mkdir(parents=True, exist_ok=True)
-    summary = summary_of(groups["summary"])
-    tables = {"table": summary, "pivoted": pivoted(summary), "agreement": frame_of(groups["agreement"]["value"])}
-    written = []
-    for name, frame in tables.items():
-        written += [folder / f"{result.stem}-{name}.csv"]
-        frame.to_csv(written[-1])
-    for name, figure in figures.items():
-        written += [folder / f"{result.stem}-{name}.png"]
-        figure.savefig(written[-1], dpi=110)
-    print("wrote", *written)
+    return tables, figures | ({"latent": latent_figure(groups["latent"])} if "latent" in groups else {})
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute what is missing, print the tables, draw the figures, say where they are."""
-    config = parsed(Config, {}, QUICK, arguments)
-    if folder := carried_out("tasic_distances", config, compute, report):
-        raw, study = folder / "tasic_distances-raw.csv", folder / "study.nc"
-        print(f"all distances: {raw}, {study}; models: {folder / 'trainings'}")
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, arguments=arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

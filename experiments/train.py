@@ -20,12 +20,14 @@ import pandas as pd
 import seaborn as sns
 import torch
 import xarray as xr
-from jaxtyping import Float
 from matplotlib.figure import Figure
-from torch import Tensor
 
 import probgeo as pg
-from experiments.common import Source, carried_out, decoders, load_result, observations, parsed, run, save_result
+from experiments.common.data import observations
+from experiments.common.decoders import Source, decoders
+from experiments.common.images import in_bytes, panels
+from experiments.common.options import Trained
+from experiments.common.results import Groups, Shown, run
 from probgeo.datasets import Dataset
 from probgeo.training.objective import ELBO, noise_shapes, random_noise
 from probgeo.training.options import Report
@@ -47,7 +49,7 @@ OPTIMIZERS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Trained):
     """Train one model: its folder, a table on held-out rows, the training curves."""
 
     preset: Literal["cifar10", "celeba"] | None = None
@@ -96,24 +98,14 @@ class Config:
     """Longer gradients are scaled down to this norm; never by default."""
     epochs: int = 100
     """Passes over the data."""
-    batch_size: int = 64
-    """Observations per minibatch."""
     validation: float = 0.1
     """Share of the training rows that chooses the best epoch; 0: the last epoch is kept, and x is not copied."""
     patience: int | None = None
     """Stop after this many epochs that are not better on the validation rows; never by default."""
     seed: int = 0
     """Of weights, order of the data, and noise."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    out: Path | None = None
-    """The model's folder; default runs/train (runs/train-PRESET for a preset)."""
     log: Literal["none", "tensorboard", "wandb"] = "none"
     """Where every epoch is logged to as well; tensorboard or wandb must be installed."""
-    result: Path | None = None
-    """Compute nothing: print the table and draw the figures of this result file (train.nc)."""
-    quick: bool = False
-    """A tiny version, in under two minutes on two cores: 20 epochs."""
 
 
 QUICK = {"epochs": 20}
@@ -183,10 +175,7 @@ def training_of(config: Config) -> pg.Training:
         "cosine": pg.schedules.Cosine(),
         "piecewise": pg.schedules.Piecewise((half, max(half + 1, 3 * config.epochs // 4)), (0.1, 0.01)),
     }[config.schedule]
-    return pg.Training(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
+    return config.training(
         optimizer=OPTIMIZERS[config.optimizer],
         optimizer_options={"weight_decay": config.weight_decay},
         max_gradient_norm=config.max_gradient_norm,
@@ -261,8 +250,8 @@ def log_of(config: Config, folder: Path) -> Iterator[Report | None]:
         yield None
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time: the model, and `train.nc`."""
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time: the model, which is left in the folder, its scores and its images."""
     data, held_out = data_of(config)
     spec, x = spec_of(config, data.shape), data.x.to(config.device)
     with log_of(config, folder) as report:
@@ -280,15 +269,10 @@ def compute(config: Config, folder: Path) -> None:
     }
     if len(data.shape) > 1:
         images = held_out.x[:12].to(config.device)
-        shown = torch.cat([images, model.reconstruct(images)])
-        groups["images"] = _images(held_out.original(shown), data.shape)
-    save_result(groups, config, folder / "train.nc")
-
-
-def _images(x: Float[Tensor, "image feature"], shape: tuple[int, ...]) -> xr.Dataset:
-    """Values of [0, 1] in 256 steps: what is shown, in a small file."""
-    values = (x.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    return xr.Dataset({"images": (("image", "feature"), values)}, attrs={"shape": list(shape)})
+        shown = in_bytes(held_out.original(torch.cat([images, model.reconstruct(images)])))
+        groups["images"] = xr.Dataset({"images": (("image", "feature"), shown)}, attrs={"shape": list(data.shape)})
+    print(f"model: probgeo.load({str(folder)!r})")
+    return groups
 
 
 def curves(history: xr.Dataset) -> Figure:
@@ -315,9 +299,8 @@ def curves(history: xr.Dataset) -> Figure:
     return figure
 
 
-def report(result: Path, folder: Path) -> None:
-    """Table and figures of a result file; computes nothing."""
-    groups = load_result(result)
+def report(groups: Groups) -> Shown:
+    """Scores of training and held-out rows; curves of the training, and images with their means."""
     table = groups["scores"].to_dataframe().loc[["training", "held out"]]
     print(table.to_string(formatters=dict.fromkeys(table, "{:.4f}".format)))
     counts = groups["scores"].attrs["num_rows"]
@@ -328,23 +311,15 @@ def report(result: Path, folder: Path) -> None:
     )
     figures = {"curves": curves(groups["history"])}
     if "images" in groups:
-        images = groups["images"].images.values / 255
-        shape = tuple(int(size) for size in groups["images"].attrs["shape"])
-        figures["images"] = pg.plots.panels(images, shape, len(images) // 2, ["held out", "mean"])
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{result.stem}-table.csv", *(folder / f"{result.stem}-{name}.png" for name in figures)]
-    table.to_csv(written[0])
-    for path, figure in zip(written[1:], figures.values(), strict=True):
-        figure.savefig(path, dpi=150)
-    print("wrote", *written)
+        images, shape = groups["images"].images.values, groups["images"].attrs["shape"]
+        figures["images"] = panels(images, shape, len(images) // 2, ["held out", "mean"])
+    return {"table": table}, figures
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, or go on training; print the table, draw the figures, say where the model is."""
-    config = parsed(Config, PRESETS, QUICK, arguments)
-    if folder := carried_out("train", config, compute, report):
-        print(f"model: probgeo.load({str(folder)!r})")
+    """The command line, from end to end."""
+    run(Config, compute, report, QUICK, PRESETS, arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -1,10 +1,7 @@
 """Initial paths: straight lines, shortest paths in a graph."""
 
-from probgeo.geometry.paths import (
-    Graph,
-    Straight,
-    resampled,
-)
+from probgeo.geometry.graph import Graph
+from probgeo.geometry.paths import Straight, resampled
 
 __all__ = [
     "Graph",

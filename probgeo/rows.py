@@ -53,7 +53,7 @@ class _File:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Rows:
+class FileRows:
     """Rows x_1 … x_n of a file, of which no more is in memory than is asked for: `rows[index]` is a tensor of its own.
 
     It is indexed like the tensor of all rows: by a slice, or by a tensor of row numbers of any shape. Made by
@@ -78,7 +78,7 @@ class Rows:
     device: torch.device = torch.device("cpu")
 
     @classmethod
-    def of_array(cls, array: np.ndarray) -> "Rows | None":
+    def of_array(cls, array: np.ndarray) -> "FileRows | None":
         """The rows of an array (row, feature) that is mapped from a file, or of a part of one; None for another.
 
         What is mapped copy-on-write is another: what was written to it is in memory alone.
@@ -88,7 +88,8 @@ class Rows:
             mapped = mapped.base
         if not isinstance(mapped, np.memmap) or mapped.mode == "c" or mapped.filename is None or array.ndim != 2:
             return None
-        torch.from_numpy(np.empty(0, array.dtype))  # raises for numbers that torch does not have
+        if array.dtype.kind not in "fiub" or not array.dtype.isnative:
+            return None
         mapped.flush()
         path = Path(mapped.filename).resolve()
         pages: Any = mapped._mmap  # type: ignore[attr-defined]
@@ -101,7 +102,7 @@ class Rows:
         return self.whole[0] if self.chosen is None else len(self.chosen)
 
     def __repr__(self) -> str:
-        return f"Rows({self.file.path.name!r}: {len(self)} rows of {self.whole[1]})"
+        return f"FileRows({self.file.path.name!r}: {len(self)} rows of {self.whole[1]})"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -122,11 +123,11 @@ class Rows:
         """Whether the tensors are."""
         return self.dtype.is_floating_point
 
-    def to(self, device: str | torch.device) -> "Rows":
+    def to(self, device: str | torch.device) -> "FileRows":
         """The same rows, whose tensors go to a device."""
         return dataclasses.replace(self, device=torch.device(device))
 
-    def rows(self, index: Tensor) -> "Rows":
+    def rows(self, index: Tensor) -> "FileRows":
         """Some of these rows, in the order of their numbers; nothing is read."""
         return dataclasses.replace(self, chosen=index.cpu() if self.chosen is None else self.chosen[index.cpu()])
 
@@ -181,18 +182,18 @@ def _version(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def row_blocks(x: Tensor | Rows) -> Iterator[tuple[int, Tensor]]:
+def row_blocks(x: Tensor | FileRows) -> Iterator[tuple[int, Tensor]]:
     """The number of its first row, and the rows, of one block after another, of a size that suits memory."""
     step = max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(1, x.shape[1] * x.dtype.itemsize)))
     for begin in range(0, len(x), step):
         yield begin, x[begin : begin + step]
 
 
-def spread(x: Tensor | Rows) -> Tensor:
+def spread(x: Tensor | FileRows) -> Tensor:
     """Rows evenly spread over all, as many as suit memory; all where these are no more."""
     return x[:: max(1, -(-len(x) // BLOCK_ROWS))]
 
 
-def in_memory(x: Tensor | Rows) -> Tensor:
+def in_memory(x: Tensor | FileRows) -> Tensor:
     """All rows as one tensor."""
-    return x[:] if isinstance(x, Rows) else x
+    return x[:] if isinstance(x, FileRows) else x

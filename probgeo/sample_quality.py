@@ -31,6 +31,12 @@ def frechet_distance(
     Raises:
         ValueError: fewer than two rows, different features, or values that are not finite.
 
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
+        >>> round(pg.sample_quality.frechet_distance(x, x + torch.tensor([3.0, 4.0])), 3)  # 3² + 4², of the means alone
+        25.0
+
     References:
         Dowson & Landau (1982), The Fréchet distance between multivariate normal distributions, eq. 4; Heusel et al.
         (2017), GANs trained by a two time-scale update rule.
@@ -73,6 +79,13 @@ def classifier_features(
 
     Raises:
         ValueError: labels of one class, or no hidden layers.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> digits = pg.datasets.digits()
+        >>> features = pg.sample_quality.classifier_features(digits.x[:200], digits.labels[:200], hidden=(16, 4))
+        >>> features(digits.x[:3]).shape
+        torch.Size([3, 4])
     """
     if len(labels.unique()) < 2 or not hidden:
         raise ValueError(
@@ -100,6 +113,14 @@ def blur(images: Float[Tensor, "row feature"], shape: tuple[int, ...]) -> Float[
 
     Raises:
         ValueError: rows that are not of this shape.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> sharp = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(3, 3)  # a chequerboard
+        >>> images = torch.stack([sharp, torch.full_like(sharp, 0.5)])
+        >>> of_sharp, of_grey = pg.sample_quality.blur(images.flatten(1), shape=(6, 6)).tolist()
+        >>> of_sharp > 1, of_grey
+        (True, 0.0)
 
     References:
         Pech-Pacheco, Cristóbal, Chamorro-Martínez & Fernández-Valdivia (2000), Diatom autofocusing in brightfield

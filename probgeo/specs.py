@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probgeo.rows import Rows, row_blocks
+from probgeo.rows import FileRows, row_blocks
 from probgeo.sources import is_users, source_digest
 
 # Where users import from, in the order in which a name is looked for: what stands in two places has the first's name.
@@ -27,6 +27,7 @@ PUBLIC = (
     "probgeo.masks",
     "probgeo.schedules",
     "probgeo.study",
+    "probgeo.adapters",
     "probgeo.paths",
     "probgeo.datasets",
     "torch.nn",
@@ -75,8 +76,18 @@ def public_name(named: Any) -> str:
     Args:
         named: a class, or a function that a module defines.
 
+    Returns:
+        The dotted name.
+
     Raises:
         TypeError: a lambda, or what another function or class defines; or something of probgeo that is not public.
+
+    Example:
+        >>> import probgeo as pg
+        >>> pg.specs.public_name(pg.Gaussian)
+        'probgeo.Gaussian'
+        >>> pg.specs.public_name(pg.nn.MLP)  # whichever file defines it
+        'probgeo.nn.MLP'
     """
     package = named.__module__.partition(".")[0]
     for place in (place for place in PUBLIC if place.partition(".")[0] == package):
@@ -139,9 +150,17 @@ def to_config(spec: Any) -> Any:
         spec: a frozen dataclass, a class, a module's function, a number, string, None, or a sequence or string-keyed
             mapping of these.
 
+    Returns:
+        Dicts, lists, strings and numbers.
+
     Raises:
         TypeError: anything else, named; a lambda or a local class, which no file can name; a user's class or function
             without source, or one that reads what nothing identifies.
+
+    Example:
+        >>> import probgeo as pg
+        >>> pg.specs.to_config(pg.nn.MLP((8, 8)))
+        {'spec': 'probgeo.nn.MLP', 'hidden': [8, 8], 'activation': {'class': 'torch.nn.SiLU'}}
     """
     if isinstance(spec, type):
         return _described("class", spec)
@@ -179,9 +198,22 @@ def _as_declared(value: Any, declared: Any) -> Any:
 def from_config(config: Any) -> Any:
     """The spec that `to_config` described; lists come back as tuples.
 
+    Args:
+        config: what `to_config` returned, also after a round trip through JSON; names of older versions are known.
+
+    Returns:
+        What it described.
+
     Raises:
         ValueError: a class outside probgeo and torch that the caller has not imported, a class that is neither a
             dataclass nor a torch module, a field that it does not have, or a function.
+
+    Example:
+        >>> import json, probgeo as pg
+        >>> spec = pg.VAE(latent=3, likelihood=pg.likelihoods.Bernoulli())
+        >>> config = json.loads(json.dumps(pg.specs.to_config(spec)))
+        >>> pg.specs.from_config(config) == spec
+        True
     """
     if isinstance(config, dict):
         if "function" in config:
@@ -217,8 +249,21 @@ def digest(*parts: Any) -> str:
     """Sixteen hexadecimal digits that identify specs and arrays by content: equal content, equal digest.
 
     Rows of a file are read block by block, and once for each version of the file.
+
+    Args:
+        parts: specs, numbers, strings, and tensors or arrays, which count by dtype, shape and values.
+
+    Returns:
+        The digits.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> pg.specs.digest(torch.zeros(2), 1) == pg.specs.digest(torch.zeros(2), 1)
+        True
+        >>> pg.specs.digest(pg.VAE(latent=2)) == pg.specs.digest(pg.VAE(latent=3))
+        False
     """
-    if len(parts) == 1 and isinstance(parts[0], Rows):
+    if len(parts) == 1 and isinstance(parts[0], FileRows):
         return parts[0].remembered(lambda: _digest(parts))
     return _digest(parts)
 
@@ -226,7 +271,7 @@ def digest(*parts: Any) -> str:
 def _digest(parts: tuple[Any, ...]) -> str:
     state = hashlib.sha256()
     for part in parts:
-        if isinstance(part, Rows):
+        if isinstance(part, FileRows):
             state.update(f"{part.numbers}{part.shape}".encode())
             for _, block in row_blocks(part):
                 state.update(block.cpu().numpy().reshape(-1).view(np.uint8).data)
@@ -242,8 +287,3 @@ def _digest(parts: tuple[Any, ...]) -> str:
             state.update(json.dumps(to_config(part), sort_keys=True).encode())
         state.update(b"\0")  # parts end somewhere: (1, 2) is not (12,)
     return state.hexdigest()[:16]
-
-
-def stream(*parts: Any) -> torch.Generator:
-    """A random stream of its own for (seed, purpose, ...): the same parts give the same numbers, whatever else runs."""
-    return torch.Generator().manual_seed(int(digest(*parts), 16) % 2**63)

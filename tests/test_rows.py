@@ -13,7 +13,7 @@ import torch
 
 import probgeo as pg
 from probgeo.datasets.mapped import as_rows
-from probgeo.rows import Rows, row_blocks, spread
+from probgeo.rows import FileRows, row_blocks, spread
 from probgeo.specs import digest
 
 SMALL = pg.nn.MLP((8,))
@@ -50,8 +50,8 @@ def on_disk(path, values: np.ndarray) -> np.memmap:
 )
 def test_rows_are_those_of_the_array_and_of_its_parts(mapped, view):
     part = view(mapped)
-    rows, whole = as_rows(part), torch.from_numpy(np.array(part))
-    assert isinstance(rows, Rows) and rows.shape == whole.shape and rows.dtype == whole.dtype
+    rows, whole = as_rows("x", part), torch.from_numpy(np.array(part))
+    assert isinstance(rows, FileRows) and rows.shape == whole.shape and rows.dtype == whole.dtype
     index = torch.randint(len(whole), (3, 4), generator=torch.Generator().manual_seed(0))
     for asked in (slice(None), slice(2, 5), slice(None, None, 2), index):
         assert torch.equal(rows[asked], whole[asked])
@@ -66,29 +66,29 @@ def test_plain_binary_files_with_an_offset_are_mapped_too(tmp_path):
     values = np.arange(1200, dtype=np.float64)
     values.tofile(tmp_path / "x.bin")
     found = np.memmap(tmp_path / "x.bin", np.float64, "r", offset=8 * 600, shape=(100, 6))
-    assert torch.equal(as_rows(found)[:], torch.from_numpy(values[600:].reshape(100, 6)))
+    assert torch.equal(as_rows("x", found)[:], torch.from_numpy(values[600:].reshape(100, 6)))
 
 
 def test_what_is_not_in_a_file_is_a_tensor(mapped, tmp_path):
     for array in (np.array(mapped), mapped * 2, mapped[[3, 1]], np.load(tmp_path / "x.npy", mmap_mode="c")):
-        assert torch.equal(as_rows(array), torch.from_numpy(np.array(array)))
+        assert torch.equal(as_rows("x", array), torch.from_numpy(np.array(array)))
 
 
 def test_blocks_follow_each_other_and_cover_all_rows(mapped, monkeypatch):
     monkeypatch.setattr("probgeo.rows.BLOCK_ROWS", 64)
-    rows = as_rows(mapped)
+    rows = as_rows("x", mapped)
     begins, blocks = zip(*row_blocks(rows), strict=True)
     assert begins == (0, 64, 128, 192) and torch.equal(torch.cat(blocks), rows[:])
     assert torch.equal(spread(rows), torch.from_numpy(np.array(mapped))[::4])
 
 
 def test_rows_survive_pickling_without_their_numbers(mapped):
-    written = pickle.dumps(as_rows(mapped))
+    written = pickle.dumps(as_rows("x", mapped))
     assert len(written) < 1000 and torch.equal(pickle.loads(written)[:], torch.from_numpy(np.array(mapped)))
 
 
 def test_a_file_that_changes_is_noticed(mapped, tmp_path):
-    rows = as_rows(mapped)
+    rows = as_rows("x", mapped)
     np.save(tmp_path / "x.npy", np.zeros((200, 6), np.float32))
     with pytest.raises(ValueError, match=r"x.npy has changed since it was opened. Open it again"):
         rows[:3]
@@ -169,33 +169,33 @@ def test_wrong_values_of_a_file_are_refused_with_their_place(tmp_path, monkeypat
 
 
 def test_a_file_is_hashed_once_until_it_changes(mapped, tmp_path, monkeypatch):
-    first = digest(as_rows(mapped))
-    part = digest(as_rows(mapped[:100]))
+    first = digest(as_rows("x", mapped))
+    part = digest(as_rows("x", mapped[:100]))
     beside = tmp_path / "x.npy.digests.json"
     assert sorted(json.loads(beside.read_text())["digests"].values()) == sorted([first, part])
     with monkeypatch.context() as patch:
-        patch.setattr(Rows, "__getitem__", lambda *_: pytest.fail("the file is read again"))
-        assert (digest(as_rows(mapped)), digest(as_rows(mapped[:100]))) == (first, part)
+        patch.setattr(FileRows, "__getitem__", lambda *_: pytest.fail("the file is read again"))
+        assert (digest(as_rows("x", mapped)), digest(as_rows("x", mapped[:100]))) == (first, part)
     values = np.array(mapped)
     values[3, 3] += 1
     changed = on_disk(tmp_path / "x.npy", values)
     os.utime(tmp_path / "x.npy", ns=(10**18 + 1, 10**18 + 1))
     changed = np.load(tmp_path / "x.npy", mmap_mode="r")
-    assert digest(as_rows(changed)) == digest(torch.from_numpy(values)) != first
+    assert digest(as_rows("x", changed)) == digest(torch.from_numpy(values)) != first
 
 
 def test_the_hash_of_a_file_that_was_just_written_is_not_kept(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((20, 2)))
     os.utime(tmp_path / "x.npy", ns=(time.time_ns() + 10**9,) * 2)
-    digest(as_rows(np.load(tmp_path / "x.npy", mmap_mode="r")))
+    digest(as_rows("x", np.load(tmp_path / "x.npy", mmap_mode="r")))
     assert not list(tmp_path.glob("*.json"))
 
 
 def test_a_garbled_hash_file_is_made_anew(mapped, tmp_path):
-    known = digest(as_rows(mapped))
+    known = digest(as_rows("x", mapped))
     for garbage in ("{", "[]", '{"file": 1}', '{"file": [], "digests": 3}'):
         (tmp_path / "x.npy.digests.json").write_text(garbage)
-        assert digest(as_rows(mapped)) == known
+        assert digest(as_rows("x", mapped)) == known
 
 
 # --- stores of chunks ---
@@ -219,9 +219,9 @@ def test_a_store_of_chunks_is_unpacked_once_and_has_the_same_rows(made, tmp_path
     monkeypatch.setenv("PROBGEO_DATA", str(tmp_path / "cache"))
     monkeypatch.setattr("probgeo.datasets.mapped.BLOCK_BYTES", 6 * 4 * 70)
     values = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
-    rows = as_rows(made(tmp_path, values))
-    assert isinstance(rows, Rows) and torch.equal(rows[:], torch.from_numpy(values))
+    rows = as_rows("x", made(tmp_path, values))
+    assert isinstance(rows, FileRows) and torch.equal(rows[:], torch.from_numpy(values))
     (file,) = (tmp_path / "cache" / "unpacked").glob("*.npy")
     changed = file.stat().st_mtime_ns
-    assert digest(as_rows(made(tmp_path, values))) == digest(torch.from_numpy(values))
+    assert digest(as_rows("x", made(tmp_path, values))) == digest(torch.from_numpy(values))
     assert file.stat().st_mtime_ns == changed

@@ -20,7 +20,7 @@ from probgeo.models.decoders.rbf import RBFDecoder
 from probgeo.models.decoders.single import Decoder
 from probgeo.models.vae import VAE, Warmup
 from probgeo.nn import MLP
-from probgeo.specs import ADDED_LATER, PUBLIC, digest, from_config, stream, to_config
+from probgeo.specs import ADDED_LATER, PUBLIC, digest, from_config, to_config
 from probgeo.study import Geodesic, expected_metric
 from probgeo.training.fit import Training
 
@@ -191,12 +191,3 @@ def test_digest_depends_on_content_and_on_nothing_else():
 
 def test_dictionary_order_does_not_change_a_digest():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-
-
-def test_streams_of_the_same_parts_are_equal_and_of_others_are_not():
-    before = torch.get_rng_state()
-    first = torch.randn(4, generator=stream(0, "noise", 1))
-    assert torch.equal(first, torch.randn(4, generator=stream(0, "noise", 1)))
-    for other in ((1, "noise", 1), (0, "order", 1), (0, "noise", 2)):
-        assert not torch.equal(first, torch.randn(4, generator=stream(*other)))
-    assert torch.equal(before, torch.get_rng_state())

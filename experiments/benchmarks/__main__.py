@@ -1,6 +1,5 @@
 """Geodesic solvers compared in one process: ratios of time and energy, growth with size; a table and two figures."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,12 @@ from experiments.benchmarks.figures import comparison_figure, growth_figure
 from experiments.benchmarks.growth import growth, slope
 from experiments.benchmarks.problems import PUBLISHED_TIMES, Problem, stored_ensemble, trained_ensemble
 from experiments.benchmarks.published import STEPS
-from experiments.common import output_folder, parsed, run, save_result
+from experiments.common.options import Output, parsed
+from experiments.common.results import Groups, config_of, folder_of, load_result, save_result, told
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Output):
     """Compare geodesic solvers: time in floors (evaluations of all members and Jacobians), energy over best known."""
 
     ensemble: Path | None = None
@@ -62,12 +62,6 @@ class Config:
     """Numbers of members, at most those of the ensemble."""
     growth_latent: tuple[int, ...] = (2, 4, 8, 16)
     """Latent dimensions; an ensemble is trained for each."""
-    out: Path | None = None
-    """Output folder; default runs/benchmarks."""
-    result: Path | None = None
-    """Compute nothing: print tables and draw figures of this result file (benchmarks.nc)."""
-    quick: bool = False
-    """A tiny version, in under two minutes on two cores."""
 
 
 QUICK = {
@@ -110,8 +104,8 @@ def growth_of(config: Config, folder: Path, problem: Problem) -> xr.Dataset:
     return growth(cases, config.repeats, config.patience)
 
 
-def compute(config: Config, folder: Path) -> None:
-    """Everything that takes time, to `benchmarks.nc`."""
+def compute(config: Config, folder: Path) -> Groups:
+    """Everything that takes time."""
     problem = problem_of(config, folder)
     budget = Budget(**{name: getattr(config, name) for name in Budget.__dataclass_fields__})
     sizes = {
@@ -120,16 +114,13 @@ def compute(config: Config, folder: Path) -> None:
         "latent_dimensions": problem.start.shape[1],
     }
     groups = {name: dataset.assign_attrs(sizes) for name, dataset in comparison(problem, budget).items()}
-    groups["growth"] = growth_of(config, folder, problem)
-    save_result(groups, config, folder / "benchmarks.nc")
+    return groups | {"growth": growth_of(config, folder, problem)}
 
 
-def report(result: Path, folder: Path) -> None:
+def report(groups: Groups, folder: Path) -> None:
     """Tables and figures of a result file; computes nothing."""
-    names = EXPECTED, DECORRELATED, "growth"
-    groups = {name: xr.load_dataset(result, group=name, engine="h5netcdf") for name in names}
     first = groups[EXPECTED]
-    config, sizes = json.loads(first.attrs["config"]), first.attrs
+    config, sizes = config_of(first), first.attrs
     print(
         f"{first.sizes['pair']} pairs, {sizes['num_members']} members, latent dimension {sizes['latent_dimensions']}, "
         f"N = {config['segments']}, {sizes['threads']} threads. One floor, all members and their Jacobians at all "
@@ -158,21 +149,22 @@ def report(result: Path, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compute, print the tables, draw the figures, say where they are; or time training: `training`, `growth`."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["training"]:
-        training.main(arguments[1:])
-        return
-    if arguments[:1] == ["growth"]:
-        training_growth.main(arguments[1:])
-        return
-    config = parsed(Config, {}, QUICK, arguments)
-    folder = output_folder("benchmarks", None, config.out)
-    if config.result:
-        report(config.result, folder)
-        return
-    compute(config, folder)
-    report(folder / "benchmarks.nc", folder)
-    print(f"results: {folder / 'benchmarks.nc'}")
+    with told():
+        if arguments[:1] == ["training"]:
+            training.main(arguments[1:])
+            return
+        if arguments[:1] == ["growth"]:
+            training_growth.main(arguments[1:])
+            return
+        config = parsed(Config, QUICK, {}, arguments)
+        folder = folder_of(config, "benchmarks")
+        file = config.result or folder / "benchmarks.nc"
+        if not config.result:
+            save_result(compute(config, folder), config, file)
+        report(load_result(file, Config), folder)
+        if not config.result:
+            print(f"results: {file}")
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

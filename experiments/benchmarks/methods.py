@@ -13,7 +13,8 @@ from torch import Tensor
 
 import probgeo as pg
 from experiments.benchmarks.problems import Problem
-from probgeo.geometry.paths import Graph, Straight, resampled
+from probgeo.geometry.graph import Graph
+from probgeo.geometry.paths import Straight, resampled
 
 Solve = Callable[[], Tensor]
 

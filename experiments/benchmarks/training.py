@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,14 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import probgeo as pg
-from experiments.common import output_folder, parsed, save_result
+from experiments.benchmarks.sources import SOURCES, WIDTH, Layers, code, normal_nll, rows_of
+from experiments.common.options import Output, parsed
+from experiments.common.results import Groups, folder_of, load_result, save_result
 
-WIDTH = 128  # of both hidden layers of all networks
 METHODS = ("probgeo", "plain models", "stack by hand", "products alone")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Output):
     """Time a step of all retrainings at once, in milliseconds: medians of interleaved runs in one process."""
 
     features: tuple[int, ...] = (64, 64, 784, 784)
@@ -41,15 +41,19 @@ class Config:
     """Runs of each method."""
     stacks: tuple[int, ...] = (1, 5, 10)
     """Stacks whose peak memory is measured, in processes of their own, at the last case."""
-    out: Path | None = None
-    """Output folder; default runs/benchmarks-training."""
-    result: Path | None = None
-    """Compute nothing: print the table of this result file (training.nc)."""
-    quick: bool = False
-    """A tiny version."""
+    sources: tuple[str, ...] = tuple(SOURCES)
+    """Sources of uncertainty that are timed too, at the sizes of the first case, one decoder."""
 
 
-QUICK = {"features": (16,), "batch_sizes": (32,), "decoders": (3,), "retrainings": 3, "repeats": 2, "stacks": (1, 3)}
+QUICK = {
+    "features": (16,),
+    "batch_sizes": (32,),
+    "decoders": (3,),
+    "retrainings": 3,
+    "repeats": 2,
+    "stacks": (1, 3),
+    "sources": ("single", "dropout"),
+}
 
 
 class Case(NamedTuple):
@@ -94,16 +98,22 @@ def cost_of(work: Callable[[], object], num_steps: int) -> Cost:
 def library_cost(case: Case) -> Cost:
     """`fit`, from its second epoch on: the first one finds out what a step is."""
     decoder = pg.Decoder() if case.num_decoders == 1 else pg.EnsembleDecoder(case.num_decoders)
-    spec, seeds = pg.VAE(2, decoder, pg.Gaussian()), range(case.num_retrainings)
-    training = pg.Training(epochs=3, batch_size=case.batch_size, validation=0.0)
+    return fit_cost(pg.VAE(2, decoder, pg.Gaussian()), case.x, case)
+
+
+def fit_cost(spec: pg.ModelSpec, x: Tensor, case: Case, last_phase: bool = False) -> Cost:
+    """That of two epochs of a spec, of its first phase or, where it is half as long, of its last."""
+    seeds, epochs = range(case.num_retrainings), 6 if last_phase else 3
+    training = pg.Training(epochs=epochs, batch_size=case.batch_size, validation=0.0)
     times: list[np.ndarray] = []
 
     def report(seed: int, epoch: int, terms: dict[str, float]) -> None:
         if seed == seeds[-1]:
             times.append(clocks())
 
-    pg.fit(spec, case.x, seeds, training=training, stack=len(seeds), progress=False, report=report)
-    return Cost(*((times[-1] - times[0]) / (2 * case.num_steps)).tolist())
+    pg.fit(spec, x, seeds, training=training, stack=len(seeds), progress=False, report=report)
+    took = times[-1] - times[-3] if last_phase else times[2] - times[0]
+    return Cost(*(took / (2 * case.num_steps)).tolist())
 
 
 class PlainModel(nn.Module):
@@ -130,37 +140,25 @@ class HandStack(nn.Module):
 
     def __init__(self, case: Case) -> None:
         super().__init__()
-        self.case = case
-        num, many = case.num_retrainings, case.num_retrainings * case.num_decoders
-        sizes = [(num, case.num_features, WIDTH), (num, WIDTH, WIDTH), (num, WIDTH, 4)]
-        sizes += [(many, 2, WIDTH), (many, WIDTH, WIDTH), (many, WIDTH, case.num_features)]
-        self.weights = nn.ParameterList(torch.randn(size) / math.sqrt(size[1]) for size in sizes)
-        self.biases = nn.ParameterList(torch.zeros(n, 1, output) for n, _, output in sizes)
+        self.case, num = case, case.num_retrainings
+        self.encoder = Layers(num, case.num_features, 4)
+        self.decoders = Layers(num * case.num_decoders, 2, case.num_features)
         self.log_std = nn.Parameter(torch.zeros(num, 1, 1))
 
-    def network(self, h: Tensor, first: int) -> Tensor:
-        for layer in range(first, first + 3):
-            h = torch.baddbmm(self.biases[layer], h, self.weights[layer])
-            h = functional.silu(h) if layer < first + 2 else h
-        return h
-
     def forward(self, x: Tensor) -> Tensor:
-        mean, log_std = self.network(x, 0).chunk(2, -1)
-        z = mean + log_std.exp() * torch.randn_like(mean)
-        kl = (0.5 * (mean**2 + (2 * log_std).exp() - 1) - log_std).sum((1, 2))
+        z, kl = code(self.encoder(x))
         num, batch, _ = z.shape
         padding = -batch % self.case.num_decoders
         z = functional.pad(z, (0, 0, 0, padding)) if padding else z
-        y = self.network(z.view(num * self.case.num_decoders, -1, 2), 3)
+        y = self.decoders(z.view(num * self.case.num_decoders, -1, 2))
         y = y.reshape(num, batch + padding, -1)[:, :batch]
-        constant = self.log_std + 0.5 * math.log(2 * math.pi)
-        nll = (0.5 * ((x - y) * torch.exp(-self.log_std)) ** 2 + constant).sum((1, 2))
-        return ((kl + nll) / batch).sum()
+        return ((kl + normal_nll(x, y, self.log_std)) / batch).sum()
 
 
-def epochs_of(model: nn.Module, case: Case, num_orders: int) -> Callable[[], None]:
+def epochs_of(model: nn.Module, case: Case, num_orders: int, x: Tensor) -> Callable[[], None]:
     """An epoch of Adam(fused=True) on rows (order, row), or (row) for one model."""
-    optimizer, x = torch.optim.Adam(model.parameters(), 1e-3, fused=True), case.x
+    moved = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(moved, 1e-3, fused=True)
 
     def epoch() -> None:
         orders = torch.stack([torch.randperm(len(x)) for _ in range(num_orders)])
@@ -175,7 +173,7 @@ def epochs_of(model: nn.Module, case: Case, num_orders: int) -> Callable[[], Non
 def products_of(case: Case) -> Callable[[], None]:
     """The matrix products of a step of all retrainings, forward and backward."""
     model = HandStack(case)
-    weights = [weight.detach() for weight in model.weights]
+    weights = [weight.detach() for weight in (*model.encoder.weights, *model.decoders.weights)]
     rows = -(-case.batch_size // case.num_decoders)
     inputs = [torch.randn(w.shape[0], rows if i > 2 else case.batch_size, w.shape[1]) for i, w in enumerate(weights)]
 
@@ -196,8 +194,8 @@ def products_of(case: Case) -> Callable[[], None]:
 def costs(case: Case, repeats: int) -> np.ndarray:
     """Costs (method, kind) of a step of all retrainings: medians of interleaved runs."""
     torch.manual_seed(0)
-    plain = epochs_of(PlainModel(case), case, 1)
-    stack = epochs_of(HandStack(case), case, case.num_retrainings)
+    plain = epochs_of(PlainModel(case), case, 1, case.x)
+    stack = epochs_of(HandStack(case), case, case.num_retrainings, case.x)
     products = products_of(case)
     runs: dict[str, Callable[[], Cost]] = {
         "probgeo": lambda: library_cost(case),
@@ -208,6 +206,17 @@ def costs(case: Case, repeats: int) -> np.ndarray:
     for epoch in (plain, stack, products):
         epoch()
     return np.median([[runs[method]() for method in METHODS] for _ in range(repeats)], axis=0)
+
+
+def costs_by_source(name: str, case: Case, repeats: int) -> np.ndarray:
+    """Costs (method, kind) of a step of all retrainings of a source of uncertainty: by `fit`, and stacked by hand."""
+    torch.manual_seed(0)
+    source, x = SOURCES[name], rows_of(name, case.num_steps * case.batch_size, case.num_features)
+    model = source.by_hand(case.num_retrainings, case.num_features, len(x))
+    stack = epochs_of(model, case, case.num_retrainings, x)
+    stack()
+    runs = [(fit_cost(source.spec, x, case, source.last_phase), cost_of(stack, case.num_steps)) for _ in range(repeats)]
+    return np.median(runs, axis=0)
 
 
 def peak_memory(case: Case, stack: int) -> float:
@@ -222,24 +231,36 @@ def peak_memory(case: Case, stack: int) -> float:
     return int(done.stdout.split()[-1]) / 1024
 
 
-def compute(config: Config, folder: Path) -> None:
-    """All costs, to `training.nc`."""
+def compute(config: Config) -> Groups:
+    """All costs."""
     sizes = zip(config.features, config.batch_sizes, config.decoders, strict=True)
     cases = [Case(*size, config.retrainings, config.steps) for size in sizes]
     names = [f"{case.num_features}, {case.batch_size}, {case.num_decoders}" for case in cases]
     values = np.array([costs(case, config.repeats) for case in cases])
+    of_sources = np.array([costs_by_source(name, cases[0], config.repeats) for name in config.sources])
     memory = [peak_memory(cases[-1], stack) for stack in config.stacks]
     dataset = xr.Dataset(
-        {"milliseconds": (("case", "method", "kind"), values), "peak_memory": ("stack", memory)},
-        coords={"case": names, "method": list(METHODS), "kind": list(Cost._fields), "stack": list(config.stacks)},
+        {
+            "milliseconds": (("case", "method", "kind"), values),
+            "source_milliseconds": (("source", "by", "kind"), of_sources),
+            "peak_memory": ("stack", memory),
+        },
+        coords={
+            "case": names,
+            "method": list(METHODS),
+            "kind": list(Cost._fields),
+            "source": list(config.sources),
+            "by": list(METHODS[::2]),
+            "stack": list(config.stacks),
+        },
         attrs={"threads": torch.get_num_threads(), "retrainings": config.retrainings},
     )
-    save_result({"training": dataset}, config, folder / "training.nc")
+    return {"training": dataset}
 
 
-def report(result: Path) -> None:
+def report(groups: Groups) -> None:
     """The table of a result file."""
-    found = xr.load_dataset(result, group="training", engine="h5netcdf")
+    found = groups["training"]
     sizes = found.attrs
     print(f"Milliseconds per step of {sizes['retrainings']} retrainings, {sizes['threads']} threads (user + system).")
     table = found.milliseconds.sel({"kind": "wall"}).to_pandas()
@@ -249,17 +270,22 @@ def report(result: Path) -> None:
     shares = found.milliseconds.sel({"method": "probgeo"}).to_pandas()
     table["user + system"] = [f"{user:.1f} + {system:.1f}" for user, system in shares[["user", "system"]].to_numpy()]
     print(table.rename_axis("features, batch, decoders").to_string(float_format="{:.2f}".format))
+    print("Other sources, at the sizes of the first row, one decoder:")
+    table = found.source_milliseconds.sel({"kind": "wall"}).to_pandas()
+    table["/ by hand"] = table["probgeo"] / table["stack by hand"]
+    spent = found.source_milliseconds.sel({"kind": ["user", "system"]}).sum("kind").to_pandas()
+    table["user + system, / by hand"] = spent["probgeo"] / spent["stack by hand"]
+    print(table.to_string(float_format="{:.2f}".format))
     memory = ", ".join(f"{int(stack)}: {peak:.0f} MB" for stack, peak in found.peak_memory.to_series().items())
     print(f"Peak memory of the process by retrainings at once, last case: {memory}.")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Compute, print the table, say where it is."""
-    config = parsed(Config, {}, QUICK, arguments)
-    folder = output_folder("benchmarks-training", None, config.out)
-    if config.result:
-        report(config.result)
-        return
-    compute(config, folder)
-    report(folder / "training.nc")
-    print(f"results: {folder / 'training.nc'}")
+    config = parsed(Config, QUICK, {}, arguments)
+    file = config.result or folder_of(config, "benchmarks-training") / "training.nc"
+    if not config.result:
+        save_result(compute(config), config, file)
+    report(load_result(file, Config))
+    if not config.result:
+        print(f"results: {file}")

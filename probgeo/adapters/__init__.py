@@ -1,5 +1,5 @@
 """Models that were trained elsewhere, as latent models."""
 
-from probgeo.adapters.torch import from_torch
+from probgeo.adapters.torch import TorchModel, from_torch
 
-__all__ = ["from_torch"]
+__all__ = ["TorchModel", "from_torch"]

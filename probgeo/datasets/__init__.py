@@ -101,6 +101,11 @@ def load(name: str) -> Dataset:
     Raises:
         ValueError: no data set has that name.
         OSError: a file is neither in the cache nor can it be downloaded.
+
+    Example:
+        >>> import probgeo as pg
+        >>> pg.datasets.load("digits").name, pg.datasets.load("swiss_roll").shape
+        ('digits', (3,))
     """
     published = (digits, mnist, fashion_mnist, cifar10, cifar100, svhn, celeba, imagenette, tasic)
     synthetic = (circle, two_moons, swiss_roll, s_curve, sphere, surface, blobs, circles, gaussians)

@@ -22,6 +22,13 @@ class Normalisation:
 
     Raises:
         ValueError: a standard deviation that is not positive.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> normalisation = pg.datasets.Normalisation(torch.tensor([1.0, 10.0]), torch.tensor([2.0, 5.0]))
+        >>> normalised = normalisation.normalised(torch.tensor([[3.0, 0.0]]))
+        >>> normalised, normalisation.original(normalised)
+        (tensor([[ 1., -2.]]), tensor([[3., 0.]]))
     """
 
     mean: Float[Tensor, " channel"]
@@ -58,6 +65,17 @@ class Column:
         categories: names of the codes of a categorical column, and of 0 and 1 of a binary one.
         mean: of a real column before it was standardised, in its own unit.
         std: its standard deviation.
+
+    Example:
+        >>> import pathlib, tempfile, pandas as pd, probgeo as pg
+        >>> people = pd.DataFrame({"colour": ["red", "blue", "green"], "weight": [1.5, 2.5, 3.5]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     people.to_csv(pathlib.Path(folder) / "people.csv", index=False)
+        ...     colour, weight = pg.datasets.table(pathlib.Path(folder) / "people.csv").columns
+        >>> colour
+        Column(name='colour', kind='categorical', categories=('blue', 'green', 'red'), mean=0.0, std=1.0)
+        >>> weight.kind, weight.mean
+        ('real', 2.5)
     """
 
     name: str
@@ -106,6 +124,12 @@ class Dataset:
 
     Raises:
         ValueError: parts that do not belong together.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> data = pg.datasets.Dataset("two", torch.eye(2), torch.tensor([0, 1]), ("first", "second"), (2,))
+        >>> data.rows([1]).x, data.class_counts()
+        (tensor([[0., 1.]]), {'first': 1, 'second': 1})
     """
 
     name: str

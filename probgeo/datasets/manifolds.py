@@ -7,7 +7,6 @@ from math import pi
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.datasets import make_blobs, make_circles, make_moons, make_s_curve, make_swiss_roll
 from torch import Tensor
 
 from probgeo.datasets.dataset import Dataset
@@ -27,6 +26,14 @@ def circle(num_points: int = 500, noise: float = 0.0, seed: int = 0, ambient: in
 
     Raises:
         ValueError: num_points below one, noise below zero, ambient below two.
+
+    Example:
+        >>> import probgeo as pg
+        >>> circle = pg.datasets.circle(num_points=100)
+        >>> circle.x.norm(dim=1).round(decimals=4).unique()  # of radius 1
+        tensor([1.])
+        >>> circle.distance(circle.latent[:1], circle.latent[:1] + 3.0)  # along the arc
+        tensor([3.])
     """
     rng = np.random.default_rng(seed)
     angle = rng.uniform(-pi, pi, size=(_count(num_points), 1))
@@ -49,7 +56,18 @@ def swiss_roll(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Dat
 
     Raises:
         ValueError: num_points below one, noise below zero.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> roll = pg.datasets.swiss_roll(num_points=100)
+        >>> a, b = torch.tensor([[6.0, 0.0]]), torch.tensor([[6.0, 7.0]])
+        >>> round(roll.distance(a, b).item(), 4)  # along the axis
+        7.0
+        >>> torch.allclose(roll.immersion(roll.latent), roll.x, atol=1e-4)
+        True
     """
+    from sklearn.datasets import make_swiss_roll
+
     points, t = make_swiss_roll(_count(num_points), random_state=seed)
     latent = np.stack([t, points[:, 1]], axis=1)
     return _manifold("swiss_roll", latent, _swiss_roll, _swiss_roll_distance, noise, np.random.default_rng(seed))
@@ -68,7 +86,16 @@ def s_curve(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Datase
 
     Raises:
         ValueError: num_points below one, noise below zero.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> curve = pg.datasets.s_curve(num_points=100)
+        >>> a, b = torch.tensor([[-1.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+        >>> round(curve.distance(a, b).item(), 4)  # unit speed
+        3.0
     """
+    from sklearn.datasets import make_s_curve
+
     points, t = make_s_curve(_count(num_points), random_state=seed)
     latent = np.stack([t, points[:, 1]], axis=1)
     return _manifold("s_curve", latent, _s_curve, _plane_distance, noise, np.random.default_rng(seed))
@@ -87,6 +114,15 @@ def sphere(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Dataset
 
     Raises:
         ValueError: num_points below one, noise below zero.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> sphere = pg.datasets.sphere(num_points=100)
+        >>> sphere.x.norm(dim=1).round(decimals=4).unique()
+        tensor([1.])
+        >>> equator = torch.tensor([[0.0, 0.0], [0.0, 1.0]])  # latitude, longitude
+        >>> round(sphere.distance(*equator).item(), 4)
+        1.0
     """
     rng = np.random.default_rng(seed)
     height, longitude = rng.uniform([-1, -pi], [1, pi], size=(_count(num_points), 2)).T
@@ -111,6 +147,17 @@ def surface(num_points: int = 1000, noise: float = 0.0, seed: int = 0, ambient: 
 
     Raises:
         ValueError: num_points below one, noise below zero, ambient below four.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> surface = pg.datasets.surface(num_points=100)
+        >>> surface.x.shape
+        torch.Size([100, 10])
+        >>> a, b = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.3, 0.4]])
+        >>> round(surface.distance(a, b).item(), 4)
+        0.5
+        >>> round(pg.geodesic(pg.PullbackMetric(surface.immersion), a, b).length.item(), 4)
+        0.5
     """
     rng = np.random.default_rng(seed)
     latent = rng.uniform(-0.75 * pi, 0.75 * pi, size=(_count(num_points), 2))
@@ -119,19 +166,74 @@ def surface(num_points: int = 1000, noise: float = 0.0, seed: int = 0, ambient: 
 
 
 def two_moons(num_points: int = 500, noise: float = 0.1, seed: int = 0) -> Dataset:
-    """Two interleaved half circles of radius 1 in the plane, scikit-learn's; the moon is the label."""
+    """Two interleaved half circles of radius 1 in the plane, scikit-learn's; the moon is the label.
+
+    Args:
+        num_points: rows.
+        noise: standard deviation of isotropic Gaussian noise on x.
+        seed: of points and noise.
+
+    Returns:
+        the data set, x (row, 2).
+
+    Example:
+        >>> import probgeo as pg
+        >>> moons = pg.datasets.two_moons(num_points=100, noise=0.0)
+        >>> moons.x.shape, moons.class_counts()
+        (torch.Size([100, 2]), {'upper': 50, 'lower': 50})
+    """
+    from sklearn.datasets import make_moons
+
     x, moon = make_moons(num_points, noise=noise, random_state=seed)
     return _classes("two_moons", x, moon, ("upper", "lower"))
 
 
 def circles(num_points: int = 500, noise: float = 0.05, seed: int = 0) -> Dataset:
-    """Two concentric circles of radius 1 and 0.5 in the plane, scikit-learn's; the circle is the label."""
+    """Two concentric circles of radius 1 and 0.5 in the plane, scikit-learn's; the circle is the label.
+
+    Args:
+        num_points: rows.
+        noise: standard deviation of isotropic Gaussian noise on x.
+        seed: of points and noise.
+
+    Returns:
+        the data set, x (row, 2).
+
+    Example:
+        >>> import probgeo as pg
+        >>> circles = pg.datasets.circles(num_points=100, noise=0.0)
+        >>> circles.x.norm(dim=1).round(decimals=4).unique()
+        tensor([0.5000, 1.0000])
+    """
+
+    from sklearn.datasets import make_circles
+
     x, ring = make_circles(num_points, noise=noise, random_state=seed, factor=0.5)
     return _classes("circles", x, ring, ("outer", "inner"))
 
 
 def blobs(num_points: int = 500, noise: float = 1.0, seed: int = 0, ambient: int = 2, num_classes: int = 3) -> Dataset:
-    """Isotropic Gaussians of standard deviation `noise` around random centres, scikit-learn's; one class each."""
+    """Isotropic Gaussians of standard deviation `noise` around random centres, scikit-learn's; one class each.
+
+    Args:
+        num_points: rows.
+        noise: standard deviation of each Gaussian.
+        seed: of centres and points.
+        ambient: dimension of x.
+        num_classes: Gaussians.
+
+    Returns:
+        the data set, x (row, ambient).
+
+    Example:
+        >>> import probgeo as pg
+        >>> blobs = pg.datasets.blobs(num_points=90, ambient=5, num_classes=3)
+        >>> blobs.x.shape, blobs.class_counts()
+        (torch.Size([90, 5]), {'0': 30, '1': 30, '2': 30})
+    """
+
+    from sklearn.datasets import make_blobs
+
     x, blob, *_ = make_blobs(num_points, ambient, centers=num_classes, cluster_std=noise, random_state=seed)
     return _classes("blobs", x, blob, tuple(str(code) for code in range(num_classes)))
 

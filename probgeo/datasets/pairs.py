@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from jaxtyping import Int64
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from probgeo.datasets.labels import Labels, coded
@@ -28,6 +27,13 @@ def sample_pairs(
 
     Raises:
         ValueError: num_pairs below one, or more pairs than there are; one class only with `across_classes`.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> pairs = pg.sample_pairs(labels, num_pairs=4, across_classes=True)
+        >>> sorted(pairs.tolist())  # all there are
+        [[0, 2], [0, 3], [1, 2], [1, 3]]
     """
     if num_pairs < 1:
         raise ValueError(f"num_pairs: expected at least 1; got {num_pairs}.")
@@ -65,6 +71,12 @@ def sample_triples(labels: Labels, num_triples: int, seed: int = 0) -> Int64[Ten
 
     Raises:
         ValueError: num_triples below one, or more triples than there are.
+
+    Example:
+        >>> import probgeo as pg
+        >>> triples = pg.sample_triples(range(10), num_triples=5, seed=0)
+        >>> triples.shape, bool((triples[:, 1] < triples[:, 2]).all())
+        (torch.Size([5, 3]), True)
     """
     if num_triples < 1:
         raise ValueError(f"num_triples: expected at least 1; got {num_triples}.")
@@ -100,6 +112,13 @@ def class_regions(x: Points, labels: Labels, share: float = 0.9) -> dict[str, In
 
     Raises:
         ValueError: `share` is out of its range, or x and labels differ in number.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.tensor([[0.0], [1.0], [2.0], [99.0], [5.0], [6.0]])
+        >>> regions = pg.class_regions(x, ["a", "a", "a", "a", "b", "b"], share=0.75)
+        >>> {name: rows.tolist() for name, rows in regions.items()}  # without the outlier of a
+        {'a': [0, 1, 2], 'b': [4, 5]}
     """
     if not 0 < share <= 1:
         raise ValueError(f"share: expected a number in (0, 1]; got {share}.")
@@ -133,7 +152,17 @@ def neighbour_pairs(
 
     Raises:
         ValueError: a count below one, or too few rows for that many centres with that many neighbours.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
+        >>> pg.neighbour_pairs(x, num_centres=1, num_neighbours=3, seed=0)  # nearest first
+        tensor([[3, 2],
+                [3, 1],
+                [3, 0]])
     """
+    from sklearn.neighbors import NearestNeighbors
+
     x = latent_points("x", x, "row feature")
     for name, count in (("num_centres", num_centres), ("num_neighbours", num_neighbours)):
         if count < 1:
@@ -158,8 +187,21 @@ def neighbour_pairs(
 def all_pairs(num_points: int) -> Int64[Tensor, "pair 2"]:
     """Every pair (i, j) with i < j < num_points, in lexicographic order: n (n − 1) / 2 of them.
 
+    Args:
+        num_points: n, at least 2.
+
+    Returns:
+        Indices, the smaller one first.
+
     Raises:
         ValueError: fewer than two points.
+
+    Example:
+        >>> import probgeo as pg
+        >>> pg.all_pairs(3)
+        tensor([[0, 1],
+                [0, 2],
+                [1, 2]])
     """
     if num_points < 2:
         raise ValueError(f"num_points: expected at least 2; got {num_points}.")
@@ -179,6 +221,12 @@ def class_representatives(z: Points, labels: Labels) -> Int64[Tensor, " class"]:
 
     Raises:
         ValueError: points and labels differ in number.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> z = torch.tensor([[0.0], [1.0], [2.0], [5.0], [6.0], [8.0]])
+        >>> pg.class_representatives(z, torch.tensor([0, 0, 0, 1, 1, 1]))  # nearest to 1, and to 19/3
+        tensor([1, 4])
     """
     z, (codes, names) = latent_points("z", z, "row latent"), coded(labels)
     if len(z) != len(codes):

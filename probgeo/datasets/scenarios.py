@@ -27,8 +27,22 @@ COLOURS = {
 def gaussian_covariance(dimension: int, correlated: float) -> Float[Tensor, "dimension dimension"]:
     """Σ_ij = ρ^|i−j|, double precision: neighbours have the correlation ρ = `correlated`, and variances are 1.
 
+    Args:
+        dimension: rows and columns of Σ.
+        correlated: ρ, in (−1, 1).
+
+    Returns:
+        Σ, positive definite.
+
     Raises:
         ValueError: a dimension below one, or a correlation outside (−1, 1).
+
+    Example:
+        >>> import probgeo as pg
+        >>> pg.datasets.gaussian_covariance(3, correlated=0.5)
+        tensor([[1.0000, 0.5000, 0.2500],
+                [0.5000, 1.0000, 0.5000],
+                [0.2500, 0.5000, 1.0000]], dtype=torch.float64)
     """
     if dimension < 1:
         raise ValueError(f"dimension: expected at least 1; got {dimension}.")
@@ -64,6 +78,14 @@ def gaussians(
     Raises:
         ValueError: num_points or dimension below one, a correlation outside (−1, 1), a negative noise, or project_to
             below the dimension.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> data = pg.datasets.gaussians(num_points=50, dimension=3, project_to=10)
+        >>> data.x.shape, data.latent.shape
+        (torch.Size([50, 10]), torch.Size([50, 3]))
+        >>> torch.allclose(data.x.norm(dim=1), data.latent.norm(dim=1), atol=1e-5)  # orthonormal columns
+        True
     """
     if num_points < 1 or noise < 0:
         raise ValueError(f"num_points, noise: expected at least 1 and at least 0; got {num_points} and {noise}.")
@@ -119,6 +141,13 @@ def projected(data: Dataset, ambient: int, seed: int = 0) -> Dataset:
 
     Raises:
         ValueError: an ambient dimension below that of x.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> data = pg.datasets.circle(num_points=50)
+        >>> wide = pg.datasets.projected(data, ambient=10)
+        >>> wide.x.shape, torch.allclose(wide.x.norm(dim=1), torch.ones(50), atol=1e-5)
+        (torch.Size([50, 10]), True)
     """
     frame, immersion = projection(data.x.shape[1], ambient, seed), data.immersion
     return dataclasses.replace(
@@ -139,8 +168,17 @@ def with_columns(data: Dataset, columns: Float[Tensor, "row column"]) -> Dataset
         data: any data set.
         columns: one row for each of data.
 
+    Returns:
+        the data set, x (row, feature + column).
+
     Raises:
         ValueError: another number of rows, or no columns.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> data = pg.datasets.circle(num_points=50)
+        >>> pg.datasets.with_columns(data, torch.arange(50.0)[:, None]).x[3]
+        tensor([-0.9946, -0.1037,  3.0000])
     """
     if columns.ndim != 2 or len(columns) != len(data) or not columns.shape[1]:
         raise ValueError(f"columns: expected shape ({len(data)}, column); got {tuple(columns.shape)}.")
@@ -151,8 +189,21 @@ def with_columns(data: Dataset, columns: Float[Tensor, "row column"]) -> Dataset
 def with_labels(data: Dataset) -> Dataset:
     """The data set with its labels as one-hot columns behind those of x, one for each of its label names.
 
+    Args:
+        data: any data set whose rows are labelled.
+
+    Returns:
+        the data set, x (row, feature + class).
+
     Raises:
         ValueError: some rows are unlabelled.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> data = pg.datasets.two_moons(num_points=50)
+        >>> wide = pg.datasets.with_labels(data)
+        >>> torch.equal(wide.x[:, 2:].argmax(dim=1), data.labels)
+        True
     """
     if (data.labels < 0).any():
         raise ValueError("data: expected a label of every row; some are unlabelled. Use data.subset(data.label_names).")
@@ -164,6 +215,13 @@ def with_radius(data: Dataset) -> Dataset:
 
     Raises:
         ValueError: rows that have not three features.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> roll = pg.datasets.swiss_roll(num_points=50)
+        >>> radius = pg.datasets.with_radius(roll).x[:, 3]
+        >>> torch.allclose(radius, roll.latent[:, 0], atol=1e-4)  # t of (t cos t, h, t sin t)
+        True
     """
     if data.x.shape[1] != 3:
         raise ValueError(f"data: expected a swiss roll, of three features; got {data!r}.")
@@ -183,6 +241,12 @@ def coloured(data: Dataset, seed: int = 0) -> tuple[Dataset, Float[Tensor, "row 
 
     Raises:
         ValueError: rows that are no grey images.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> images, colours = pg.datasets.coloured(pg.datasets.digits())
+        >>> images.shape, colours.sum(dim=1).unique()
+        ((8, 8, 3), tensor([1.]))
     """
     if len(data.shape) != 2:
         raise ValueError(f"data: expected grey images (height, width); got rows of shape {data.shape}.")
@@ -194,5 +258,20 @@ def coloured(data: Dataset, seed: int = 0) -> tuple[Dataset, Float[Tensor, "row 
 
 
 def coloured_mnist(train: bool = True, seed: int = 0) -> tuple[Dataset, Float[Tensor, "row colour"]]:
-    """MNIST in six colours, and the colour of each image as its condition vector: `coloured(mnist(train), seed)`."""
+    """MNIST in six colours, and the colour of each image as its condition vector: `coloured(mnist(train), seed)`.
+
+    Args:
+        train: the training images, else the test images.
+        seed: of the colours.
+
+    Returns:
+        images (28, 28, 3), and one-hot colours (row, 6).
+
+    Raises:
+        OSError, ValueError: as `mnist`.
+
+    Example:
+        >>> import probgeo as pg
+        >>> images, colours = pg.datasets.coloured_mnist()  # doctest: +SKIP
+    """
     return coloured(mnist(train), seed)

@@ -43,6 +43,15 @@ def two_views(
     Raises:
         TypeError: columns that are no numbers.
         ValueError: a key that is there twice, a row with a part of a view or without any, labels that lack a key.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> left, right = torch.tensor([[1.0], [2.0]]), torch.tensor([[10.0], [30.0]])
+        >>> both = pg.datasets.two_views(left, right, keys=(["a", "b"], ["a", "c"]))
+        >>> both.x  # a in both, b on the left alone, c on the right alone
+        tensor([[ 1., 10.],
+                [ 2., nan],
+                [nan, 30.]])
     """
     frames = [_frame(*each) for each in zip((left, right), names, keys or (None, None), strict=True)]
     order = frames[0].index.append(frames[1].index.difference(frames[0].index, sort=False))
@@ -100,7 +109,22 @@ def _codes(
 
 
 def image_and_inverse(data: Dataset) -> Dataset:
-    """x and 1 − x: two views between which an affine map is exact."""
+    """x and 1 − x: two views between which an affine map is exact.
+
+    Args:
+        data: images with values in [0, 1].
+
+    Returns:
+        the data set of both views.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> digits = pg.datasets.digits()
+        >>> both = pg.datasets.image_and_inverse(digits)
+        >>> image, inverse = both.x.chunk(2, dim=1)
+        >>> torch.equal(image + inverse, torch.ones_like(image))
+        True
+    """
     x = torch.cat([data.x, 1 - data.x], dim=1)
     views = {"image": data.shape, "inverse": data.shape}
     return dataclasses.replace(data.with_x(x, (x.shape[1],)), name=f"{data.name}_inverse", views=views)
@@ -109,8 +133,21 @@ def image_and_inverse(data: Dataset) -> Dataset:
 def image_halves(data: Dataset) -> Dataset:
     """The upper and the lower half of images.
 
+    Args:
+        data: images of an even height.
+
+    Returns:
+        the data set of both views.
+
     Raises:
         ValueError: data that are no images, or of an odd height.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> digits = pg.datasets.digits()
+        >>> upper, lower = pg.datasets.image_halves(digits).x.chunk(2, dim=1)
+        >>> torch.equal(torch.cat([upper, lower], dim=1), digits.x)
+        True
     """
     height, *rest = data.shape
     if not rest or height % 2:
@@ -124,7 +161,17 @@ def image_halves(data: Dataset) -> Dataset:
 def mnist_inverse(train: bool = True) -> Dataset:
     """MNIST digits and the same with black and white exchanged: the published pair of a shared latent space.
 
+    Args:
+        train: the training images, else the test images.
+
+    Returns:
+        the data set of both views.
+
     Raises:
         OSError, ValueError: as `mnist`.
+
+    Example:
+        >>> import probgeo as pg
+        >>> views = pg.datasets.mnist_inverse(train=False)  # doctest: +SKIP
     """
     return image_and_inverse(mnist(train))

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from probgeo.disk import whole_file
 from probgeo.geometry.geodesics import GaussNewton, Geodesics, Start, Status, geodesic
+from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import Energy, Metric
-from probgeo.geometry.paths import Graph, Straight
+from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, latent_points
 
 
@@ -48,6 +49,17 @@ def distance_matrix(
     Raises:
         ValueError: `points` is no matrix, `num_pairs` is below one, or the folder holds distances of other points,
             of another metric or of another solver.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> corners = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]])
+        >>> distance = pg.distance_matrix(pg.PullbackMetric(lambda z: z), corners)
+        >>> distance.dims
+        ('start', 'stop')
+        >>> distance.values.round(3)
+        array([[0., 3., 5.],
+               [3., 0., 4.],
+               [5., 4., 0.]])
     """
     points = latent_points("points", points)
     if points.ndim != 2:
@@ -173,6 +185,15 @@ def graph_distances(
 
     Raises:
         ValueError: `points` or `sources` is no matrix, or their latent dimensions differ.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> points = torch.rand(200, 2, generator=torch.Generator().manual_seed(0))
+        >>> distance = pg.graph_distances(pg.PullbackMetric(lambda z: z), points, points[:3], num_checked=20)
+        >>> dict(distance.sizes)
+        {'source': 3, 'point': 200}
+        >>> distance.attrs["median_relative_error"] < 0.05  # the edges' detours, against straight lines
+        True
     """
     points, sources = latent_points("points", points), latent_points("sources", sources)
     if points.ndim != 2 or sources.ndim != 2 or points.shape[1] != sources.shape[1]:

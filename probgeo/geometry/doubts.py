@@ -11,6 +11,9 @@ NUM_SAMPLES = 5
 LARGE = 5.0
 # as are paths whose speed varies by this much, 2E/L² − 1.
 UNEVEN = 0.05
+# What rises within this share of a path's extent is no wall that the path could climb, but a leap,
+NARROW = 1e-7
+# which so many halvings of a segment come to.
 HALVINGS = 40
 
 
@@ -20,7 +23,7 @@ def doubts(
     """Which paths' lengths are rounding, and which leap.
 
     Rounding: chords within 10·eps·‖f‖ could make up a tenth of the length. A leap: on halving a long segment again and
-    again, one half keeps the whole chord until the halves are within rounding of each other.
+    again, one half keeps the whole chord until it is narrower than `NARROW` of the path's extent.
 
     Args:
         metric: a metric.
@@ -68,12 +71,13 @@ def _is_leap(
     """Whether the chord of a segment stays, for the most part, in one half of it, however short."""
     rows = torch.arange(len(path), device=path.device)
     first, last = path[rows, segment], path[rows, segment + 1]
-    kept = chord
+    kept, narrow = chord, NARROW * path.flatten(1).abs().amax(1)
     for _ in range(HALVINGS if len(path) else 0):
         middle = torch.lerp(first, last, 0.5)
         halves = metric.squared_residuals(torch.stack([first, middle, last], dim=1)).sqrt()
         # Where the decoder is not finite in between, the segment leaps over that place.
-        apart = ((middle != first).any(1) & (middle != last).any(1) & halves.isfinite().all(1))[:, None]
+        moves = (middle != first).any(1) & (middle != last).any(1) & ((last - first).norm(dim=1) > narrow)
+        apart = (moves & halves.isfinite().all(1))[:, None]
         front = (halves[:, 0] >= halves[:, 1])[:, None]
         first, last = torch.where(apart & ~front, middle, first), torch.where(apart & front, middle, last)
         kept = torch.where(apart[:, 0], halves.amax(1), kept)

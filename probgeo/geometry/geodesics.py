@@ -12,7 +12,7 @@ from torch import Tensor
 from probgeo.geometry.doubts import doubts, worth_a_look
 from probgeo.geometry.immersions import plainly
 from probgeo.geometry.metrics import Energy, Metric
-from probgeo.geometry.metrics.energy import check_energy
+from probgeo.geometry.metrics.metric import check_energy
 from probgeo.geometry.newton import BlockTridiagonal, MatrixFree, System, chosen, default_system, finite, rows
 from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.points import Points, check_alike, latent_points, nodes_of
@@ -26,7 +26,15 @@ AMBIGUITY = 1e-3  # gaps below are no more than what lengths are accurate to
 
 
 class Status(IntEnum):
-    """How the solution of one pair ended."""
+    """How the solution of one pair ended.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> torn = pg.PullbackMetric(lambda z: z + (z > 0))  # a decoder that jumps at 0
+        >>> start, stop = torch.tensor([[-1.0], [1.0]]), torch.tensor([[1.0], [2.0]])
+        >>> [pg.Status(status).name for status in pg.geodesic(torn, start, stop).status.tolist()]
+        ['JUMP', 'CONVERGED']
+    """
 
     CONVERGED = 0  #: the last step promised, or brought, less than the tolerance
     MAX_STEPS = 1  #: the steps were used up before
@@ -38,15 +46,33 @@ class Status(IntEnum):
 
 
 class Geodesics(NamedTuple):
-    """Solutions for a batch of pairs."""
+    """Solutions for a batch of pairs: what `geodesic` returns.
 
-    path: Float[Tensor, "batch node latent"]  #: nodes at uniform times, ends included
-    energy: Float[Tensor, "batch"]  #: E of the path
-    length: Float[Tensor, "batch"]  #: L of the path; √(2E) for an energy that is no metric
-    steps: Int[Tensor, "batch"]  #: Gauss–Newton steps tried, over all levels
-    status: Int[Tensor, "batch"]  #: a `Status` each
-    rivals: Int[Tensor, "batch"]  #: distinct locally shortest paths that were found; −1 where none were looked for
-    gap: Float[Tensor, "batch"]  #: L₂/L₁ − 1 of the second shortest of them; NaN where there is none
+    Attributes:
+        path: nodes at uniform times, ends included, (batch, node, latent).
+        energy: E of the path, (batch).
+        length: L of the path, (batch); √(2E) for an energy that is no metric.
+        steps: Gauss–Newton steps tried, over all levels, (batch).
+        status: a `Status` each, (batch).
+        rivals: distinct locally shortest paths that were found, (batch); −1 where none were looked for.
+        gap: L₂/L₁ − 1 of the second shortest of them, (batch); NaN where there is none.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> found = pg.geodesic(pg.PullbackMetric(lambda z: z), torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
+        >>> found.length, found.energy  # 5, and ½ · 5² at constant speed
+        (tensor([5.]), tensor([12.5000]))
+        >>> found.path[0, 128], found.rivals  # halfway; one start alone was tried
+        (tensor([1.5000, 2.0000]), tensor([-1]))
+    """
+
+    path: Float[Tensor, "batch node latent"]
+    energy: Float[Tensor, "batch"]
+    length: Float[Tensor, "batch"]
+    steps: Int[Tensor, "batch"]
+    status: Int[Tensor, "batch"]
+    rivals: Int[Tensor, "batch"]
+    gap: Float[Tensor, "batch"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +88,14 @@ class GaussNewton:
             turns. What one chunk of decoder outputs takes is a choice of the metric.
         system: class of the linear systems, `newton.BlockTridiagonal` or `newton.MatrixFree`; None for matrix-free ones
             from 20 latent dimensions on, where the energy is a metric.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: z)
+        >>> solver = pg.GaussNewton(num_segments=4)
+        >>> found = pg.geodesic(plane, torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), solver=solver)
+        >>> found.length, found.path[0, :, 0]
+        (tensor([5.]), tensor([0.0000, 0.7500, 1.5000, 2.2500, 3.0000]))
     """
 
     num_segments: int = 256
@@ -95,6 +129,15 @@ def energy(metric: Energy, path: Points) -> Float[Tensor, "batch"]:
 
     Raises:
         TypeError, ValueError: the type, shape or dtype of an argument does not fit.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: z)
+        >>> path = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]])
+        >>> pg.energy(plane, path)  # ½ · 2 · (1² + 2²)
+        tensor([5.])
+        >>> pg.length(plane, path) ** 2 <= 2 * pg.energy(plane, path)  # equal at constant speed alone
+        tensor([True])
     """
     check_energy(metric)
     return metric.measure(nodes_of("path", path)).energy
@@ -114,6 +157,13 @@ def length(metric: Metric, path: Points) -> Float[Tensor, "batch"]:
         TypeError: `metric` is an energy that belongs to no metric, such as `DecorrelatedEnergy`; or the path is no
             floating-point tensor or array.
         ValueError: its shape does not fit.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: z)
+        >>> corner = torch.tensor([[[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]]])
+        >>> pg.length(plane, corner)  # 3 + 4, whereas the geodesic is 5 long
+        tensor([7.])
     """
     check_energy(metric)
     if not isinstance(metric, Metric):
@@ -155,6 +205,22 @@ def geodesic(
     Raises:
         TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
         RuntimeError: with `throw`, some pair did not converge.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> def sphere(z):  # z: polar angle and azimuth
+        ...     polar, azimuth = z.unbind(-1)
+        ...     around = polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin()
+        ...     return torch.stack([*around, polar.cos()], dim=-1)
+        >>> start, stop = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[1.0, 2.0]]).double()
+        >>> found = pg.geodesic(pg.PullbackMetric(sphere), start, stop)
+        >>> round(found.length.item(), 3)
+        1.574
+        >>> great_circle = (sphere(start) * sphere(stop)).sum().arccos()
+        >>> round(great_circle.item(), 3)
+        1.574
+        >>> pg.Status(found.status.item()).name, found.path.shape
+        ('CONVERGED', torch.Size([1, 257, 2]))
     """
     solver = GaussNewton() if solver is None else solver
     start, stop = _checked(metric, start, stop)

@@ -55,9 +55,12 @@ class _Detached(TorchFunctionMode):
     """Inside, results of computations, which modules may hold, are copied as the tensors that they are."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__deepcopy__ and (not args[0].is_leaf or args[0].is_inference()):
+        if func is Tensor.__deepcopy__:
             tensor, memo = args
-            return memo.setdefault(id(tensor), tensor.detach().clone())
+            # What a transformation has left behind, as old hooks for weight normalisation keep it.
+            plain = torch._C._functorch.unwrap_if_dead(tensor)
+            if plain is not tensor or not tensor.is_leaf or tensor.is_inference():
+                return memo.setdefault(id(tensor), plain.detach().clone())
         return func(*args, **(kwargs or {}))
 
 
@@ -95,7 +98,7 @@ class Derivative:
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self._function = function
-        self._lacking: list[str] = []  # what forward mode could not do
+        self._lacking: list[str] = []  # what forward mode, then reverse mode of torch.func, could not do
         self._alone: list[str] = []  # what could not be done for all directions at once
 
     def __call__(self, z: Float[Tensor, "point latent"], v: Float[Tensor, "point latent"]) -> tuple[Tensor, Tensor]:
@@ -104,27 +107,23 @@ class Derivative:
         Raises:
             NoDerivativeError: torch can do neither, the operation named.
         """
-        if not self._lacking:
+        # Inside a transformation the graph of autograd is out of reach.
+        ways = (_pushed, _pulled_twice) if is_wrapped(z) else (_pushed, _pulled_twice, _by_graph)
+        reasons = list(self._lacking)
+        for way in ways[len(reasons) :]:
             try:
-                value, tangent, *_ = jvp(self._function, (z,), (v,))
-                return value, tangent
-            except (NotImplementedError, RuntimeError) as error:
-                if not _is_lacking(error):
-                    raise
-                if not is_wrapped(z):
-                    self._lacking.append(str(error))
-        try:
-            value, pull, *_ = vjp(self._function, z)
-            return value, vjp(lambda u: pull(u)[0], torch.zeros_like(value))[1](v)[0]
-        except (NotImplementedError, RuntimeError) as error:
-            if not _is_lacking(error):
+                return way(self._function, z, v)
+            except torch.OutOfMemoryError:
                 raise
-            reasons = " ".join(str(error).split())[:300]
-            raise NoDerivativeError(
-                f"decoder: torch cannot differentiate one of its operations, neither in forward mode nor twice in "
-                f"reverse mode: {reasons} Write this operation with elementary ones; for attention, use "
-                "torch.nn.functional.scaled_dot_product_attention, which is computed by them here."
-            ) from error
+            except RuntimeError as error:
+                reasons.append(first_line(error))
+                if not is_wrapped(z):
+                    self._lacking = reasons[:2]
+        raise NoDerivativeError(
+            "decoder: torch cannot differentiate one of its operations, neither in forward mode nor twice in reverse "
+            f"mode: {reasons[-1]} Write this operation with elementary ones; for attention, use "
+            "torch.nn.functional.scaled_dot_product_attention, which is computed by them here."
+        )
 
     def along_axes(self, z: Float[Tensor, "point latent"]) -> tuple[Tensor, Tensor]:
         """f(z) and ∂_1 f(z), …, ∂_d f(z) along a new first axis.
@@ -146,16 +145,66 @@ class Derivative:
             try:
                 values, tangents = vmap(pushed, randomness="same")(axes)
                 return values[0], tangents
-            except (NotImplementedError, RuntimeError) as error:
+            except RuntimeError as error:
                 if not is_wrapped(z):
                     self._alone.append(str(error))
         values, tangents = self(z.repeat(latent, 1), axes.repeat_interleave(points, 0))
         return values[:, :points], tangents.unflatten(1, (latent, points)).movedim(1, 0)
 
 
-def _is_lacking(error: Exception) -> bool:
-    words = ("forward AD", "forward-mode", "forward mode", "not implemented", "not differentiable", "double backward")
-    return isinstance(error, NotImplementedError) or any(word in str(error) for word in words)
+def pulled_back(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """f(z), and u ↦ J(z)ᵀu, by reverse mode.
+
+    Args:
+        function: of z.
+        z: where.
+
+    Raises:
+        NoDerivativeError: torch cannot, the operation named.
+    """
+    try:
+        value, pull, *_ = vjp(function, z)
+        return value, lambda u: pull(u)[0]
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = first_line(error)
+    try:
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            found = function(leaf)
+        torch.autograd.grad(found, leaf, torch.zeros_like(found), retain_graph=True, materialize_grads=True)
+    except RuntimeError as error:
+        raise NoDerivativeError(
+            f"decoder: torch cannot differentiate one of its operations in reverse mode: {reason} From 20 latent "
+            "dimensions on, GaussNewton(system=BlockTridiagonal) does with forward mode alone."
+        ) from error
+    return found.detach(), lambda u: torch.autograd.grad(found, leaf, u, retain_graph=True, materialize_grads=True)[0]
+
+
+def _pushed(function: Callable[[Tensor], Tensor], z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """f(z) and J v by forward mode."""
+    value, tangent, *_ = jvp(function, (z,), (v,))
+    return value, tangent
+
+
+def _pulled_twice(function: Callable[[Tensor], Tensor], z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """f(z) and J v as the derivative of u ↦ Jᵀu."""
+    value, pull, *_ = vjp(function, z)
+    return value, vjp(lambda u: pull(u)[0], torch.zeros_like(value))[1](v)[0]
+
+
+def _by_graph(function: Callable[[Tensor], Tensor], z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by autograd's graph, for operations that torch.func does not take."""
+    with torch.enable_grad():
+        leaf = z.detach().requires_grad_()
+        value = function(leaf)
+        if not value.requires_grad:  # it has left torch, or been detached: what that means is for the trial to say
+            return value, torch.zeros_like(value)
+        u = torch.zeros_like(value, requires_grad=True)
+        (pulled,) = torch.autograd.grad(value, leaf, u, create_graph=True, materialize_grads=True)
+        (tangent,) = torch.autograd.grad(pulled, u, v, materialize_grads=True)
+    return value.detach(), tangent
 
 
 def first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from probgeo.geometry.immersions import Derivative, checked_output, is_wrapped, 
 from probgeo.geometry.points import Points, check_latent, points_of
 from probgeo.geometry.trials import Trial, check_call
 from probgeo.nn import Stacked
-from probgeo.nn.sameness import difference, is_altered
+from probgeo.nn.sameness import difference, has_global_hooks, is_altered
 
 Immersion = Callable[[Tensor], Tensor]
 Members = Sequence[Immersion] | Immersion
@@ -223,7 +223,8 @@ class Maps:
         if isinstance(first, Affine):
             check_latent("codes", z, first.weight.shape[1])
         elif self._layers is None:
-            check_call(self._call, z[:1])
+            for count in (1, 3):  # any number of points
+                check_call(self._call, z[:1].repeat(count, 1))
         self._fitting.add(kind)
 
     def _values(self, z: Float[Tensor, "point latent"]) -> Float[Tensor, "member point observation"]:
@@ -277,6 +278,13 @@ def smallest_singular_value(members: Members, z: Points) -> Float[Tensor, "*batc
     Raises:
         ValueError: no members, or `z` has no axis.
         TypeError: members that are not callable, or `z` is no floating-point tensor or array.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> members = [lambda z: z * torch.tensor([3.0, 0.0]), lambda z: z * torch.tensor([0.0, 2.0])]
+        >>> value = pg.calculus.smallest_singular_value(members, torch.zeros(1, 2))
+        >>> value.round(decimals=4)  # of E[JᵀJ] = diag(9, 4) / 2: √2, though each member is flat in one direction
+        tensor([1.4142])
     """
     maps, z = Maps(members), points_of("z", z, "*batch latent")
     columns = maps.jets(z.reshape(-1, z.shape[-1]))[:, 1:].flatten(2) / maps.num_maps**0.5
@@ -330,7 +338,7 @@ def _perceptron(call: Immersion) -> list[Layer] | None:
     if type(call) is not Stacked:
         return None
     layers: list[Layer] = []
-    if any(is_altered(part) for part in call.template.modules()) or is_altered(call):
+    if has_global_hooks() or any(is_altered(part) for part in (call, *call.template.modules())):
         return None
     for part in _flattened(call.template):
         if type(part) is nn.Linear:

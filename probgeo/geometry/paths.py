@@ -1,27 +1,13 @@
 """Initial paths between latent points, and paths resampled to another number of segments."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import dijkstra
-from scipy.spatial import cKDTree
+from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from probgeo.geometry.metrics import Energy
-from probgeo.geometry.points import Points, check_alike, check_latent, latent_points, points_of
-from probgeo.geometry.routes import Starts, Trees, interpolated, trails, vias
-
-LINE_PIECES = 32
-MEMORY = 2**28  # bytes of shortest paths that are held at a time, roughly
-REACH = 0.1
-SHARE = 0.3
-MOST = 12
+from probgeo.geometry.points import Points, check_alike, points_of
 
 
 @final
@@ -31,6 +17,15 @@ class Straight:
 
     Args:
         num_segments: number of segments, which is also the solver's first level.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> pg.paths.Straight(num_segments=4)(torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]))
+        tensor([[[0.0000, 0.0000],
+                 [0.2500, 0.5000],
+                 [0.5000, 1.0000],
+                 [0.7500, 1.5000],
+                 [1.0000, 2.0000]]])
     """
 
     num_segments: int = 16
@@ -60,12 +55,19 @@ def resampled(
     """The path at num_segments + 1 uniform times, when its segments take `durations`; cubic Hermite in between.
 
     Args:
-        path: nodes.
-        durations: time each segment takes, up to a factor; not negative.
+        path: nodes, (batch, node, latent).
+        durations: time each segment takes, up to a factor; not negative, (batch, segment).
         num_segments: new number of segments.
 
     Returns:
         New nodes; the ends are kept exactly.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> path = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]])
+        >>> durations = pg.PullbackMetric(lambda z: z).measure(path).durations  # 1 and 2
+        >>> pg.paths.resampled(path, durations, num_segments=3)[0, :, 0]  # at constant speed
+        tensor([0.0000, 1.0000, 2.0000, 3.0000])
     """
     segments = path.shape[1] - 1
     # No segment is given less than a thousandth of its share, so that slopes stay finite where a metric vanishes.
@@ -105,277 +107,3 @@ def _slopes(
     speed = chord.norm(dim=2, keepdim=True)
     slower = torch.minimum(torch.cat([speed[:, :1], speed], dim=1), torch.cat([speed, speed[:, -1:]], dim=1))
     return slope * (2 * slower / slope.norm(dim=2, keepdim=True).clamp_min(torch.finfo(path.dtype).tiny)).clamp_max(1)
-
-
-@final
-class Graph:
-    """Shortest paths in a graph over the encodings, and others nearly as short: starts near the global minimum.
-
-    In two dimensions the graph is a square grid around the encodings, in more a neighbour graph of the encodings.
-    It is built once, from the encodings alone, and then gives the paths of any pair, whatever other pairs are asked for
-    with it. As `geodesic(..., init=graph)` it gives `starts`; `init=graph.__call__` tries the shortest path alone.
-
-    Args:
-        metric: gives the edges their weights.
-        encodings: latent points of data, (point, latent).
-        num_nodes: nodes of the graph, roughly; default a grid of 120 × 120 in two dimensions, 2000 encodings in more.
-
-    Raises:
-        ValueError: `num_nodes` is below four, or `encodings` are not a finite matrix of at least two points.
-    """
-
-    def __init__(self, metric: Energy, encodings: Points, *, num_nodes: int | None = None) -> None:
-        encodings = latent_points("encodings", encodings)
-        if num_nodes is not None and num_nodes < 4:
-            raise ValueError(f"num_nodes: expected at least 4; got {num_nodes}.")
-        if encodings.ndim != 2 or len(encodings) < 2 or not encodings.isfinite().all():
-            raise ValueError(
-                "encodings: expected a finite matrix (point, latent) of at least two points; "
-                f"got {'non-finite values' if encodings.ndim == 2 and len(encodings) > 1 else tuple(encodings.shape)}."
-            )
-        self._metric = metric
-        self._pieces = 1 if encodings.shape[1] <= 2 else 4
-        if encodings.shape[1] <= 2:
-            self._nodes, edges = _grid(encodings, round((num_nodes or 14_400) ** (1 / encodings.shape[1])))
-            with torch.no_grad():
-                links = torch.from_numpy(edges).to(encodings.device)
-                weights = metric.edge_weights(self._nodes, links).double().cpu().numpy()
-        else:
-            self._nodes, edges = _neighbours(encodings, num_nodes or 2000, num_neighbours=12)
-            weights = self._weights(self._nodes, edges, self._pieces)
-        self._graph = _symmetric(edges, weights, len(self._nodes))
-        self._tree = cKDTree(self._nodes.double().cpu().numpy())
-
-    def __call__(self, start: Points, stop: Points) -> Float[Tensor, "batch node latent"]:
-        """Shortest paths from start to stop, at constant speed in the graph's weights.
-
-        Args:
-            start: first points, (batch, latent).
-            stop: last points, (batch, latent).
-
-        Returns:
-            Paths of `metric.graph_segments` segments whose ends are exactly `start` and `stop`: the straight line where
-            that is shorter, or where the graph does not join the two.
-
-        Raises:
-            TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
-        """
-        start, stop = self._ends(start, stop)
-        check_alike("stop start", start, stop)
-        paths, lines = Straight(self._metric.graph_segments)(start, stop), self._lines(start, stop)
-        routes, weights = self._routes(start, stop, lines, reach=0.0, share=1.0, most=1)
-        shorter = torch.from_numpy(weights < lines[routes.pair.cpu().numpy()]).to(routes.pair.device)
-        paths[routes.pair[shorter]] = routes.path[shorter]
-        return paths
-
-    def starts(
-        self,
-        start: Points,
-        stop: Points,
-        *,
-        reach: float = REACH,
-        share: float = SHARE,
-        most: int = MOST,
-    ) -> Starts:
-        """The straight line, the shortest path, and the distinct routes nearly as short, from start to stop.
-
-        The lower of them is unknown before they are solved, since a graph misjudges lengths by some percent.
-
-        Args:
-            start: first points, (batch, latent).
-            stop: last points, (batch, latent).
-            reach: routes are at most 1 + reach times as long as the shortest, in the graph's weights.
-            share: for at least this share of its length a route is shortest seen from both ends.
-            most: routes of a pair at most, besides the line.
-
-        Returns:
-            Paths of `metric.graph_segments` segments whose ends are exactly `start` and `stop`, and whose they are.
-
-        Raises:
-            TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
-        """
-        start, stop = self._ends(start, stop)
-        check_alike("stop start", start, stop)
-        line = Straight(self._metric.graph_segments)(start, stop)
-        routes, _ = self._routes(start, stop, self._lines(start, stop), reach, share, most)
-        pair = torch.cat([torch.arange(len(start), device=start.device), routes.pair])
-        order = torch.argsort(pair, stable=True)
-        return Starts(torch.cat([line, routes.path])[order], pair[order])
-
-    def _ends(self, start: Points, stop: Points) -> tuple[Tensor, Tensor]:
-        """Both as points of the graph's latent space."""
-        start, stop = latent_points("start", start, "batch latent"), latent_points("stop", stop, "batch latent")
-        for name, points in (("start", start), ("stop", stop)):
-            check_latent(name, points, self._nodes.shape[1])
-        return start, stop
-
-    def _lines(self, start: Float[Tensor, "batch latent"], stop: Float[Tensor, "batch latent"]) -> np.ndarray:
-        """Weights of the straight lines."""
-        return self._weights(torch.cat([start, stop]), np.arange(2 * len(start)).reshape(2, -1).T, LINE_PIECES)
-
-    def _routes(
-        self, start: Tensor, stop: Tensor, lines: np.ndarray, reach: float, share: float, most: int
-    ) -> tuple[Starts, np.ndarray]:
-        """Routes through the graph, the shortest of each pair first, and their weights; none where it joins no ends."""
-        ends, number = torch.unique(torch.cat([start, stop]), dim=0, return_inverse=True)
-        first, second = number.view(2, -1).cpu().numpy()
-        near, weights = self._exits(ends)
-        # No route is sought that is longer than this.
-        limit = np.zeros(len(ends))
-        for side in (first, second):
-            np.maximum.at(limit, side, (1 + reach) * lines)
-        found, lengths, pairs = [start.new_zeros(0, self._metric.graph_segments + 1, start.shape[1])], [], []
-        for rows in _groups(first, second, max(2, MEMORY // (12 * len(self._nodes)))):
-            used = np.unique([first[rows], second[rows]])
-            trees = self._trees(near[used], weights[used], limit[used])
-            one, two = np.searchsorted(used, first[rows]), np.searchsorted(used, second[rows])
-            via = vias(trees, one, two, reach, share, most)
-            from_one, from_two = one[via.pair], two[via.pair]
-            ahead, back = (
-                trails(trees.previous, from_one, via.node),
-                trails(trees.previous, from_two, via.node)[:, ::-1],
-            )
-            points = torch.cat([self._nodes, ends[used].to(self._nodes)])[np.concatenate([ahead, back], axis=1)]
-            length = trees.distance[from_one, via.node] + trees.distance[from_two, via.node]
-            gone, left = trees.distance[from_one[:, None], ahead], trees.distance[from_two[:, None], back]
-            times = torch.from_numpy(np.concatenate([gone, length[:, None] - left], axis=1)).to(points)
-            found.append(interpolated(points, times, self._metric.graph_segments).to(start))
-            lengths.append(length)
-            pairs.append(rows[via.pair])
-        path, pair = torch.cat(found), np.concatenate([*pairs, np.zeros(0, dtype=np.int64)])
-        index = torch.from_numpy(pair).to(start.device)
-        path[:, 0], path[:, -1] = start[index], stop[index]
-        return Starts(path, index), np.concatenate([*lengths, np.zeros(0)])
-
-    def distances(self, start: Points, stop: Points, *, progress: bool = False) -> Float[np.ndarray, "start stop"]:
-        """Lengths, in the graph's weights, of the shortest paths from every start to every stop.
-
-        Args:
-            start: first points, (start, latent); the graph is searched once for each.
-            stop: last points, (stop, latent).
-            progress: show a progress bar with the remaining time.
-
-        Returns:
-            Weights of the paths, infinite where the graph does not join the two; between points nearest to the same
-            node, the weight of the straight line.
-
-        Raises:
-            TypeError, ValueError: an argument's type or shape does not fit.
-        """
-        start, stop = self._ends(start, stop)
-        near, weights = self._exits(start)
-        near_stop, weights_stop = self._exits(stop)
-        found = np.full((len(start), len(stop)), np.inf)
-        for rows in tqdm(np.array_split(np.arange(len(start)), -(-len(start) // 64)), "graph", disable=not progress):
-            reached = self._trees(near[rows], weights[rows], np.full(len(rows), np.inf)).distance
-            for node, weight in zip(near_stop.T, weights_stop.T, strict=True):
-                found[rows] = np.minimum(found[rows], reached[:, node] + weight)
-        # Points of one cell are joined by a line that passes no node.
-        close = np.argwhere(near[:, :1] == near_stop[:, 0])
-        lines = self._weights(torch.cat([start, stop.to(start)]), close + np.array([0, len(start)]), 2)
-        found[tuple(close.T)] = lines
-        return found
-
-    def _weights(self, points: Float[Tensor, "point latent"], edges: np.ndarray, pieces: int) -> np.ndarray:
-        """Weights of edges cut into equal pieces, each weighed by the metric; infinite where they are not finite."""
-        found = [np.zeros(0)]
-        for some in np.array_split(edges, -(-len(edges) * pieces // 2**15)) if len(edges) else []:
-            # Ends shared by edges are evaluated once.
-            used, inverse = np.unique(some, return_inverse=True)
-            ends, number = points[used], torch.from_numpy(inverse.reshape(-1, 2)).to(points.device)
-            inner = Straight(pieces)(*ends[number.T])[:, 1:-1].flatten(0, 1)
-            index = torch.arange(len(inner), device=points.device).view(len(some), pieces - 1) + len(ends)
-            trail = torch.cat([number[:, :1], index, number[:, 1:]], dim=1)
-            links = torch.stack([trail[:, :-1], trail[:, 1:]], dim=2).flatten(0, 1)
-            with torch.no_grad():
-                weights = self._metric.edge_weights(torch.cat([ends, inner]), links).view(len(some), pieces).sum(1)
-            found.append(weights.double().cpu().numpy())
-        return np.nan_to_num(np.concatenate(found), nan=np.inf)
-
-    def _exits(self, ends: Float[Tensor, "end latent"]) -> tuple[np.ndarray, np.ndarray]:
-        """The nodes near each end, and the weights of the edges to them; both (end, exit)."""
-        count = min(8, len(self._nodes))
-        # An end that is not finite has nodes as well, and edges to them that are not.
-        near = self._tree.query(ends.double().nan_to_num(0, 0, 0).cpu().numpy(), k=[*range(1, count + 1)])[1]
-        edges = np.stack([np.repeat(np.arange(len(ends)), count) + len(self._nodes), near.reshape(-1)], axis=1)
-        points = torch.cat([self._nodes, ends.to(self._nodes)])
-        return near, self._weights(points, edges, self._pieces).reshape(near.shape)
-
-    def _trees(self, near: np.ndarray, weights: np.ndarray, limit: Float[np.ndarray, "end"]) -> Trees:
-        """Shortest paths, as long as their end's limit at most, from ends given as edges (end, exit) out of each.
-
-        An end has edges out only, so that no path leads through another one: pairs do not see each other.
-        """
-        nodes, finite = len(self._nodes), np.isfinite(weights)
-        augmented = csr_array(
-            (
-                np.concatenate([self._graph.data, weights[finite]]),
-                np.concatenate([self._graph.indices, near[finite]]),
-                np.concatenate([self._graph.indptr, self._graph.indptr[-1] + finite.sum(1).cumsum()]),
-            ),
-            shape=(nodes + len(near),) * 2,
-        )
-        found = [
-            dijkstra(augmented, indices=nodes + end, limit=most, return_predecessors=True)
-            for end, most in enumerate(limit)
-        ]
-        return Trees(*map(np.stack, zip(*found, strict=True)))
-
-
-def _groups(
-    first: Int[np.ndarray, "pair"], second: Int[np.ndarray, "pair"], most: int
-) -> Iterator[Int[np.ndarray, "some"]]:
-    """Pairs in groups that have at most so many ends between them."""
-    rows: list[int] = []
-    ends: set[int] = set()
-    for row in np.lexsort([second, first]):
-        new = {first[row], second[row]}
-        if rows and len(ends | new) > most:
-            yield np.array(rows)
-            rows, ends = [], set()
-        rows.append(row)
-        ends |= new
-    if rows:
-        yield np.array(rows)
-
-
-def _grid(encodings: Float[Tensor, "point latent"], num_nodes: int) -> tuple[Tensor, np.ndarray]:
-    """Square grid of num_nodes per axis around the encodings, a tenth to spare, every node joined to the 24 around it.
-
-    Square, because paths may bend far aside where the encodings are thin: in dimensions that a model does not use.
-    """
-    low, high = encodings.amin(0), encodings.amax(0)
-    half = 0.6 * (high - low).amax().clamp_min(torch.finfo(encodings.dtype).tiny)
-    share = torch.linspace(-1, 1, num_nodes).to(encodings)
-    axes = [middle + half * share for middle in (low + high) / 2]
-    nodes = torch.cartesian_prod(*axes).view(-1, len(axes))
-    index = np.arange(len(nodes)).reshape((num_nodes,) * len(axes))
-    edges = []
-    for offset in np.ndindex((5,) * len(axes)):
-        shift = [o - 2 for o in offset]
-        if shift > [0] * len(axes) and np.gcd.reduce(shift) == 1:
-            near = tuple(slice(max(0, -o), num_nodes - max(0, o)) for o in shift)
-            far = tuple(slice(max(0, o), num_nodes - max(0, -o)) for o in shift)
-            edges.append(np.stack([index[near].ravel(), index[far].ravel()], axis=1))
-    return nodes, np.concatenate(edges)
-
-
-def _neighbours(
-    encodings: Float[Tensor, "point latent"], num_nodes: int, num_neighbours: int
-) -> tuple[Tensor, np.ndarray]:
-    """Evenly picked encodings, each joined to its nearest neighbours."""
-    picked = torch.linspace(0, len(encodings) - 1, min(num_nodes, len(encodings))).round().long()
-    nodes = encodings[picked.to(encodings.device)].unique(dim=0)
-    positions = nodes.double().cpu().numpy()
-    count = min(num_neighbours, len(nodes) - 1)
-    near = cKDTree(positions).query(positions, k=[*range(2, count + 2)])[1]
-    edges = np.stack([np.repeat(np.arange(len(nodes)), count), near.reshape(-1)], axis=1)
-    return nodes, np.unique(np.sort(edges, axis=1), axis=0)
-
-
-def _symmetric(edges: np.ndarray, weights: np.ndarray, num_nodes: int) -> csr_array:
-    """The undirected graph's matrix; edges without a finite weight are left out, no weight is zero."""
-    finite = np.isfinite(weights)
-    (first, second), weight = edges[finite].T, np.maximum(weights[finite], np.finfo(np.float64).tiny)
-    both = (np.concatenate([first, second]), np.concatenate([second, first]))
-    return coo_array((np.concatenate([weight, weight]), both), shape=(num_nodes, num_nodes)).tocsr()

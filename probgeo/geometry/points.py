@@ -1,10 +1,14 @@
-"""Latent points as they come, from torch or NumPy."""
+"""Latent points and rows of data as they come, from torch, NumPy or pandas."""
+
+import warnings
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-Points = Tensor | np.ndarray
+Points: TypeAlias = Tensor | np.ndarray | pd.DataFrame
 
 
 def points_of(name: str, values: Points, axes: str | None = None) -> Tensor:
@@ -12,7 +16,7 @@ def points_of(name: str, values: Points, axes: str | None = None) -> Tensor:
 
     Args:
         name: of the argument.
-        values: a floating-point tensor or array, on any device, in float32 or float64.
+        values: a floating-point tensor, array or table, on any device, in float32 or float64.
         axes: names of its axes, such as "batch latent"; "*batch" stands for any number of them; None for any shape.
 
     Returns:
@@ -22,6 +26,7 @@ def points_of(name: str, values: Points, axes: str | None = None) -> Tensor:
         TypeError: neither tensor nor array, or of another dtype.
         ValueError: another number of axes.
     """
+    values = values.to_numpy() if isinstance(values, pd.DataFrame) else values
     if isinstance(values, np.ndarray) and values.dtype.newbyteorder("=") in (np.float32, np.float64):
         # Arrays of foreign byte order or that may not be written to are copied, as torch has no such tensors.
         values = torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
@@ -116,3 +121,25 @@ def check_latent(name: str, values: Tensor, latent: int) -> None:
             f"{name}: expected points of {latent} latent dimensions; got {values.shape[-1]}, shape "
             f"{tuple(values.shape)}."
         )
+
+
+def rows_of(name: str, x: Any) -> Tensor:
+    """Rows as a tensor: arrays of NumPy, mapped ones too, without a copy; tables of pandas by their values.
+
+    Args:
+        name: of the argument.
+        x: numbers of any kind.
+
+    Raises:
+        TypeError: something else.
+    """
+    if isinstance(x, Tensor):
+        return x
+    values = x.to_numpy() if hasattr(x, "to_numpy") else x
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+        kind = f"{type(x).__name__} of {values.dtype}" if isinstance(values, np.ndarray) else type(x).__name__
+        raise TypeError(f"{name}: expected a tensor, an array or a table of numbers; got {kind}.")
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    with warnings.catch_warnings():  # of arrays that must not be written to: nothing here does
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values)

@@ -41,7 +41,7 @@ def watched() -> Iterator[None]:
     """
 
     def refused(module: nn.Module, inputs: Any) -> None:
-        norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        norm = isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.utils.parametrizations._SpectralNorm))
         if module.training and (norm or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)):
             raise ValueError(_TRAINING_MODE.format(type(module).__name__))
 
@@ -54,8 +54,8 @@ def watched() -> Iterator[None]:
 
 
 _TRAINING_MODE = (
-    "decoder: it is in training mode, where {} makes its values depend on chance or on the other points. Call .eval() "
-    "on the model first."
+    "decoder: it is in training mode, where {} makes its values depend on chance, on the other points or on earlier "
+    "calls. Call .eval() on the model first."
 )
 # Functions of torch.nn.functional: place of the argument `training`, its default, whether they have a rate p.
 _TRAINING = {

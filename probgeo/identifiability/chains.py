@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import arviz as az
 import xarray as xr
 
 from probgeo.identifiability.statistics import checked
@@ -20,7 +19,15 @@ def inference_data(draw_length: xr.DataArray) -> Any:
 
     Raises:
         ValueError: a dim is missing or has fewer than two entries.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> draws = xr.DataArray([[9.0, 10.0, 11.0], [10.0, 11.0, 12.0]], dims=["retraining", "draw"])
+        >>> dict(pg.identifiability.inference_data(draws).posterior.sizes)
+        {'chain': 2, 'draw': 3}
     """
+    import arviz as az
+
     return az.convert_to_inference_data(_chains(draw_length))
 
 
@@ -39,9 +46,17 @@ def rhat(draw_length: xr.DataArray) -> xr.DataArray:
     Raises:
         ValueError: a dim is missing or has fewer than two entries.
 
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> draws = xr.DataArray([[9.0, 10.0, 10.0, 11.0], [10.0, 11.0, 11.0, 12.0]], dims=["retraining", "draw"])
+        >>> round(pg.identifiability.rhat(draws).item(), 4)  # B = 1/2, W = 2/3: √(3/4 + 3/4)
+        1.2247
+
     References:
         Gelman & Rubin (1992), Inference from iterative simulation using multiple sequences, Statistical Science 7.
     """
+    import arviz as az
+
     return _diagnostic(az.rhat, draw_length)
 
 
@@ -59,9 +74,20 @@ def ess(draw_length: xr.DataArray) -> xr.DataArray:
     Raises:
         ValueError: a dim is missing or has fewer than two entries.
 
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> draws = xr.DataArray(np.random.default_rng(0).normal(size=(4, 50)), dims=["retraining", "draw"])
+        >>> apart = draws + 100 * xr.DataArray(np.arange(4.0), dims="retraining")
+        >>> pg.identifiability.ess(draws).item() > 100  # of 200 draws
+        True
+        >>> pg.identifiability.ess(apart).item() < 10  # of 4 trainings
+        True
+
     References:
         Vehtari et al. (2021), Rank-normalization, folding, and localization: an improved R̂, equation 10.
     """
+    import arviz as az
+
     return _diagnostic(az.ess, draw_length)
 
 

@@ -33,6 +33,15 @@ def paired_test(distance_a: xr.DataArray, distance_b: xr.DataArray, alternative:
     Raises:
         ValueError: a dim is missing or has fewer than two entries, the pairs differ, or `alternative` is unknown.
 
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> noise = np.random.default_rng(0).normal(size=(2, 8, 20))
+        >>> a = xr.DataArray(1 + 0.05 * noise[0], dims=["retraining", "pair"])
+        >>> b = xr.DataArray(1 + 0.20 * noise[1], dims=["retraining", "pair"])
+        >>> test = pg.identifiability.paired_test(a, b)
+        >>> round(test.mean_difference.item(), 2), test.p.item() < 0.01, test.df.item()  # about 0.05 − 0.20
+        (-0.15, True, 19)
+
     References:
         Cohen (1988), Statistical power analysis for the behavioral sciences, section 2.3.5.
     """
@@ -51,7 +60,9 @@ def wilcoxon_test(distance_a: xr.DataArray, distance_b: xr.DataArray, alternativ
     And no more valid: where nothing differs it rejects at a nominal two-sided 5 % in 26 to 79 % of cases.
 
     Args:
-        distance_a, distance_b, alternative: as for `paired_test`.
+        distance_a: distances, dims (retraining, pair, ...).
+        distance_b: distances of the same pairs; its other dims broadcast against those of `distance_a`.
+        alternative: as for `paired_test`.
 
     Returns:
         Dataset with `p` and `effect_size`, the rank-biserial correlation: the share of the rank sum where Δ > 0 less
@@ -59,6 +70,15 @@ def wilcoxon_test(distance_a: xr.DataArray, distance_b: xr.DataArray, alternativ
 
     Raises:
         ValueError: as `paired_test`.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> noise = np.random.default_rng(0).normal(size=(2, 8, 20))
+        >>> a = xr.DataArray(1 + 0.05 * noise[0], dims=["retraining", "pair"])
+        >>> b = xr.DataArray(1 + 0.20 * noise[1], dims=["retraining", "pair"])
+        >>> test = pg.identifiability.wilcoxon_test(a, b)
+        >>> test.effect_size.item(), test.p.item() < 0.01  # a varies less on every pair
+        (-1.0, True)
 
     References:
         Wilcoxon (1945), Individual comparisons by ranking methods; Kerby (2014), The simple difference formula.
@@ -89,6 +109,12 @@ def holm(p: xr.DataArray, *dims: Hashable) -> xr.DataArray:
 
     Returns:
         Dims of `p`, at most 1: a test with a corrected value below α is significant in the family at level α.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> p = xr.DataArray([0.01, 0.04, 0.03], dims="test")
+        >>> pg.identifiability.holm(p).values  # 3 · 0.01, and 2 · 0.03 for both others
+        array([0.03, 0.06, 0.06])
 
     References:
         Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6.

@@ -35,6 +35,12 @@ def predictive_interval(draw_length: xr.DataArray, level: float = 0.9, factor: f
 
     Raises:
         ValueError: no dim draw or fewer than two entries, `level` out of its range, or `factor` not positive.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> draws = xr.DataArray([9.0, 10.0, 11.0], dims="draw")
+        >>> pg.identifiability.predictive_interval(draws, level=0.5).values.round(2)  # 10 ± 0.816 · 1 · √(4/3)
+        array([ 9.06, 10.94])
     """
     check_level(level)
     if not factor > 0:
@@ -57,6 +63,16 @@ def prediction_errors(draw_length: xr.DataArray, distance: xr.DataArray) -> xr.D
 
     Raises:
         ValueError: a dim is missing, there are fewer than two retrainings or draws, or retrainings or pairs differ.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> draws = xr.DataArray([[9.0, 10.0, 11.0], [18.0, 20.0, 22.0]], dims=["retraining", "draw"])
+        >>> distance = xr.DataArray([10.0, 20.0], dims="retraining")
+        >>> draws, distance = (values.expand_dims(pair=2, axis=-1) for values in (draws, distance))
+        >>> errors = pg.identifiability.prediction_errors(draws, distance).isel(pair=0)
+        >>> errors.values.round(2)  # (20 − 10) / (1 √(1 + 1/3)) and (10 − 20) / (2 √(1 + 1/3))
+        array([[  nan,  8.66],
+               [-4.33,   nan]])
     """
     d = checked(distance, *CORE)
     lengths = checked(draw_length, *CORE, "draw")
@@ -82,6 +98,13 @@ def left_out_errors(draw_length: xr.DataArray) -> xr.DataArray:
 
     Raises:
         ValueError: no dim draw, or fewer than three draws.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> draws = xr.DataArray([[[9.0], [11.0], [13.0]]], dims=["retraining", "draw", "pair"])
+        >>> errors = pg.identifiability.left_out_errors(draws)
+        >>> errors.values[0, :, 0].round(2)  # the last: (13 − 10) / (√2 √(1 + 1/2))
+        array([-1.73,  0.  ,  1.73])
     """
     d = checked(draw_length, "draw", least=3)
     num = d.sizes["draw"] - 1
@@ -101,6 +124,16 @@ def exchangeable_coverage(num_draws: int, level: float) -> float:
     Args:
         num_draws: S, at least 2.
         level: nominal coverage, in (0, 1).
+
+    Returns:
+        A probability.
+
+    Example:
+        >>> import probgeo as pg
+        >>> round(pg.identifiability.exchangeable_coverage(num_draws=3, level=0.9), 2)
+        0.71
+        >>> round(pg.identifiability.exchangeable_coverage(num_draws=100_000, level=0.9), 2)
+        0.9
     """
     check_level(level)
     if num_draws < 2:
@@ -123,6 +156,14 @@ def between_within_ratio(draw_length: xr.DataArray, distance: xr.DataArray) -> x
 
     Raises:
         ValueError: a dim is missing or has fewer than two entries.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> draws = xr.DataArray([[9.0, 10.0, 11.0], [19.0, 20.0, 21.0]], dims=["retraining", "draw"])
+        >>> distance = xr.DataArray([10.0, 20.0], dims="retraining")
+        >>> draws, distance = (values.expand_dims(pair=2, axis=-1) for values in (draws, distance))
+        >>> pg.identifiability.between_within_ratio(draws, distance).values.round(2)  # √50 over 1
+        array([7.07, 7.07])
     """
     within = checked(draw_length, *CORE, "draw").var("draw", ddof=1, skipna=False).mean("retraining", skipna=False)
     return checked(distance, *CORE).std("retraining", ddof=1, skipna=False) / within.where(within > 0) ** 0.5
@@ -137,6 +178,12 @@ def conformal_quantile(errors: np.ndarray, level: float) -> float:
 
     Returns:
         The quantile; infinite with fewer than level / (1 − level) errors.
+
+    Example:
+        >>> import numpy as np, probgeo as pg
+        >>> errors = np.array([3.0, 1.0, 2.0, 4.0])
+        >>> [pg.identifiability.conformal_quantile(errors, level) for level in (0.6, 0.9)]  # four are too few for 0.9
+        [3.0, inf]
 
     References:
         Papadopoulos et al. (2002), Inductive confidence machines; Lei et al. (2018), Distribution-free predictive
@@ -154,6 +201,16 @@ def error_scale(errors: np.ndarray, num_draws: int) -> float:
     Args:
         errors: of any shape; missing ones do not count.
         num_draws: S.
+
+    Returns:
+        c, no unit: 1 where the Student-t interval is right, above it where it is too narrow.
+
+    Example:
+        >>> import numpy as np, probgeo as pg
+        >>> errors = np.random.default_rng(0).standard_t(9, size=10_000)
+        >>> scales = [pg.identifiability.error_scale(factor * errors, num_draws=10) for factor in (1, 3)]
+        >>> [round(scale, 1) for scale in scales]
+        [1.0, 3.0]
     """
     e = errors[~np.isnan(errors)]
     return float(stats.t.fit(e, f0=num_draws - 1, floc=0)[2])
@@ -168,6 +225,16 @@ def pair_halves(ends: np.ndarray, seed: int) -> np.ndarray:
     Args:
         ends: names of the pairs' end points, (pair, 2).
         seed: of the split.
+
+    Returns:
+        Half of each pair, (pair).
+
+    Example:
+        >>> import numpy as np, probgeo as pg
+        >>> ends = np.array([[0, 1], [1, 2], [3, 4], [4, 5]])  # two chains
+        >>> first, second, third, fourth = pg.identifiability.pair_halves(ends, seed=0).tolist()
+        >>> first == second, third == fourth, first != third
+        (True, True, True)
     """
     rng = np.random.default_rng(seed)
     names, codes = np.unique(ends, return_inverse=True)
@@ -221,6 +288,18 @@ def calibration(
 
     Raises:
         ValueError: a dim is missing or too short, fewer than two pairs are left, or they cannot be split.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> rng = np.random.default_rng(0)
+        >>> draws = xr.DataArray(10 + rng.normal(size=(6, 5, 12)), dims=["retraining", "draw", "pair"])
+        >>> distance = draws.mean("draw") + xr.DataArray(3 * rng.normal(size=(6, 12)), dims=["retraining", "pair"])
+        >>> found = pg.identifiability.calibration(draws, distance, levels=[0.9], num_splits=5, num_resamples=50)
+        >>> coverage = found.coverage.sel(level=0.9)
+        >>> bool(coverage.sel(interval="student") < 0.9)  # one training does not see that others differ
+        True
+        >>> bool(coverage.sel(interval="recalibrated") > coverage.sel(interval="student"))
+        True
     """
     lengths, d = checked(draw_length, *CORE, "draw"), checked(distance, *CORE)
     lengths = lengths.dropna("draw", how="all").transpose("retraining", "draw", "pair")

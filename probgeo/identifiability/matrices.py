@@ -22,6 +22,16 @@ def matrix_of_pairs(distance: xr.DataArray) -> xr.DataArray:
 
     Raises:
         ValueError: no dim pair, or no coordinates `start` and `stop`.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> distance = xr.DataArray(
+        ...     [3.0, 5.0, 4.0], dims="pair", coords={"start": ("pair", [0, 0, 1]), "stop": ("pair", [1, 2, 2])}
+        ... )
+        >>> pg.identifiability.matrix_of_pairs(distance).values
+        array([[0., 3., 5.],
+               [3., 0., 4.],
+               [5., 4., 0.]])
     """
     d = checked(distance, "pair", least=1).transpose(..., "pair")
     if missing := [name for name in _MATRIX if name not in d.coords]:
@@ -39,13 +49,22 @@ def relative_frobenius(matrix_a: xr.DataArray, matrix_b: xr.DataArray) -> xr.Dat
     """Relative disagreement ‖A − B‖ / √(½(‖A‖² + ‖B‖²)) in the Frobenius norm: 0 for equal matrices, at most 2.
 
     Args:
-        matrix_a, matrix_b: distances, dims (start, stop, ...), in the same unit; other dims broadcast.
+        matrix_a: distances, dims (start, stop, ...).
+        matrix_b: distances in the same unit; other dims broadcast.
 
     Returns:
         Dims without start and stop; missing where both matrices are 0 or an entry is missing.
 
     Raises:
         ValueError: a dim is missing, or the matrices are not square or not of the same points.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> matrix = xr.DataArray([[0.0, 1.0], [1.0, 0.0]], dims=["start", "stop"])
+        >>> pg.identifiability.relative_frobenius(matrix, matrix).item()
+        0.0
+        >>> pg.identifiability.relative_frobenius(matrix, 7 * matrix).item()  # 6√2 / √(½ (2 + 98))
+        1.2
     """
     a, b = _checked(matrix_a, matrix_b)
     norm = (((a**2).sum(_MATRIX, skipna=False) + (b**2).sum(_MATRIX, skipna=False)) / 2) ** 0.5
@@ -58,7 +77,8 @@ def procrustes_disagreement(matrix_a: xr.DataArray, matrix_b: xr.DataArray, num_
     Each matrix becomes a configuration of points, by its leading eigenvectors; the two are laid over each other.
 
     Args:
-        matrix_a, matrix_b: distances, dims (start, stop, ...); other dims broadcast.
+        matrix_a: distances, dims (start, stop, ...).
+        matrix_b: distances of the same points; other dims broadcast.
         num_dimensions: of the configurations.
 
     Returns:
@@ -67,6 +87,13 @@ def procrustes_disagreement(matrix_a: xr.DataArray, matrix_b: xr.DataArray, num_
 
     Raises:
         ValueError: as `relative_frobenius`, or `num_dimensions` is not between 1 and the number of points less one.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> z = np.random.default_rng(0).normal(size=(6, 2))
+        >>> matrix = xr.DataArray(np.linalg.norm(z[:, None] - z, axis=-1), dims=["start", "stop"])
+        >>> round(pg.identifiability.procrustes_disagreement(matrix, 5 * matrix).item(), 6)  # of the same shape
+        0.0
 
     References:
         Torgerson (1952), Multidimensional scaling; Gower (1975), Generalized Procrustes analysis.
@@ -89,7 +116,8 @@ def neighbour_overlap(matrix_a: xr.DataArray, matrix_b: xr.DataArray, num_neighb
     """Mean share of a point's k nearest neighbours in one matrix that are among its k nearest in the other.
 
     Args:
-        matrix_a, matrix_b: distances, dims (start, stop, ...); other dims broadcast.
+        matrix_a: distances, dims (start, stop, ...).
+        matrix_b: distances of the same points; other dims broadcast.
         num_neighbours: k.
 
     Returns:
@@ -97,6 +125,14 @@ def neighbour_overlap(matrix_a: xr.DataArray, matrix_b: xr.DataArray, num_neighb
 
     Raises:
         ValueError: as `relative_frobenius`, or k is not between 1 and the number of points less two.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> def matrix(x):  # of points on a line
+        ...     return xr.DataArray(np.abs(np.subtract.outer(x, x)), dims=["start", "stop"])
+        >>> a, b = matrix([0.0, 1.0, 3.0, 7.0]), matrix([0.0, 1.0, 3.0, 4.0])
+        >>> pg.identifiability.neighbour_overlap(a, b, num_neighbours=1).item()  # the third point's has changed
+        0.75
     """
     a, b = _checked(matrix_a, matrix_b)
     if not 1 <= num_neighbours <= a.sizes["start"] - 2:
@@ -115,7 +151,8 @@ def mantel_test(
     The permutation keeps what entries with a common point have in common, which a test of a correlation would ignore.
 
     Args:
-        matrix_a, matrix_b: symmetric distances, dims (start, stop, ...); other dims broadcast.
+        matrix_a: symmetric distances, dims (start, stop, ...).
+        matrix_b: the same, of the same points; other dims broadcast.
         num_permutations: of the points of `matrix_a`; the same for all matrices.
         seed: of the permutations; the global random state is not used.
 
@@ -125,6 +162,14 @@ def mantel_test(
 
     Raises:
         ValueError: as `relative_frobenius`, or fewer than one permutation.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> z = np.random.default_rng(0).normal(size=(8, 2))
+        >>> matrix = xr.DataArray(np.linalg.norm(z[:, None] - z, axis=-1), dims=["start", "stop"])
+        >>> test = pg.identifiability.mantel_test(matrix, 5 * matrix, num_permutations=99)
+        >>> test.r.round(6).item(), test.p.item()  # 1 of 100: no permutation correlates as well
+        (1.0, 0.01)
 
     References:
         Mantel (1967), The detection of disease clustering and a generalized regression approach, Cancer Research 27.
@@ -161,6 +206,14 @@ def mean_between_retrainings(
 
     Raises:
         ValueError: fewer than two retrainings, or as the statistic.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> matrix = xr.DataArray([[0.0, 1.0], [1.0, 0.0]], dims=["start", "stop"])
+        >>> matrices = matrix * xr.DataArray([1.0, 1.0, 7.0], dims="retraining")
+        >>> statistic = pg.identifiability.relative_frobenius
+        >>> pg.identifiability.mean_between_retrainings(statistic, matrices).round(3).item()  # (0 + 1.2 + 1.2) / 3
+        0.8
     """
     d = checked(matrices, "retraining").drop_vars("retraining", errors="ignore")
     first, second = (xr.DataArray(index, dims="couple") for index in np.triu_indices(d.sizes["retraining"], 1))

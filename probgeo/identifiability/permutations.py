@@ -73,10 +73,13 @@ def permutation_test(
             argument is out of range.
 
     Example:
-        >>> rng = np.random.default_rng(0)
-        >>> a, b = (xr.DataArray(1 + s * rng.normal(size=(8, 20)), dims=["retraining", "pair"]) for s in (0.05, 0.2))
-        >>> float(permutation_test(a, b).p_value) < 0.01
-        True
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> noise = np.random.default_rng(0).normal(size=(2, 8, 20))
+        >>> a = xr.DataArray(1 + 0.05 * noise[0], dims=["retraining", "pair"])
+        >>> b = xr.DataArray(1 + 0.20 * noise[1], dims=["retraining", "pair"])
+        >>> test = pg.identifiability.permutation_test(a, b, num_permutations=999)
+        >>> test.p_value.item() < 0.01, round(test.estimate.item(), 1)  # the ratio of the CVs, 0.05 / 0.20
+        (True, 0.2)
 
     References:
         Janssen (1997), Studentized permutation tests for non-i.i.d. hypotheses, Statistics & Probability Letters 36;
@@ -134,10 +137,12 @@ def swap_test(
         ValueError: as `permutation_test`, or the trainings do not match.
 
     Example:
-        >>> rng = np.random.default_rng(0)
-        >>> a = xr.DataArray(1 + 0.1 * rng.normal(size=(8, 20)), dims=["retraining", "pair"])
-        >>> float(swap_test(a, 3 * a**2).p_value) < 0.01
-        True
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> noise = np.random.default_rng(0).normal(size=(8, 20))
+        >>> a = xr.DataArray(1 + 0.1 * noise, dims=["retraining", "pair"])
+        >>> test = pg.identifiability.swap_test(a, 3 * a**2, num_permutations=999)
+        >>> test.p_value.item() < 0.01, round(test.estimate.item(), 1)  # squares vary twice as much, in any unit
+        (True, 0.5)
 
     References:
         Fisher (1935), The design of experiments, section 21; and as `permutation_test`.

@@ -50,6 +50,16 @@ def bootstrap(
     Raises:
         ValueError: a dim is missing or has fewer than two entries, or another argument is out of its range.
 
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> noise = np.random.default_rng(0).normal(size=(10, 20))
+        >>> distance = xr.DataArray(1 + 0.1 * noise, dims=["retraining", "pair"])
+        >>> def mean_cv(distance):
+        ...     return pg.identifiability.coefficient_of_variation(distance).mean("pair")
+        >>> lower, upper = pg.identifiability.bootstrap(mean_cv, distance, num_resamples=200).values
+        >>> bool(lower < 0.1 < upper)
+        True
+
     References:
         Owen (2007), The pigeonhole bootstrap, Annals of Applied Statistics 1, section 3; Bickel, Götze & van Zwet
         (1997), Resampling fewer than n observations, Statistica Sinica 7.
@@ -87,6 +97,17 @@ def bootstrap_difference(
 
     Raises:
         ValueError: as `bootstrap`, or the numbers of pairs differ.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> noise = np.random.default_rng(0).normal(size=(2, 10, 20))
+        >>> a = xr.DataArray(1 + 0.05 * noise[0], dims=["retraining", "pair"])
+        >>> b = xr.DataArray(1 + 0.20 * noise[1], dims=["retraining", "pair"])
+        >>> def mean_cv(distance):
+        ...     return pg.identifiability.coefficient_of_variation(distance).mean("pair")
+        >>> interval = pg.identifiability.bootstrap_difference(mean_cv, a, b, num_resamples=200)
+        >>> bool((interval < 0).all())  # a varies less, and would with other retrainings and other points
+        True
     """
     a, b = (_checked(distance, num_resamples, level) for distance in (distance_a, distance_b))
     if a.sizes["pair"] != b.sizes["pair"]:
@@ -120,6 +141,16 @@ def interval_widths(
 
     Raises:
         ValueError: as `bootstrap`, or a number of retrainings below 2.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> noise = np.random.default_rng(0).normal(size=(10, 40))
+        >>> distance = xr.DataArray(1 + 0.1 * noise, dims=["retraining", "pair"])
+        >>> def mean_cv(distance):
+        ...     return pg.identifiability.coefficient_of_variation(distance).mean("pair")
+        >>> widths = pg.identifiability.interval_widths(mean_cv, distance, [5, 20], num_resamples=200)
+        >>> bool(widths.sel(num_retrainings=20) < widths.sel(num_retrainings=5))
+        True
     """
     if not len(num_retrainings) or min(num_retrainings) < 2:
         raise ValueError(f"num_retrainings: expected numbers from 2; got {list(num_retrainings)}.")
@@ -145,6 +176,13 @@ def retrainings_needed(widths: xr.DataArray, width: float) -> xr.DataArray:
 
     Raises:
         ValueError: `width` is not positive, or widths at fewer than two numbers of retrainings.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> widths = xr.DataArray([0.5, 0.25], dims="num_retrainings", coords={"num_retrainings": [10, 40]})
+        >>> needed = pg.identifiability.retrainings_needed(widths, width=0.125)
+        >>> round(needed.item(), 3)  # four times as many halve the width
+        160.0
     """
     if not width > 0:
         raise ValueError(f"width: expected a positive number; got {width}.")
@@ -181,6 +219,16 @@ def retrainings_to_detect(
 
     Raises:
         ValueError: an argument is out of its range.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> noise = np.random.default_rng(0).normal(size=(2, 8, 20))
+        >>> a = xr.DataArray(1 + 0.10 * noise[0], dims=["retraining", "pair"])
+        >>> b = xr.DataArray(1 + 0.12 * noise[1], dims=["retraining", "pair"])
+        >>> test = pg.identifiability.permutation_test(a, b, num_permutations=99)
+        >>> few, many = (pg.identifiability.retrainings_to_detect(test, ratio).item() for ratio in (0.5, 0.9))
+        >>> few < many  # a small difference takes more of them
+        True
     """
     check_level(level)
     if not 0 < power < 1:

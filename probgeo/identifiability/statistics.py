@@ -20,6 +20,12 @@ def coefficient_of_variation(distance: xr.DataArray, dim: str = "retraining") ->
 
     Raises:
         ValueError: `dim` is missing or has fewer than two entries.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> distance = xr.DataArray([[9.0, 2.0], [10.0, 2.0], [11.0, 2.0]], dims=["retraining", "pair"])
+        >>> pg.identifiability.coefficient_of_variation(distance).values  # std 1, mean 10; and a constant has none
+        array([0.1, 0. ])
     """
     d = checked(distance, dim)
     mean = d.mean(dim, skipna=False)
@@ -45,6 +51,12 @@ def corrected_coefficient_of_variation(distance: xr.DataArray, dim: str = "retra
     Raises:
         ValueError: `dim` is missing or has fewer than two entries.
 
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> distance = xr.DataArray([[9.0], [10.0], [11.0]], dims=["retraining", "pair"])
+        >>> pg.identifiability.corrected_coefficient_of_variation(distance).values.round(4)  # 0.1 / c₄(3) = 0.2 / √π
+        array([0.1128])
+
     References:
         Holtzman (1950), The unbiased estimate of the population variance and standard deviation, American Journal of
         Psychology 63.
@@ -69,6 +81,14 @@ def variation_by_length(distance: xr.DataArray, by: xr.DataArray | None = None) 
 
     Raises:
         ValueError: a dim is missing, or there are fewer than two retrainings or three pairs.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> shift = xr.DataArray([-0.1, 0.0, 0.1], dims="retraining")  # std 0.1 for each pair
+        >>> distance = shift + xr.DataArray([1.0, 10.0, 100.0], dims="pair")
+        >>> found = pg.identifiability.variation_by_length(distance)
+        >>> dict(zip(found.length.values.tolist(), found.values.round(6).tolist()))
+        {'short': 0.1, 'middle': 0.01, 'long': 0.001}
     """
     d = checked(checked(distance, *CORE), "pair", least=3)
     cv, order = coefficient_of_variation(d), d.mean("retraining", skipna=False) if by is None else by
@@ -93,6 +113,12 @@ def spread(distance: xr.DataArray) -> xr.DataArray:
 
     Raises:
         ValueError: a dim is missing, or there are fewer than two pairs.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> distance = xr.DataArray([[8.0, 10.0, 12.0], [10.0, 10.0, 10.0]], dims=["retraining", "pair"])
+        >>> pg.identifiability.spread(distance).item()  # means 9, 10 and 11 over retrainings: std 1, mean 10
+        0.1
     """
     return coefficient_of_variation(
         checked(distance, "pair", "retraining", least=1).mean("retraining", skipna=False), "pair"
@@ -117,6 +143,17 @@ def icc(distance: xr.DataArray) -> xr.DataArray:
     Raises:
         ValueError: a dim is missing or has fewer than two entries.
 
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> distance = xr.DataArray([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]], dims=["retraining", "pair"])
+        >>> shift = xr.DataArray([0.0, 1.0], dims="retraining")
+        >>> pg.identifiability.icc(distance).item()  # retrainings agree
+        1.0
+        >>> pg.identifiability.icc(0 * distance + shift).item()  # pairs are all alike
+        0.0
+        >>> round(pg.identifiability.icc(distance + shift).item(), 3)  # P = 14/3, R = 3/2, E = 0
+        0.824
+
     References:
         Shrout & Fleiss (1979), Intraclass correlations, Psychological Bulletin 86, table 3 and p. 423.
     """
@@ -138,6 +175,15 @@ def icc_interval(distance: xr.DataArray, level: float = 0.95) -> xr.DataArray:
 
     Raises:
         ValueError: a dim is missing or has fewer than two entries, or `level` is out of its range.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> rng = np.random.default_rng(0)
+        >>> pairs, noise = rng.normal(size=20), rng.normal(size=(5, 20))
+        >>> distance = xr.DataArray(10 + pairs + 0.5 * noise, dims=["retraining", "pair"])
+        >>> lower, upper = pg.identifiability.icc_interval(distance).values
+        >>> bool(lower < 0.8 < upper)  # the truth is 1 / (1 + 0.5²)
+        True
 
     References:
         McGraw & Wong (1996), Forming inferences about some intraclass correlation coefficients, Psychological Methods
@@ -181,6 +227,14 @@ def rank_agreement(distance: xr.DataArray) -> xr.DataArray:
 
     Raises:
         ValueError: a dim is missing or has fewer than two entries.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> distance = xr.DataArray([[1.0, 2.0, 3.0], [10.0, 20.0, 90.0], [3.0, 2.0, 1.0]], dims=["retraining", "pair"])
+        >>> round(pg.identifiability.rank_agreement(distance[:2]).item(), 3)  # in the same order, whatever the unit
+        1.0
+        >>> round(pg.identifiability.rank_agreement(distance).item(), 3)  # (1 − 1 − 1) / 3
+        -0.333
     """
     d = checked(distance, *CORE)
     core = ["retraining", "pair"]
@@ -203,6 +257,13 @@ def rank_correlation(first: xr.DataArray, second: xr.DataArray) -> xr.DataArray:
 
     Raises:
         ValueError: the dim `pair` is missing or has fewer than two entries.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> first = xr.DataArray([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], dims=["retraining", "pair"])
+        >>> second = xr.DataArray([[5.0, 6.0, 9.0], [9.0, 6.0, 5.0]], dims=["retraining", "pair"])
+        >>> pg.identifiability.rank_correlation(first, second).values
+        array([ 1., -1.])
     """
     ranks = [
         xr.apply_ufunc(
@@ -229,6 +290,12 @@ def kendall_agreement(distance: xr.DataArray) -> xr.DataArray:
 
     Raises:
         ValueError: a dim is missing or has fewer than two entries.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> distance = xr.DataArray([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0]], dims=["retraining", "pair"])
+        >>> round(pg.identifiability.kendall_agreement(distance).item(), 3)  # two of three comparisons agree: 2/3 − 1/3
+        0.333
 
     References:
         Kendall (1945), The treatment of ties in ranking problems, Biometrika 33, equation 3.

@@ -75,6 +75,22 @@ def summary(
     Raises:
         ValueError: a dim is missing, a row has fewer than two retrainings, fewer than two pairs are left, a reference
             has other pairs or other labels, `family` names no test of the table, or an argument is out of range.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> rng = np.random.default_rng(0)
+        >>> true, noise = rng.uniform(1, 3, size=12), rng.normal(size=(2, 6, 12))
+        >>> distance = xr.DataArray(
+        ...     true * (1 + np.array([0.05, 0.2])[:, None, None] * noise),
+        ...     dims=["measure", "retraining", "pair"],
+        ...     coords={"measure": ["geodesic", "euclidean"]},
+        ... )
+        >>> table = pg.identifiability.summary(distance, num_resamples=100)
+        >>> table[["cv", "icc", "p_euclidean"]].round(2)  # 2 / 2⁶ is the least p of six trainings
+                     cv   icc  p_euclidean
+        measure
+        geodesic   0.05  0.98         0.03
+        euclidean  0.19  0.77          NaN
     """
     d = with_trainings(_labelled(distance))
     others = _default_references(d) if references is None else references
@@ -133,6 +149,17 @@ def comparable(distance: xr.DataArray) -> dict[Label, xr.DataArray]:
 
     Raises:
         ValueError: a dim is missing or has fewer than two entries, or fewer than two pairs are left.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> distance = xr.DataArray(
+        ...     [[[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], [[1.0, 2.0, np.nan], [1.0, 2.0, 3.0]]],
+        ...     dims=["measure", "retraining", "pair"],
+        ...     coords={"measure": ["geodesic", "euclidean"]},
+        ... )
+        >>> rows = pg.identifiability.comparable(distance)
+        >>> {label: dict(row.sizes) for label, row in rows.items()}  # the pair that one row lacks is left out of both
+        {('geodesic',): {'retraining': 2, 'pair': 2}, ('euclidean',): {'retraining': 2, 'pair': 2}}
     """
     d = _by_row(_labelled(distance)).dropna("row", how="all")
     kept = _kept_pairs(d, [])

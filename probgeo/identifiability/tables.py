@@ -9,7 +9,19 @@ WORTH_OF_T = "where nothing differs they reject in 18 to 79 % of cases at a nomi
 
 
 class Table(pd.DataFrame):
-    """A `pandas.DataFrame` of unrounded numbers, from `summary`, that prints rounded and explained."""
+    """A `pandas.DataFrame` of unrounded numbers that prints rounded and explained; `summary` makes it.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> noise = np.random.default_rng(0).normal(size=(6, 12))
+        >>> distance = xr.DataArray(10 + noise, dims=["retraining", "pair"]).expand_dims(measure=["geodesic"])
+        >>> table = pg.identifiability.summary(distance, num_resamples=100)
+        >>> print(table)
+                                 CV  med.          spread                  ICC                 rank
+        measure
+        geodesic  .090 [.060, .114]  .088  .03 [.02, .06]  -.039 [-.259, .316]  -.032 [-.289, .321]
+        CV = std/mean over retrainings: mean and median over pairs. ...
+    """
 
     def __str__(self) -> str:
         return _text(self)

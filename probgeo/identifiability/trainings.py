@@ -26,6 +26,20 @@ def with_trainings(distance: xr.DataArray) -> xr.DataArray:
 
     Raises:
         ValueError: a dim is missing.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> codes = [[1.0, 2.0], [3.0, 4.0]]
+        >>> distance = xr.DataArray(
+        ...     [[codes], [codes], [[[5.0, 6.0], [7.0, 8.0]]]],  # the second model has the first one's codes
+        ...     dims=["model", "measure", "retraining", "pair"],
+        ...     coords={"model": ["mean", "laplace", "other"], "measure": ["euclidean"]},
+        ... )
+        >>> training = pg.identifiability.with_trainings(distance).training
+        >>> (training.sel(model="mean") == training.sel(model="laplace")).all().item()
+        True
+        >>> (training.sel(model="mean") == training.sel(model="other")).any().item()
+        False
     """
     checked(distance, *CORE, least=1)
     if "training" in distance.coords:

@@ -45,6 +45,13 @@ class Gaussian(Likelihood):
 
     Raises:
         ValueError: a standard deviation that is not positive.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> likelihood = pg.Gaussian(std=0.5)
+        >>> output = torch.tensor([[0.0, 1.0]])
+        >>> likelihood.mean()(output), likelihood.isometry({})(output)  # in units of x, and of the noise
+        (tensor([[0., 1.]]), tensor([[0., 2.]]))
     """
 
     std: float | None = None
@@ -80,6 +87,13 @@ class HeteroscedasticGaussian(TwoParameterLikelihood):
 
     Raises:
         ValueError: a floor that is not positive.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> output = torch.tensor([[3.0, 0.0]])  # of one observation: μ, s
+        >>> found = pg.HeteroscedasticGaussian().distribution(output, {})
+        >>> found.mean.item(), round(found.stddev.item(), 3)  # 0.001 + log 2
+        (3.0, 0.694)
     """
 
     floor: float = 1e-3
@@ -116,6 +130,15 @@ class Laplace(Likelihood):
 
     Raises:
         ValueError: a scale that is not positive.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> likelihood = pg.likelihoods.Laplace(scale=2.0)
+        >>> output = torch.tensor([[3.0]])
+        >>> likelihood.isometry({})(output).item()  # 3 / 2
+        1.5
+        >>> round(likelihood.distribution(output, {}).log_prob(output).exp().item(), 3)  # 1 / (2 · 2)
+        0.25
     """
 
     scale: float | None = None
@@ -222,6 +245,15 @@ class ContinuousBernoulli(Likelihood):
 
     Unlike `Bernoulli` of grey values it is a normalised density.
 
+    Example:
+        >>> import torch, probgeo as pg
+        >>> likelihood = pg.likelihoods.ContinuousBernoulli()
+        >>> flat = torch.zeros(1, 1)  # η = 0: uniform on [0, 1]
+        >>> round(likelihood.mean()(flat).item(), 3)
+        0.5
+        >>> round(likelihood.distribution(flat, {}).log_prob(torch.tensor([[0.3]])).exp().item(), 3)
+        1.0
+
     References:
         Loaiza-Ganem & Cunningham (2019), The continuous Bernoulli: fixing a pervasive error in VAEs.
     """
@@ -270,6 +302,16 @@ class Perceptual(Likelihood):
     Raises:
         TypeError: features that are no class of modules.
         ValueError: a standard deviation that is not positive.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> class Total(torch.nn.Module):  # what is perceived of an image: how bright it is as a whole
+        ...     def forward(self, x):
+        ...         return x.sum(-1, keepdim=True)
+        >>> likelihood = pg.likelihoods.Perceptual(Total, std=0.5)
+        >>> likelihood.isometry({})(torch.tensor([[1.0, 2.0], [2.0, 1.0]]))  # 3 / 0.5, no telling the two apart
+        tensor([[6.],
+                [6.]])
 
     References:
         Hou, Shen, Sun & Qiu (2017), Deep feature consistent variational autoencoder.

@@ -24,6 +24,14 @@ class RowTotal:
 
     Raises:
         ValueError: a reference that is not positive.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.tensor([[1.0, 3.0], [10.0, 10.0]])
+        >>> library = pg.likelihoods.RowTotal(reference=10.0)
+        >>> library.size(x)
+        tensor([[ 4.],
+                [20.]])
     """
 
     reference: float
@@ -55,6 +63,15 @@ class LibraryColumn:
 
     Raises:
         ValueError: a reference that is not positive.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.tensor([[1.0, 3.0, 100.0], [10.0, 10.0, 200.0]])
+        >>> library = pg.likelihoods.LibraryColumn(-1, reference=100.0)
+        >>> library.size(x), library.counts(x)
+        (tensor([[100.],
+                [200.]]), tensor([[ 1.,  3.],
+                [10., 10.]]))
     """
 
     column: int
@@ -173,6 +190,13 @@ class Poisson(CountLikelihood):
 
     Args:
         library: as in `CountLikelihood`.
+
+    Example:
+        >>> import math, torch, probgeo as pg
+        >>> likelihood = pg.likelihoods.Poisson()
+        >>> output = torch.tensor([[math.log(4.0)]])
+        >>> round(likelihood.mean()(output).item(), 3), round(likelihood.isometry({})(output).item(), 3)  # λ, 2 √λ
+        (4.0, 4.0)
     """
 
     def distribution(self, output: Float[Tensor, "*batch output"], parameters: Parameters) -> dist.Distribution:
@@ -225,6 +249,15 @@ class NegativeBinomial(_Overdispersed):
 
     Raises:
         ValueError: a total_count that is not positive.
+
+    Example:
+        >>> import math, torch, probgeo as pg
+        >>> likelihood = pg.likelihoods.NegativeBinomial(total_count=4.0)
+        >>> output = torch.tensor([[math.log(4.0)]])
+        >>> round(likelihood.distribution(output, {}).variance.item(), 3)  # 4 + 4² / 4
+        8.0
+        >>> round(likelihood.isometry({})(output).item(), 3)  # 2 √4 arsinh √(4 / 4)
+        3.525
     """
 
     def distribution(self, output: Float[Tensor, "*batch output"], parameters: Parameters) -> dist.Distribution:
@@ -257,6 +290,13 @@ class ZeroInflatedNegativeBinomial(_Overdispersed, TwoParameterLikelihood):
 
     Raises:
         ValueError: a total_count that is not positive.
+
+    Example:
+        >>> import math, torch, probgeo as pg
+        >>> likelihood = pg.likelihoods.ZeroInflatedNegativeBinomial(total_count=4.0)
+        >>> output = torch.tensor([[math.log(4.0), 0.0]])  # of one gene: log rate, logit of π
+        >>> round(likelihood.mean()(output).item(), 3)  # (1 − ½) · 4
+        2.0
 
     References:
         Lopez, Regier, Cole, Jordan & Yosef (2018), Deep generative modeling for single-cell transcriptomics.

@@ -26,7 +26,17 @@ class AngleOfLogits(nn.Module):
 
 @dataclass(frozen=True)
 class Bernoulli(Likelihood):
-    """x ~ Bernoulli(sigmoid(output)); grey values in [0, 1] are accepted, as probabilities (binary cross-entropy)."""
+    """x ~ Bernoulli(sigmoid(output)); grey values in [0, 1] are accepted, as probabilities (binary cross-entropy).
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> likelihood = pg.likelihoods.Bernoulli()
+        >>> logits = torch.zeros(1, 1)
+        >>> likelihood.mean()(logits).item()
+        0.5
+        >>> round(likelihood.isometry({})(logits).item(), 4)  # 2 arcsin √½ = π/2
+        1.5708
+    """
 
     def distribution(self, output: Float[Tensor, "*batch output"], parameters: Parameters) -> dist.Distribution:
         # Grey values are probabilities here: the cross-entropy is defined for them, Pyro's support check would refuse.
@@ -77,6 +87,14 @@ class Categorical(Likelihood):
 
     Raises:
         ValueError: fewer than two classes.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> likelihood = pg.likelihoods.Categorical(num_classes=4)
+        >>> likelihood.num_outputs(num_features=3)
+        12
+        >>> likelihood.isometry({})(torch.zeros(1, 4))  # 2 √p
+        tensor([[1., 1., 1., 1.]])
     """
 
     num_classes: int
@@ -137,7 +155,15 @@ class _OneHotColumns(dist.TorchDistribution):
 
 @dataclass(frozen=True)
 class OneHotCategorical(Likelihood):
-    """All columns of x together are one categorical observation: a single 1, else 0."""
+    """All columns of x together are one categorical observation: a single 1, else 0.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> likelihood = pg.likelihoods.OneHotCategorical()
+        >>> logits = torch.zeros(1, 4)
+        >>> likelihood.mean()(logits), likelihood.isometry({})(logits)  # p, and 2 √p
+        (tensor([[0.2500, 0.2500, 0.2500, 0.2500]]), tensor([[1., 1., 1., 1.]]))
+    """
 
     def distribution(self, output: Float[Tensor, "*batch output"], parameters: Parameters) -> dist.Distribution:
         return _OneHotColumns(output)

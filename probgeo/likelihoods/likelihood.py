@@ -25,7 +25,19 @@ class Fault(NamedTuple):
 
 
 class Likelihood(abc.ABC):
-    """How a row of data (*batch, feature) is distributed given the decoder's output (*batch, output)."""
+    """How a row of data (*batch, feature) is distributed given the decoder's output (*batch, output).
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> likelihood = pg.likelihoods.Poisson()
+        >>> log_rates = torch.zeros(1, 2)  # what a decoder puts out
+        >>> likelihood.mean()(log_rates)  # E[x | z] = λ
+        tensor([[1., 1.]])
+        >>> likelihood.distribution(log_rates, {}).log_prob(torch.zeros(1, 2))  # log e^−λ
+        tensor([[-1., -1.]])
+        >>> likelihood.isometry({})(log_rates)  # 2 √λ
+        tensor([[2., 2.]])
+    """
 
     def num_outputs(self, num_features: int) -> int:
         """Width of the decoder's output for rows of so many features."""
@@ -88,7 +100,16 @@ class Likelihood(abc.ABC):
 
 
 class TwoParameterLikelihood(Likelihood):
-    """A likelihood with two parameters per observation: the decoder's output is all the first, then all the second."""
+    """A likelihood with two parameters per observation: the decoder's output is all the first, then all the second.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> likelihood = pg.HeteroscedasticGaussian()
+        >>> isinstance(likelihood, pg.likelihoods.TwoParameterLikelihood), likelihood.num_outputs(num_features=5)
+        (True, 10)
+        >>> likelihood.information(torch.zeros(1, 10), {}).shape  # of every observation, in its two outputs
+        torch.Size([1, 5, 2, 2])
+    """
 
     def num_outputs(self, num_features: int) -> int:
         return 2 * num_features

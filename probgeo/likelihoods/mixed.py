@@ -68,6 +68,14 @@ class Mixed(Likelihood):
 
     Raises:
         ValueError: no parts, or a number of columns below one.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> likelihood = pg.likelihoods.Mixed(((pg.likelihoods.Bernoulli(), 2), (pg.likelihoods.Categorical(3), 1)))
+        >>> likelihood.num_outputs(num_features=3)  # two logits, and three of the class
+        5
+        >>> likelihood.mean()(torch.zeros(1, 5)).round(decimals=3)
+        tensor([[0.5000, 0.5000, 0.3330, 0.3330, 0.3330]])
     """
 
     parts: tuple[tuple[Likelihood, int], ...]
@@ -175,6 +183,13 @@ def table_likelihood(columns: Iterable[Column]) -> Mixed:
 
     Args:
         columns: those of `datasets.table(path)`, in its order.
+
+    Example:
+        >>> import probgeo as pg
+        >>> kinds = {"weight": "real", "height": "real", "cats": "count"}
+        >>> columns = [pg.datasets.Column(name, kind) for name, kind in kinds.items()]
+        >>> [(type(likelihood).__name__, num) for likelihood, num in pg.likelihoods.table_likelihood(columns).parts]
+        [('Gaussian', 2), ('NegativeBinomial', 1)]
     """
     kinds: dict[str, Callable[[int], Likelihood]] = {
         "categorical": Categorical,

@@ -10,11 +10,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric, PullbackMetric
-from probgeo.rows import Rows, row_blocks
+from probgeo.geometry.points import Points, points_of
+from probgeo.rows import FileRows, row_blocks
 
 
 class Encoding(NamedTuple):
-    """Mean and standard deviation of q(z | x), each (row, latent)."""
+    """What the encoder says of rows x: a diagonal Gaussian q(z | x).
+
+    Attributes:
+        mean: of q(z | x), the code, (row, latent).
+        std: standard deviation of q(z | x), (row, latent); 0 for an encoder that is certain.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> model = pg.VAE(latent=2).build(num_features=5, seed=0)
+        >>> mean, std = model.encode(torch.zeros(3, 5))
+        >>> mean.shape, bool((std > 0).all())
+        (torch.Size([3, 2]), True)
+    """
 
     mean: Float[Tensor, "row latent"]
     std: Float[Tensor, "row latent"]
@@ -32,6 +45,7 @@ class LatentModel(abc.ABC):
         num_members: functions that `metric` averages over; 1 where it needs no draws.
         view_names: views that x consists of; empty for a model of one.
         has_conditions: whether it is conditional, so that `given_values` has a meaning.
+        name: what errors and saved results call it.
 
     Example:
         >>> import torch, probgeo as pg
@@ -52,6 +66,7 @@ class LatentModel(abc.ABC):
     num_members: int = 1
     view_names: tuple[str, ...] = ()
     has_conditions: bool = False
+    name: str = ""
 
     @abc.abstractmethod
     def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
@@ -113,8 +128,37 @@ class LatentModel(abc.ABC):
         """
         raise TypeError(self._without("view", "has no views", "a SharedLatentVAE"))
 
+    def identity(self) -> Any:
+        """What tells the model from others of its class, of which its key in a study is made: all that it holds."""
+        return self
+
     def _without(self, asked: str, lack: str, remedy: str) -> str:
         return f"{asked}: {type(self).__name__} {lack}; use {remedy}."
+
+
+def suited(name: str, values: Points, model: nn.Module, axes: str, width: int | None = None) -> Tensor:
+    """Rows or points as a model with weights takes them; arrays and tables in the dtype that it has.
+
+    Args:
+        name: of the argument.
+        values: a tensor, array or table.
+        model: a module with parameters.
+        axes: names of the axes, as for `points_of`.
+        width: of the last axis; None for any.
+
+    Raises:
+        TypeError: no floating-point numbers, or a tensor of another dtype than the model's.
+        ValueError: another shape.
+    """
+    found, weights = points_of(name, values, axes), next(model.parameters())
+    if width is not None and found.shape[-1] != width:
+        raise ValueError(f"{name}: expected {width} {axes.split()[-1]} numbers; got shape {tuple(found.shape)}.")
+    if isinstance(values, Tensor) and found.dtype != weights.dtype:
+        raise TypeError(
+            f"{name}: expected the dtype of the model, {weights.dtype}; got {found.dtype}. Use {name}.to("
+            f"{weights.dtype}), or convert the model."
+        )
+    return found if isinstance(values, Tensor) else found.to(weights)
 
 
 class FittedModel(nn.Module, LatentModel):
@@ -137,6 +181,16 @@ class ModelSpec(abc.ABC):
         num_members: functions that the model's metric averages over, as tables state it.
         view_names: views that x consists of; empty for a model of one.
         has_conditions: whether its models are conditional.
+
+    Example:
+        >>> import probgeo as pg
+        >>> spec = pg.VAE(latent=2, decoder=pg.EnsembleDecoder(members=10))
+        >>> isinstance(spec, pg.ModelSpec), spec.num_members
+        (True, 10)
+        >>> spec == pg.VAE(latent=2, decoder=pg.EnsembleDecoder(members=10)), spec == pg.VAE(latent=3)
+        (True, False)
+        >>> spec.build(num_features=5, seed=0).latent  # with weights, untrained
+        2
     """
 
     latent: int
@@ -149,20 +203,21 @@ class ModelSpec(abc.ABC):
         """Functions that the model's metric averages over; 1 where it needs no draws."""
 
     @final
-    def check(self, x: Tensor | Rows) -> None:
+    def check(self, x: Tensor | FileRows) -> None:
         """Raise if x cannot be data of this model; rows of a file are read block by block.
 
         Raises:
-            TypeError: x is not a floating-point tensor of at least 32 bits.
+            TypeError: x is not a floating-point tensor.
             ValueError: x is not (row, feature), is empty, or has values that the model has no place for.
         """
-        if not isinstance(x, Tensor | Rows) or not x.is_floating_point():
-            raise TypeError(f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x))}. Use x.float().")
-        if x.dtype.itemsize < 4:
-            raise TypeError(f"x: expected torch.float32 or torch.float64; got {x.dtype}. Use x.float().")
+        if not isinstance(x, Tensor | FileRows) or x.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x).__name__)}. Use x.float(), or "
+                "x.double()."
+            )
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(f"x: expected shape (row, feature), neither empty; got {tuple(x.shape)}.")
-        for begin, block in row_blocks(x) if isinstance(x, Rows) else [(0, x)]:
+        for begin, block in row_blocks(x) if isinstance(x, FileRows) else [(0, x)]:
             try:
                 self._check_values(block)
             except ValueError as error:

@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric
+from probgeo.geometry.points import Points
 from probgeo.likelihoods import Parameters, TwoParameterLikelihood
+from probgeo.models.base import suited
 from probgeo.models.decoders.decoder import DecoderModule, DecoderSpec
 from probgeo.nn import check_network
 
@@ -54,10 +56,11 @@ class EncoderDecoder(Networks):
         num_inputs = spec.likelihood.encoder_input(torch.ones(1, num_features)).shape[1]
         super().__init__(spec, num_features, (num_inputs, num_encoder_outputs), latent)
         self.num_features = num_features
+        self._num_codes = latent
 
-    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
-        """E[x | z], averaged over the decoder's draws."""
-        return self.decoder.mean(self.spec.likelihood.mean())(z)
+    def decode(self, z: Points) -> Float[Tensor, "*batch observation"]:
+        """E[x | z] of points (*batch, latent), averaged over the decoder's draws."""
+        return self.decoder.mean(self.spec.likelihood.mean())(suited("z", z, self, "*batch latent", self._num_codes))
 
     def metric(self) -> Metric:
         """The metric of the decoder's uncertainty in the space of E[x | z]: units of x per unit of z."""
@@ -74,8 +77,9 @@ class EncoderDecoder(Networks):
             return self.decoder.information_metric(lambda output: likelihood.information(output, parameters))
         return self.decoder.metric(likelihood.isometry(parameters))
 
-    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+    def uncertainty(self, z: Points) -> Float[Tensor, "*batch"]:
         """Root mean square, over the observations, of the decoder's standard deviation at z; units of x."""
+        z = suited("z", z, self, "*batch latent", self._num_codes)
         return self.decoder.variance(z, self.spec.likelihood.mean()).mean(-1).sqrt()
 
     def draws(self, num_draws: int | None = None, seed: int = 0) -> Any:

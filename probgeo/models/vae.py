@@ -12,8 +12,9 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
 
+from probgeo.geometry.points import Points
 from probgeo.likelihoods import Gaussian, Likelihood
-from probgeo.models.base import Encoding, FittedModel, ModelSpec
+from probgeo.models.base import Encoding, FittedModel, ModelSpec, suited
 from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder
@@ -25,8 +26,21 @@ from probgeo.nn import MLP, Network
 class Warmup:
     """β rises linearly from `start` at epoch 0 to `stop` at epoch `epochs`, and stays there.
 
+    Args:
+        epochs: how long β rises.
+        start: β at epoch 0.
+        stop: β from epoch `epochs` on.
+
     Raises:
         ValueError: epochs below one, or a negative β.
+
+    Example:
+        >>> import probgeo as pg
+        >>> beta = pg.Warmup(epochs=10)
+        >>> [beta.at(epoch) for epoch in (0, 5, 10, 50)]
+        [0.0, 0.5, 1.0, 1.0]
+        >>> pg.VAE(beta=beta).beta
+        Warmup(epochs=10, start=0.0, stop=1.0)
     """
 
     epochs: int
@@ -87,6 +101,18 @@ class VAE(LatentSpec):
 
     Raises:
         ValueError: latent below one, a negative β, or as many β as there are not latent dimensions.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> spec = pg.VAE(latent=2, decoder=pg.Decoder(pg.nn.MLP((8,))), likelihood=pg.likelihoods.Bernoulli())
+        >>> training = pg.Training(epochs=1, batch_size=20)
+        >>> first, second = pg.fit(spec, x, seeds=range(2), training=training, progress=False)
+        >>> codes = first.encode(x).mean
+        >>> pg.geodesic(first.metric(), codes[:3], codes[3:6]).length.shape
+        torch.Size([3])
+        >>> bool((first.decode(codes) > 0).all())  # E[x | z], probabilities and no logits
+        True
 
     References:
         Kingma & Welling (2014), Auto-Encoding Variational Bayes; Higgins et al. (2017), β-VAE.
@@ -160,8 +186,9 @@ class FittedVAE(EncoderDecoder, FittedModel):
             z = pyro.sample("z", dist.Normal(mean, std))
         self.decoder.guide(z)
 
-    def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
-        """Mean and standard deviation of q(z | x), each (row, latent)."""
+    def encode(self, x: Points) -> Encoding:
+        """Mean and standard deviation of q(z | x), each (row, latent), of rows x (row, feature)."""
+        x = suited("x", x, self, "row feature")
         self._check(x)
         mean, log_std = self.encoder(self.spec.likelihood.encoder_input(x)).chunk(2, dim=-1)
         return Encoding(mean, log_std.exp())

@@ -35,6 +35,14 @@ def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.SiLU) -> 
 
     Raises:
         ValueError: fewer than two sizes, or a size below one.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> network = pg.nn.mlp((2, 8, 5))
+        >>> sum(weights.numel() for weights in network.parameters())  # 2 · 8 + 8 and 8 · 5 + 5
+        69
+        >>> network(torch.zeros(3, 2)).shape
+        torch.Size([3, 5])
     """
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"sizes: expected at least an input and an output width, all positive; got {tuple(sizes)}.")
@@ -46,7 +54,22 @@ def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.SiLU) -> 
 
 @runtime_checkable
 class Network(Protocol):
-    """What describes a network: a frozen dataclass that builds its module."""
+    """What describes a network: a frozen dataclass that builds its module.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Linear:  # a network of one's own
+        ...     def build(self, num_inputs, num_outputs):
+        ...         return torch.nn.Linear(num_inputs, num_outputs)
+        >>> isinstance(Linear(), pg.nn.Network)
+        True
+        >>> model = pg.VAE(latent=2, decoder=pg.Decoder(Linear())).build(num_features=5, seed=0)
+        >>> z = torch.randn(3, 2)
+        >>> torch.allclose(model.decode(z.mean(0)), model.decode(z).mean(0), atol=1e-6)  # affine
+        True
+    """
 
     def build(self, num_inputs: int, num_outputs: int) -> nn.Module:
         """The module (*batch, num_inputs) -> (*batch, num_outputs), freshly initialised from torch's random state."""
@@ -72,6 +95,16 @@ class MLP:
     Raises:
         TypeError: an activation that is no class of modules.
         ValueError: a width below one.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> network = pg.nn.MLP((8,), activation=torch.nn.Tanh).build(num_inputs=2, num_outputs=5)
+        >>> network
+        Sequential(
+          (0): Linear(in_features=2, out_features=8, bias=True)
+          (1): Tanh()
+          (2): Linear(in_features=8, out_features=5, bias=True)
+        )
     """
 
     hidden: Sequence[int] = (128, 128)
@@ -100,6 +133,12 @@ class Residual:
     Raises:
         TypeError: an activation that is no class of modules.
         ValueError: width or blocks below one.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> network = pg.nn.Residual(width=8, blocks=2).build(num_inputs=2, num_outputs=5)
+        >>> sum(weights.numel() for weights in network.parameters())  # 2 · 8 + 8, twice 2 · (8 · 8 + 8), 8 · 5 + 5
+        357
 
     References:
         He, Zhang, Ren & Sun (2016), Identity mappings in deep residual networks.
@@ -133,6 +172,12 @@ class DenseNet:
     Raises:
         TypeError: an activation that is no class of modules.
         ValueError: growth or layers below one.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> network = pg.nn.DenseNet(growth=4, layers=2).build(num_inputs=2, num_outputs=5)
+        >>> sum(weights.numel() for weights in network.parameters())  # 2 · 4 + 4, 6 · 4 + 4, 10 · 5 + 5
+        95
 
     References:
         Huang, Liu, van der Maaten & Weinberger (2017), Densely connected convolutional networks.
@@ -190,6 +235,16 @@ class Stacked(nn.Module):
     Raises:
         ValueError: no modules, or modules that differ in more than the values of their weights: in parameters' names or
             shapes, in a setting, in a hook.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> networks = [torch.nn.Linear(2, 5) for _ in range(3)]
+        >>> stacked = pg.nn.Stacked(networks)
+        >>> z = torch.randn(4, 2)
+        >>> stacked(z).shape
+        torch.Size([3, 4, 5])
+        >>> torch.allclose(stacked(z)[1], networks[1](z), atol=1e-6)
+        True
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:

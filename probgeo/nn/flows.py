@@ -16,7 +16,15 @@ _MAX_LOG_SCALE = 3.0
 
 
 class Bijection(nn.Module, abc.ABC):
-    """A smooth bijection of ℝ^width with a smooth inverse; stacks, because it holds no state beside its parameters."""
+    """A smooth bijection of ℝ^width with a smooth inverse; stacks, because it holds no state beside its parameters.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> layer = pg.nn.flows.AffineCoupling((8,)).build(width=4)
+        >>> x = torch.randn(3, 4)
+        >>> isinstance(layer, pg.nn.flows.Bijection), torch.allclose(layer.inverse(layer(x)), x, atol=1e-4)
+        (True, True)
+    """
 
     @abc.abstractmethod
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
@@ -227,6 +235,15 @@ class AffineCoupling(_Hypernetwork):
     Raises:
         ValueError: no hidden layers, or a width below one.
 
+    Example:
+        >>> import torch, probgeo as pg
+        >>> layer = pg.nn.flows.AffineCoupling((8,)).build(width=4)
+        >>> x = torch.randn(3, 4)
+        >>> torch.equal(layer(x)[:, :2], x[:, :2])  # the first half passes
+        True
+        >>> torch.allclose(layer.inverse(layer(x)), x, atol=1e-4)
+        True
+
     References:
         Dinh, Sohl-Dickstein & Bengio (2017), Density estimation using Real NVP.
     """
@@ -249,6 +266,15 @@ class SplineCoupling(_Hypernetwork):
 
     Raises:
         ValueError: no hidden layers, a width below one, fewer than two bins, or a bound that is not positive.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> layer = pg.nn.flows.SplineCoupling((8,), bound=4.0).build(width=4)
+        >>> x = torch.tensor([[0.5, -0.5, 0.5, 9.0]])
+        >>> layer(x)[0, 3].item()  # beyond the bound it is the identity
+        9.0
+        >>> torch.allclose(layer.inverse(layer(x)), x, atol=1e-4)
+        True
 
     References:
         Durkan, Bekasov, Murray & Papamakarios (2019), Neural spline flows, equations 4 and 6 to 8.
@@ -277,6 +303,16 @@ class Autoregressive(_Hypernetwork):
     Raises:
         ValueError: no hidden layers, or a width below one.
 
+    Example:
+        >>> import torch, probgeo as pg
+        >>> layer = pg.nn.flows.Autoregressive((8,)).build(width=3)
+        >>> x = torch.randn(3)
+        >>> jacobian = torch.func.jacrev(layer)(x)
+        >>> torch.equal(jacobian, jacobian.tril())  # y_i depends on x_1, …, x_i alone
+        True
+        >>> torch.allclose(layer.inverse(layer(x)), x, atol=1e-4)
+        True
+
     References:
         Kingma et al. (2016), Improving variational inference with inverse autoregressive flow.
     """
@@ -299,6 +335,13 @@ class MaskedAutoregressive(_Hypernetwork):
 
     Raises:
         ValueError: no hidden layers, or a width below one.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> layer = pg.nn.flows.MaskedAutoregressive((8,)).build(width=3)
+        >>> x = torch.randn(3)
+        >>> torch.allclose(layer.inverse(layer(x)), x, atol=1e-4)
+        True
 
     References:
         Papamakarios, Pavlakou & Murray (2017), Masked autoregressive flow for density estimation.
@@ -323,6 +366,13 @@ class NeuralAutoregressive(_Hypernetwork):
 
     Raises:
         ValueError: no hidden layers, a width below one, or no units.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> layer = pg.nn.flows.NeuralAutoregressive((8,), units=4).build(width=3)
+        >>> x = torch.randn(3)
+        >>> torch.allclose(layer.inverse(layer(x)), x, atol=1e-3)
+        True
 
     References:
         Huang, Krueger, Lacoste & Courville (2018), Neural autoregressive transforms.
@@ -349,6 +399,13 @@ class NeuralAutoregressive(_Hypernetwork):
 @dataclass(frozen=True)
 class Planar:
     """Spec of x + u tanh(w·x + b), w·u > −1; inverted by bisection.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> layer = pg.nn.flows.Planar().build(width=3)
+        >>> x = torch.randn(3)
+        >>> torch.allclose(layer.inverse(layer(x)), x, atol=1e-3)
+        True
 
     References:
         Rezende & Mohamed (2015), Variational inference with normalizing flows, equation 10.

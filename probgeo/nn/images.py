@@ -94,6 +94,14 @@ class Convolutional(_ImageNetwork):
     Raises:
         TypeError: an activation that is no class of modules.
         ValueError: no channels, or a height or width that cannot be halved that often.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> spec = pg.nn.Convolutional(image=(8, 8), channels=(4, 8))
+        >>> encoder, decoder = spec.build(num_inputs=64, num_outputs=2), spec.build(num_inputs=2, num_outputs=64)
+        >>> codes = encoder(torch.zeros(3, 64))
+        >>> codes.shape, decoder(codes).shape
+        (torch.Size([3, 2]), torch.Size([3, 64]))
     """
 
     def _halved(self, num_inputs: int, num_outputs: int) -> list[nn.Module]:
@@ -117,6 +125,13 @@ class ResizeConvolutional(_ImageNetwork):
     Raises:
         TypeError: an activation that is no class of modules.
         ValueError: no channels, or a height or width that cannot be halved that often.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> spec = pg.nn.ResizeConvolutional(image=(8, 8, 3), channels=(4, 8))
+        >>> model = pg.VAE(latent=2, encoder=spec, decoder=pg.Decoder(spec)).build(num_features=192, seed=0)
+        >>> model.decode(torch.zeros(1, 2)).shape
+        torch.Size([1, 192])
 
     References:
         Odena, Dumoulin & Olah (2016), Deconvolution and checkerboard artifacts.
@@ -146,6 +161,13 @@ class ConditionalConvolutional:
     Raises:
         TypeError: an activation that is no class of modules.
         ValueError: no channels, or a height or width that cannot be halved that often.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> spec = pg.nn.ConditionalConvolutional(image=(8, 8), channels=(4, 8))
+        >>> decoder = spec.build(num_inputs=2 + 64 + 64, num_outputs=64)  # of codes, conditions and their mask
+        >>> decoder(torch.zeros(3, 130)).shape
+        torch.Size([3, 64])
 
     References:
         Ronneberger, Fischer & Brox (2015), U-Net: convolutional networks for biomedical image segmentation.

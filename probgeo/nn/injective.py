@@ -72,6 +72,15 @@ class Injective:
     Raises:
         ValueError: no layers, or a width below two.
 
+    Example:
+        >>> import torch, probgeo as pg
+        >>> network = pg.nn.Injective(width=4).build(num_inputs=2, num_outputs=5)
+        >>> z = torch.randn(4, 2)
+        >>> torch.allclose(network.inverse(network(z)), z, atol=1e-4)
+        True
+        >>> bool((pg.calculus.smallest_singular_value([network], z) > 0).all())  # the metric never degenerates
+        True
+
     References:
         Brehmer & Cranmer (2020), Flows for simultaneous manifold learning and density estimation.
     """

@@ -18,6 +18,11 @@ _BOOKKEEPING = (
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+def has_global_hooks() -> bool:
+    """Whether torch calls something around every module, so that no class tells what its modules do."""
+    return bool(nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks)
+
+
 def is_altered(part: nn.Module) -> bool:
     """Whether a module has hooks, or methods put in place of its class's, so that its class does not tell what it does.
 

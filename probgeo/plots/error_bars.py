@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import arviz as az
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
@@ -30,6 +29,15 @@ def coverage(calibration: xr.Dataset) -> Figure:
 
     Raises:
         ValueError: a variable is missing.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> rng = np.random.default_rng(0)
+        >>> draws = xr.DataArray(10 + rng.normal(size=(6, 5, 12)), dims=["retraining", "draw", "pair"])
+        >>> calibration = pg.identifiability.calibration(draws, draws.mean("draw"), num_splits=5, num_resamples=50)
+        >>> figure = pg.plots.coverage(calibration)
+        >>> len(figure.axes)
+        1
     """
     d = _checked(calibration, "coverage", "coverage_lower", "coverage_upper", "left_out")
     color = dict(zip(_LABELS, distinct_colors(len(_LABELS)), strict=True))
@@ -72,6 +80,15 @@ def ratios(calibration: xr.Dataset) -> Figure:
 
     Raises:
         ValueError: a variable is missing.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> rng = np.random.default_rng(0)
+        >>> draws = xr.DataArray(10 + rng.normal(size=(6, 5, 12)), dims=["retraining", "draw", "pair"])
+        >>> calibration = pg.identifiability.calibration(draws, draws.mean("draw"), num_splits=5, num_resamples=50)
+        >>> figure = pg.plots.ratios(calibration)
+        >>> len(figure.axes)  # the ratio, and R̂
+        2
     """
     d = _checked(calibration, "ratio", "rhat", "num_draws")
     names = [str(name) for name in d["model"].values]
@@ -113,7 +130,16 @@ def forest(draw_length: xr.DataArray, pairs: Sequence[int]) -> Figure:
 
     Raises:
         ValueError: a dim is missing or has fewer than two entries.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> lengths = 10 + np.random.default_rng(0).normal(size=(3, 20, 4))
+        >>> figure = pg.plots.forest(xr.DataArray(lengths, dims=["retraining", "draw", "pair"]), pairs=[0, 2])
+        >>> len(figure.axes)  # the lengths, and R̂
+        2
     """
+    import arviz as az
+
     chosen = draw_length.rename("length").reset_coords(drop=True).isel(pair=list(pairs))
     figure = new_figure(6.4, 0.6 + len(pairs) * (0.25 + 0.055 * chosen.sizes["retraining"]))
     axes = figure.subplots(1, 2, sharey=True, width_ratios=[4, 1])

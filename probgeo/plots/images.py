@@ -26,6 +26,12 @@ def distance_matrix(
 
     Raises:
         ValueError: the matrix is not square, or the number of labels differs.
+
+    Example:
+        >>> import numpy as np, probgeo as pg
+        >>> figure = pg.plots.distance_matrix(np.array([[0.0, 5.0], [5.0, 0.0]]), labels=["here", "there"])
+        >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        ['here', 'there']
     """
     values = as_array(matrix)
     if values.ndim != 2 or values.shape[0] != values.shape[1]:
@@ -62,6 +68,13 @@ def panels(images: Array, shape: tuple[int, ...], num_columns: int, row_names: S
 
     Raises:
         ValueError: features, columns or names do not fit.
+
+    Example:
+        >>> import probgeo as pg
+        >>> digits = pg.datasets.digits()
+        >>> figure = pg.plots.panels(digits.x[:6], digits.shape, num_columns=3)
+        >>> figure.axes[0].get_images()[0].get_array().shape
+        (17, 26)
     """
     x = as_array(images)
     if x.ndim != 2 or x.shape[1] != np.prod(shape) or len(shape) not in (2, 3):

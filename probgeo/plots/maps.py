@@ -57,6 +57,14 @@ def latent(
 
     Raises:
         ValueError: a shape that does not fit, or a background in other than two latent dimensions.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> encodings = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+        >>> paths = pg.geodesic(pg.PullbackMetric(lambda z: z), encodings[:3], encodings[3:6]).path
+        >>> figure = pg.plots.latent(encodings, labels=torch.arange(20) % 2, label_names=["even", "odd"], paths=paths)
+        >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        ['even', 'odd']
     """
     z, curves = as_array(encodings).astype(float), None if paths is None else as_array(paths)
     _check_latent(z, labels, curves, background)
@@ -96,6 +104,14 @@ def indicatrices(points: Array, tensors: Array, radius: float | None = None, ax:
 
     Raises:
         ValueError: shapes do not fit, or a tensor is not positive definite.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> tensors = pg.PullbackMetric(lambda z: z**3 + z).tensor(points)
+        >>> figure = pg.plots.indicatrices(points, tensors)
+        >>> [len(collection.get_paths()) for collection in figure.axes[0].collections]  # an ellipse each
+        [3]
     """
     z, G = as_array(points).astype(float), as_array(tensors).astype(float)
     if z.ndim != 2 or z.shape[1] != 2 or G.shape != (len(z), 2, 2):

@@ -21,6 +21,16 @@ def cv_histogram(distance: xr.DataArray, num_bins: int = 30) -> Figure:
 
     Raises:
         ValueError: as `identifiability.comparable`.
+
+    Example:
+        >>> import numpy as np, xarray as xr, probgeo as pg
+        >>> noise = np.random.default_rng(0).normal(size=(2, 6, 40))
+        >>> distance = xr.DataArray(
+        ...     10 + noise, dims=["measure", "retraining", "pair"], coords={"measure": ["geodesic", "euclidean"]}
+        ... )
+        >>> figure = pg.plots.cv_histogram(distance)
+        >>> [axes.get_legend().get_title().get_text() for axes in figure.axes]
+        ['geodesic', 'euclidean']
     """
     d = distance if "measure" in distance.dims else distance.expand_dims(measure=[""])
     dims = [dim for dim in d.dims if dim not in ("retraining", "pair")]

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from probgeo.geometry.points import rows_of
 from probgeo.models.base import LatentModel, ModelSpec
 from probgeo.study.quantities import ANGLES, DISTANCES, VOLUMES, Quantity
 
@@ -39,24 +41,30 @@ class Asked:
 
 
 def checked(
-    pairs: Tensor | np.ndarray,
-    triples: Tensor | np.ndarray | None,
-    regions: Mapping[str, Tensor] | None,
+    pairs: Any,
+    triples: Any,
+    regions: Mapping[str, Any] | None,
     num_points: int,
     models: Mapping[str, LatentModel | ModelSpec],
 ) -> Asked:
     """What is asked for of so many points.
 
     Raises:
+        TypeError: rows that are no numbers.
         ValueError: pairs, triples or regions that are no rows of the points; regions of too few rows, or in too many
             dimensions of a model.
     """
-    _check_tuples("pairs", pairs := torch.as_tensor(pairs).cpu(), 2, num_points)
+    _check_tuples("pairs", pairs := _rows("pairs", pairs), 2, num_points)
     if triples is not None:
-        _check_tuples("triples", triples := torch.as_tensor(triples).cpu(), 3, num_points)
-    regions = {name: torch.as_tensor(rows).cpu() for name, rows in (regions or {}).items()}
+        _check_tuples("triples", triples := _rows("triples", triples), 3, num_points)
+    regions = {name: _rows("regions", rows) for name, rows in (regions or {}).items()}
     _check_regions(regions, models, num_points)
     return Asked(pairs, triples, regions)
+
+
+def _rows(name: str, rows: Any) -> Tensor:
+    """Row indices on the CPU; lists too."""
+    return rows_of(name, np.asarray(rows) if isinstance(rows, (list, tuple, range)) else rows).cpu()
 
 
 def _check_tuples(name: str, tuples: Tensor, size: int, num_points: int) -> None:

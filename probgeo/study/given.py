@@ -24,6 +24,18 @@ class Given(Measure):
 
     Raises:
         ValueError: no values.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> model = pg.ConditionalVAE(latent=2).build(num_features=5, seed=0)
+        >>> x = torch.rand(20, 5, generator=torch.Generator().manual_seed(0))
+        >>> line = pg.StraightLine()
+        >>> measures = {"low": pg.study.Given({0: 0.0}, line), "high": pg.study.Given({0: 1.0}, line)}
+        >>> distance = pg.measure({"conditional": [model]}, x, torch.tensor([[0, 1]]), measures).distance
+        >>> bool(distance.sel(measure="low") != distance.sel(measure="high"))  # another condition, another geometry
+        True
+        >>> pg.study.Given({0: 1.0}).applies_to(pg.VAE())
+        False
     """
 
     values: Mapping[int, float] | tuple[tuple[int, float], ...]

@@ -1,7 +1,7 @@
 """Fitted models in, one labelled dataset out: what every measure says of the same pairs in every retraining."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from probgeo.datasets.mapped import as_rows
 from probgeo.geometry.geodesics import Status
 from probgeo.models.base import LatentModel, ModelSpec
-from probgeo.rows import Rows, row_blocks
+from probgeo.rows import FileRows, row_blocks
 from probgeo.study.asked import Asked, checked
 from probgeo.study.jobs import carried_out
 from probgeo.study.measures import DEFAULT_MEASURES, Euclidean, Measure
@@ -23,23 +23,41 @@ EUCLIDEAN = "euclidean"
 # Dims of the dataset, in this order.
 ORDER = ("model", "measure", "retraining", "draw", "pair", "triple", "region")
 
+# As they come: of numbers of any kind, from torch, NumPy or pandas.
+Rows = Any
 # Of one retraining, by measure; or why there is nothing.
 Row = Mapping[str, xr.Dataset] | str
 
 
 class RetrainingLost(UserWarning):
-    """A retraining diverged or its codes collapsed: its rows of the dataset are NaN, the others are not touched."""
+    """A retraining diverged or its codes collapsed: its rows of the dataset are NaN, the others are not touched.
+
+    Example:
+        >>> import warnings, torch, probgeo as pg
+        >>> class Collapsed(pg.LatentModel):  # all codes at the origin
+        ...     latent, num_features = 2, 2
+        ...     def encode(self, x):
+        ...         return pg.Encoding(torch.zeros_like(x), torch.ones_like(x))
+        ...     def decode(self, z):
+        ...         return z
+        >>> pairs, measures = torch.tensor([[0, 1]]), {"straight": pg.StraightLine()}
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     found = pg.measure({"model": [Collapsed()]}, torch.eye(2), pairs, measures)
+        >>> caught[0].category is pg.study.RetrainingLost, found.distance.isnull().all().item()
+        (True, True)
+    """
 
 
 def measure(
     models: Mapping[str, Sequence[LatentModel]],
-    x: Any,
-    pairs: Tensor,
+    x: Rows,
+    pairs: Rows,
     measures: Mapping[str, Measure] = DEFAULT_MEASURES,
     *,
-    points: Any = None,
-    triples: Tensor | None = None,
-    regions: Mapping[str, Tensor] | None = None,
+    points: Rows | None = None,
+    triples: Rows | None = None,
+    regions: Mapping[str, Rows] | None = None,
     executor: Executor | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
@@ -47,8 +65,8 @@ def measure(
 
     Args:
         models: by name, models that were trained independently, on the same data; lists may be of unequal lengths.
-        x: observations (row, feature) that the models were trained on, whose codes are where paths may go; they may
-            stay in a file, as those of `fit`.
+        x: observations (row, feature) that the models were trained on, whose codes are where paths may go; a tensor,
+            an array or a table, as all rows here; what is mapped from a file stays there, as in `fit`.
         pairs: rows of `points` (pair, 2) whose distances are measured.
         measures: by name; `euclidean`, the distance of the codes, is always there.
         points: observations that `pairs` refers to, e.g. a test set; None for `x`.
@@ -76,12 +94,26 @@ def measure(
 
     Example:
         >>> import torch, probgeo as pg
-        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
-        >>> spec, training = pg.VAE(latent=2), pg.Training(epochs=1, batch_size=8)
-        >>> models = {"vae": pg.fit(spec, x, seeds=range(2), training=training, progress=False)}
-        >>> dict(pg.measure(models, x, torch.tensor([[0, 1], [2, 3]])).distance.sizes)
-        {'model': 1, 'measure': 3, 'retraining': 2, 'pair': 2}
+        >>> class Plane(pg.LatentModel):  # the same plane in every training, but for the unit of its codes
+        ...     latent, num_features = 2, 2
+        ...     def __init__(self, unit):
+        ...         self.unit = unit
+        ...     def encode(self, x):
+        ...         return pg.Encoding(x / self.unit, torch.zeros_like(x))
+        ...     def decode(self, z):
+        ...         return self.unit * z
+        >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0], [0.0, 4.0]])
+        >>> distance = pg.measure({"plane": [Plane(1.0), Plane(10.0)]}, x, torch.tensor([[0, 1]])).distance
+        >>> distance.sel(measure="geodesic").values.ravel().round(3)
+        array([5., 5.], dtype=float32)
+        >>> distance.sel(measure="euclidean").values.ravel().round(3)
+        array([5. , 0.5], dtype=float32)
     """
+    if not isinstance(models, Mapping):
+        raise TypeError(
+            f"models: expected lists of LatentModels by name, {{'mine': [model, ...]}}; got {type(models).__name__}."
+        )
+    models = {name: _listed(retrainings) for name, retrainings in models.items()}
     for name, retrainings in models.items():
         for model in [retrainings] if isinstance(retrainings, (LatentModel, ModelSpec)) else retrainings:
             if not isinstance(model, LatentModel) or model is retrainings:
@@ -92,13 +124,26 @@ def measure(
     if not models or not all(len(retrainings) for retrainings in models.values()):
         raise ValueError(f"models: expected at least one, each with at least one training; got {_sizes(models)}.")
     measures = with_euclidean(measures)
-    x, points = checked_data(x, points)
+    x, points = checked_data("x", x, points)
+    acquaint((found[0] for found in models.values()), x)
     asked = checked(pairs, triples, regions, len(points), {name: found[0] for name, found in models.items()})
     jobs = [(model, x, points, asked, applicable(measures, model)) for found in models.values() for model in found]
     rows = iter(carried_out(measured, jobs, executor, "measuring distances", progress))
     found = {name: [next(rows) for _ in retrainings] for name, retrainings in models.items()}
     dataset = assembled(found, measures, asked, points)
     return dataset.assign_coords(num_members=("model", [found[0].num_members for found in models.values()]))
+
+
+def _listed(retrainings: Any) -> Any:
+    """What may be asked for its length: an iterator as a list."""
+    return list(retrainings) if isinstance(retrainings, Iterator) else retrainings
+
+
+def acquaint(models: Iterable[LatentModel | ModelSpec], x: Tensor | FileRows) -> None:
+    """Models that read their dimensions off the first rows that they encode have them."""
+    for model in models:
+        if not hasattr(model, "latent"):
+            model.encode(x[:2])  # type: ignore[union-attr]
 
 
 def _sizes(models: Mapping[str, Sequence]) -> str:
@@ -113,6 +158,12 @@ def with_euclidean(measures: Mapping[str, Measure]) -> dict[str, Measure]:
     """
     if not measures:
         raise ValueError("measures: expected at least one; got none. Leave them out for the default ones.")
+    for name, how in measures.items():
+        if not isinstance(how, Measure):
+            raise TypeError(
+                f"measures: expected a Measure, such as Geodesic(metric), where metric is a function of a model; got "
+                f"{how!r} for {name!r}."
+            )
     if not isinstance(measures.get(EUCLIDEAN, Euclidean()), Euclidean):
         raise ValueError(
             f"measures: {EUCLIDEAN!r} is the distance of the codes, Euclidean(); choose another name for "
@@ -121,17 +172,17 @@ def with_euclidean(measures: Mapping[str, Measure]) -> dict[str, Measure]:
     return {**measures, EUCLIDEAN: Euclidean()}
 
 
-def checked_data(x: Any, points: Any) -> tuple[Tensor | Rows, Tensor | Rows]:
+def checked_data(name: str, x: Rows, points: Rows | None) -> tuple[Tensor | FileRows, Tensor | FileRows]:
     """Data, and the points that rows are counted in: x, where there are no others; of the same kind.
 
     Raises:
         TypeError: neither tensors, arrays nor tables of numbers.
         ValueError: points of other features than x.
     """
-    x = as_rows(x)
+    x = as_rows(name, x)
     if points is None:
         return x, x
-    points = as_rows(points)
+    points = as_rows("points", points)
     points = points.to(x.device, x.dtype) if isinstance(points, Tensor) else points.to(x.device)
     if points.shape[1:] != x.shape[1:] or points.dtype != x.dtype:
         raise ValueError(
@@ -148,7 +199,7 @@ def applicable(measures: Mapping[str, Measure], model: LatentModel | ModelSpec) 
 
 @torch.no_grad()
 def measured(
-    model: LatentModel, x: Tensor | Rows, points: Tensor | Rows, asked: Asked, measures: Mapping[str, Measure]
+    model: LatentModel, x: Tensor | FileRows, points: Tensor | FileRows, asked: Asked, measures: Mapping[str, Measure]
 ) -> Row:
     """All measures of one model, or why there is nothing to measure."""
     # Each row once, so that equal ends have equal codes to the last digit.
@@ -169,7 +220,7 @@ def measured(
     return row
 
 
-def _codes(model: LatentModel, x: Tensor | Rows) -> Tensor:
+def _codes(model: LatentModel, x: Tensor | FileRows) -> Tensor:
     return torch.cat([model.encode(block).mean.detach() for _, block in row_blocks(x)])
 
 
@@ -197,7 +248,7 @@ def _labelled(quantity: Quantity, values: Mapping[str, Tensor]) -> xr.Dataset:
 
 
 def assembled(
-    found: Mapping[str, Sequence[Row]], measures: Mapping[str, Measure], asked: Asked, points: Tensor | Rows
+    found: Mapping[str, Sequence[Row]], measures: Mapping[str, Measure], asked: Asked, points: Tensor | FileRows
 ) -> xr.Dataset:
     """One dataset of all rows, by model and retraining; warns of those that are lost."""
     length = max(len(rows) for rows in found.values())
@@ -256,6 +307,20 @@ def with_ambient_distances(dataset: xr.Dataset) -> xr.DataArray:
 
     Returns:
         Dims (model, measure, retraining, pair), with the measures `reconstructed` and `ambient` behind the others.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> class Plane(pg.LatentModel):
+        ...     latent, num_features = 2, 2
+        ...     def encode(self, x):
+        ...         return pg.Encoding(x / 10, torch.zeros_like(x))
+        ...     def decode(self, z):
+        ...         return 10 * z
+        >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+        >>> found = pg.measure({"plane": [Plane()]}, x, torch.tensor([[0, 1]]), {"straight": pg.StraightLine()})
+        >>> distance = pg.study.with_ambient_distances(found)
+        >>> dict(zip(distance.measure.values.tolist(), distance.values.ravel().round(3).tolist()))
+        {'straight': 5.0, 'euclidean': 0.5, 'reconstructed': 5.0, 'ambient': 5.0}
     """
     distance = dataset.distance
     more = {"reconstructed": dataset.euclidean_reconstructed, "ambient": dataset.euclidean_ambient}

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probgeo.geometry import calculus, paths
+from probgeo import paths
+from probgeo.geometry import calculus
 from probgeo.geometry.calculus.shooting import precise
 from probgeo.geometry.geodesics import GaussNewton, Geodesics, Status, geodesic, with_doubts
 from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Metric
@@ -20,12 +21,45 @@ VOLUME_TOLERANCE = 1e-2  # relative; retrainings differ by more
 
 
 def expected_metric(model: LatentModel) -> Metric:
-    """The metric of the model's uncertainty in the space of E[x | z]."""
+    """The metric of the model's uncertainty in the space of E[x | z].
+
+    Args:
+        model: a fitted model.
+
+    Returns:
+        The expected metric, lengths in units of x.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> model = pg.VAE(latent=2).build(num_features=5, seed=0)
+        >>> z = torch.zeros(1, 2)
+        >>> jacobian = torch.func.jacrev(model.decode)(z[0])
+        >>> torch.allclose(pg.study.expected_metric(model).tensor(z)[0], jacobian.mT @ jacobian)
+        True
+    """
     return model.metric()
 
 
 def fisher_rao_metric(model: LatentModel) -> Metric:
-    """The metric of the model's uncertainty in the likelihood's isometric space."""
+    """The metric of the model's uncertainty in the likelihood's isometric space.
+
+    Args:
+        model: a fitted model.
+
+    Returns:
+        The expected Fisher-Rao metric, lengths in nats^½.
+
+    Raises:
+        TypeError: a model that says nothing of the distribution of x.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> model = pg.VAE(latent=2, likelihood=pg.Gaussian(std=0.5)).build(num_features=5, seed=0)
+        >>> fisher_rao, expected = pg.study.fisher_rao_metric(model), pg.study.expected_metric(model)
+        >>> z = torch.zeros(1, 2)
+        >>> torch.allclose(fisher_rao.tensor(z), expected.tensor(z) / 0.5**2)
+        True
+    """
     return model.fisher_rao_metric()
 
 
@@ -36,6 +70,15 @@ class ViewMetric:
     Args:
         view: its name in the `SharedLatentVAE`.
         metric: which of its metrics: `expected_metric` or `fisher_rao_metric`.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> views = {"left": pg.View(3), "right": pg.View(2)}
+        >>> model = pg.SharedLatentVAE(views, latent=2).build(num_features=5, seed=0)
+        >>> left, right = (pg.study.ViewMetric(name)(model) for name in views)
+        >>> z = torch.zeros(1, 2)
+        >>> torch.allclose(model.metric().tensor(z), left.tensor(z) + right.tensor(z))
+        True
     """
 
     view: str
@@ -56,7 +99,25 @@ class ViewMetric:
 
 
 def decorrelated_energy(model: LatentModel) -> Energy:
-    """The published energy of decoder ensembles, in closed form."""
+    """The published energy of decoder ensembles, in closed form.
+
+    Args:
+        model: a fitted model with draws of its decoder, such as an ensemble.
+
+    Returns:
+        The energy over the draws, in squared units of x.
+
+    Raises:
+        TypeError: a model without draws.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> model = pg.VAE(latent=2, decoder=pg.EnsembleDecoder(members=3)).build(num_features=5, seed=0)
+        >>> resting = torch.zeros(1, 65, 2)  # a path that stays where it is: all of its energy is the members' variance
+        >>> variance = model.draws()(resting[0, 0]).var(0, correction=0).sum()
+        >>> torch.allclose(pg.energy(pg.study.decorrelated_energy(model), resting), 256**2 * variance)
+        True
+    """
     return DecorrelatedEnergy(model.draws())
 
 
@@ -82,7 +143,27 @@ def angle_between(
 
 
 class Measure(abc.ABC):
-    """A distance in a fitted model's latent space, with its angles and volumes. A frozen dataclass: it can be a key."""
+    """A distance in a fitted model's latent space, with its angles and volumes. A frozen dataclass: it can be a key.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class CityBlocks(pg.Measure):  # ‖z_i − z_j‖₁
+        ...     def paths(self, model, start, stop, codes):
+        ...         found = pg.Euclidean().paths(model, start, stop, codes)
+        ...         return found._replace(length=(stop - start).abs().sum(-1))
+        >>> class Plane(pg.LatentModel):
+        ...     latent, num_features = 2, 2
+        ...     def encode(self, x):
+        ...         return pg.Encoding(x, torch.zeros_like(x))
+        ...     def decode(self, z):
+        ...         return z
+        >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+        >>> found = pg.measure({"plane": [Plane()]}, x, torch.tensor([[0, 1]]), {"blocks": CityBlocks()})
+        >>> dict(zip(found.measure.values.tolist(), found.distance.values.ravel().tolist()))
+        {'blocks': 7.0, 'euclidean': 5.0}
+    """
 
     def subject(self, model: LatentModel) -> LatentModel:
         """Whose codes and geometry are measured: the model's own; all other methods, and codes, are of this."""
@@ -119,6 +200,20 @@ class Geodesic(Measure):
         metric: fitted model -> metric or energy.
         solver: how it is minimised.
         needs_draws: whether the metric exists for ensembles only.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> class Plane(pg.LatentModel):
+        ...     latent, num_features = 2, 2
+        ...     def encode(self, x):
+        ...         return pg.Encoding(x / 10, torch.zeros_like(x))
+        ...     def decode(self, z):
+        ...         return 10 * z
+        >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0], [0.0, 4.0]])
+        >>> measures = {"geodesic": pg.Geodesic(solver=pg.GaussNewton(num_segments=16))}
+        >>> distance = pg.measure({"plane": [Plane()]}, x, torch.tensor([[0, 1]]), measures).distance
+        >>> dict(zip(distance.measure.values.tolist(), distance.values.ravel().round(3).tolist()))  # units of x, of z
+        {'geodesic': 5.0, 'euclidean': 0.5}
     """
 
     metric: Callable[[LatentModel], Energy] = expected_metric
@@ -157,6 +252,19 @@ class DrawnGeodesic(Measure):
     Args:
         solver: how the energy is minimised.
         num_draws: number of draws; None for those of the model's own metric.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> model = pg.VAE(latent=2, decoder=pg.EnsembleDecoder(members=3)).build(num_features=5, seed=0)
+        >>> x = torch.rand(20, 5, generator=torch.Generator().manual_seed(0))
+        >>> measures = {"drawn": pg.study.DrawnGeodesic(pg.GaussNewton(num_segments=16))}
+        >>> found = pg.measure({"ensemble": [model]}, x, torch.tensor([[0, 1], [2, 3]]), measures)
+        >>> drawn = found.draw_length.sel(model="ensemble", measure="drawn", retraining=0)
+        >>> dict(drawn.sizes)
+        {'draw': 3, 'pair': 2}
+        >>> distance = found.distance.sel(model="ensemble", measure="drawn", retraining=0)
+        >>> bool((abs((drawn**2).mean("draw") ** 0.5 / distance - 1) < 0.05).all())  # E[JᵀJ] is a mean of squares
+        True
     """
 
     solver: GaussNewton = GaussNewton()
@@ -190,6 +298,20 @@ class StraightLine(Measure):
     Args:
         metric: fitted model -> metric.
         num_segments: segments of the line.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> class Parabola(pg.LatentModel):  # z -> (z, z²)
+        ...     latent, num_features = 1, 2
+        ...     def encode(self, x):
+        ...         return pg.Encoding(x[:, :1], torch.zeros_like(x[:, :1]))
+        ...     def decode(self, z):
+        ...         return torch.cat([z, z**2], dim=-1)
+        >>> x = torch.tensor([[0.0, 0.0], [2.0, 4.0]])
+        >>> lines = {"chord": pg.StraightLine(num_segments=1), "arc": pg.StraightLine()}
+        >>> found = pg.measure({"parabola": [Parabola()]}, x, torch.tensor([[0, 1]]), lines)
+        >>> found.distance.sel(measure=["chord", "arc"]).values.ravel().round(3)  # √(2² + 4²), √17 + arsinh(4)/4
+        array([4.472, 4.647], dtype=float32)
     """
 
     metric: Callable[[LatentModel], Metric] = expected_metric
@@ -222,7 +344,18 @@ class StraightLine(Measure):
 
 @dataclass(frozen=True)
 class Euclidean(Measure):
-    """‖z_i − z_j‖, angles and volumes in the Euclidean space of the codes: what a latent map shows to the eye."""
+    """‖z_i − z_j‖, angles and volumes in the Euclidean space of the codes: what a latent map shows to the eye.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> model = pg.VAE(latent=2).build(num_features=5, seed=0)
+        >>> x = torch.rand(4, 5, generator=torch.Generator().manual_seed(0))
+        >>> pairs = torch.tensor([[0, 1], [2, 3]])
+        >>> distance = pg.measure({"vae": [model]}, x, pairs, {"euclidean": pg.Euclidean()}).distance
+        >>> codes = model.encode(x).mean[pairs]
+        >>> torch.allclose(torch.tensor(distance.values).squeeze(), (codes[:, 0] - codes[:, 1]).norm(dim=1))
+        True
+    """
 
     def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         lengths = (start - stop).norm(dim=-1)

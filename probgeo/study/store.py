@@ -1,20 +1,18 @@
 """Where a study keeps what: trainings, measurements and the inputs of its workers, under keys that are hashes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import Tensor
 
 from probgeo.disk import whole_file
-from probgeo.models.base import LatentModel
-from probgeo.rows import Rows
-from probgeo.specs import digest, to_config
+from probgeo.rows import FileRows
+from probgeo.specs import digest
 from probgeo.study.asked import Asked
 from probgeo.study.quantities import Quantity
 
@@ -26,11 +24,11 @@ REVISION = 2
 class Held:
     """A study's inputs in memory: for work that is done here."""
 
-    x: Tensor | Rows
-    points: Tensor | Rows
+    x: Tensor | FileRows
+    points: Tensor | FileRows
     asked: Asked
 
-    def load(self) -> tuple[Tensor | Rows, Tensor | Rows, Asked]:
+    def load(self) -> tuple[Tensor | FileRows, Tensor | FileRows, Asked]:
         """Data, points, and what is asked for."""
         return self.x, self.points, self.asked
 
@@ -44,8 +42,8 @@ class Mapped:
     Built by `Mapped.written`.
     """
 
-    x: Path | Rows
-    points: Path | Rows
+    x: Path | FileRows
+    points: Path | FileRows
     pairs: Path
     triples: Path | None
     regions: tuple[tuple[str, Path], ...]
@@ -64,19 +62,19 @@ class Mapped:
 
         asked = held.asked
         return cls(
-            held.x if isinstance(held.x, Rows) else kept(held.x, x_digest),
-            held.points if isinstance(held.points, Rows) else kept(held.points, points_digest),
+            held.x if isinstance(held.x, FileRows) else kept(held.x, x_digest),
+            held.points if isinstance(held.points, FileRows) else kept(held.points, points_digest),
             kept(asked.pairs, digest(asked.pairs)),
             None if asked.triples is None else kept(asked.triples, digest(asked.triples)),
             tuple((name, kept(rows, digest(rows))) for name, rows in asked.regions.items()),
             str(held.x.device),
         )
 
-    def load(self) -> tuple[Tensor | Rows, Tensor | Rows, Asked]:
+    def load(self) -> tuple[Tensor | FileRows, Tensor | FileRows, Asked]:
         """Data, points, and what is asked for."""
         triples = None if self.triples is None else _mapped(self.triples)
         asked = Asked(_mapped(self.pairs), triples, {name: _mapped(path) for name, path in self.regions})
-        x, points = (part if isinstance(part, Rows) else _mapped(part) for part in (self.x, self.points))
+        x, points = (part if isinstance(part, FileRows) else _mapped(part) for part in (self.x, self.points))
         return x.to(self.device), points.to(self.device), asked
 
 
@@ -128,47 +126,3 @@ def read_rows(files: Mapping[Quantity, Path]) -> xr.Dataset | str:
         if parts[-1].attrs.get("lost"):
             return parts[-1].attrs["lost"]
     return xr.merge(parts)
-
-
-# --- models trained elsewhere ----------------------------------------------------------------------------------------
-
-
-def model_key(model: LatentModel, name: str, index: int) -> str:
-    """What identifies a model that no study trained: its class and its weights; without weights its user's name."""
-    parts = list(_weights(vars(model), {}))
-    if isinstance(model, nn.Module):
-        parts += _weights(model, {})
-    has_weights = any(isinstance(part, (Tensor, np.ndarray)) for part in parts)
-    return digest(to_config(type(model)), *parts, *(() if has_weights else (name, index)))
-
-
-def _weights(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
-    """Arrays, numbers and texts in an object, in functions' code and what they enclose, in a fixed order."""
-    if isinstance(value, (bool, int, float, str, type(None), Tensor, np.ndarray)):
-        yield value
-        return
-    if id(value) in seen:
-        return
-    seen[id(value)] = value  # held, so that no other object gets its number
-    parts: list[Any] = []
-    if isinstance(value, nn.Module):
-        yield str(value)
-        parts = [dict(value.state_dict()), value.training]
-        parts += [{k: v for k, v in vars(each).items() if not k.startswith("_")} for each in value.modules()]
-    elif isinstance(value, Mapping):
-        parts = [part for key, item in value.items() for part in (str(key), item)]
-    elif isinstance(value, (list, tuple)):
-        parts = [len(value), *value]
-    elif isinstance(value, FunctionType):
-        yield value.__code__.co_code.hex()
-        parts = [
-            *value.__code__.co_consts,
-            *(value.__defaults__ or ()),
-            *(c.cell_contents for c in value.__closure__ or ()),
-        ]
-    elif hasattr(value, "__func__"):
-        parts = [value.__func__, value.__self__]
-    elif isinstance(value, LatentModel):
-        parts = [vars(value)]
-    for part in parts:
-        yield from _weights(part, seen)

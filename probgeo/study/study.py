@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from torch import Tensor
 
 from probgeo.disk import whole_file
 from probgeo.models.base import FittedModel, LatentModel, ModelSpec
 from probgeo.specs import digest, to_config
 from probgeo.study.asked import checked
+from probgeo.study.identity import model_key
 from probgeo.study.jobs import carried_out, groups
 from probgeo.study.measure import (
     Row,
+    Rows,
+    acquaint,
     applicable,
     assembled,
     checked_data,
@@ -28,9 +30,9 @@ from probgeo.study.measure import (
 )
 from probgeo.study.measures import DEFAULT_MEASURES, Measure
 from probgeo.study.quantities import Quantity
-from probgeo.study.store import Held, Inputs, Mapped, measurement_key, model_key, read_rows, write_dataset, write_rows
+from probgeo.study.store import Held, Inputs, Mapped, measurement_key, read_rows, write_dataset, write_rows
 from probgeo.training import storage
-from probgeo.training.fit import Training, TrainingDiverged, fit
+from probgeo.training.fit import Training, TrainingDiverged, checked_seeds, fit
 
 FIRST_VERSION = "0.1.0"  # whose studies did not say which version wrote them
 
@@ -61,29 +63,48 @@ class Study:
             too few rows or in too many dimensions.
         FileExistsError: the folder holds a study of other data, training or models under the same names, or of a
             version whose studies this one does not continue.
+
+    Example:
+        >>> import tempfile, torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     study = pg.Study(
+        ...         folder,
+        ...         data=x,
+        ...         pairs=torch.tensor([[0, 1], [2, 3]]),
+        ...         models={"single": pg.VAE(latent=2, decoder=pg.Decoder(pg.nn.MLP((8,))))},
+        ...         seeds=range(2),
+        ...         measures={"straight": pg.StraightLine()},
+        ...         training=pg.Training(epochs=1, batch_size=16),
+        ...     )
+        ...     first = study.run(progress=False)
+        ...     again = study.run(progress=False)  # everything is there already
+        >>> dict(first.distance.sizes), first.distance.equals(again.distance)
+        ({'model': 1, 'measure': 2, 'retraining': 2, 'pair': 2}, True)
     """
 
     def __init__(
         self,
         folder: str | os.PathLike,
-        data: Any,
-        pairs: Tensor,
+        data: Rows,
+        pairs: Rows,
         models: Mapping[str, ModelSpec | Sequence[LatentModel]],
         seeds: Sequence[int] = (),
         measures: Mapping[str, Measure] = DEFAULT_MEASURES,
         training: Training = Training(),
-        points: Any = None,
-        triples: Tensor | None = None,
-        regions: Mapping[str, Tensor] | None = None,
+        points: Rows | None = None,
+        triples: Rows | None = None,
+        regions: Mapping[str, Rows] | None = None,
     ) -> None:
         self.folder, self.training = Path(folder), training
-        self.models, self.seeds = dict(models), [int(seed) for seed in seeds]
+        self.models, self.seeds = dict(models), checked_seeds(seeds)
         _check(self.models, self.seeds)
         self.measures = with_euclidean(measures)
         self.data: Any
         self.points: Any
-        self.data, self.points = checked_data(data, points)
+        self.data, self.points = checked_data("data", data, points)
         described = {name: self._described(name) for name in self.models}
+        acquaint(described.values(), self.data)
         self.asked = checked(pairs, triples, regions, len(self.points), described)
         self.pairs = self.asked.pairs.to(self.data.device)
         for model in self.models.values():
@@ -293,7 +314,10 @@ class Study:
             "probgeo": version("probgeo"),
             "data": self._data_digest,
             "models": json.dumps(
-                {name: to_config(m) if isinstance(m, ModelSpec) else None for name, m in self.models.items()}
+                {
+                    name: to_config(m) if isinstance(m, ModelSpec) else [each.name for each in m]
+                    for name, m in self.models.items()
+                }
             ),
             "measures": json.dumps({name: to_config(measure) for name, measure in self.measures.items()}),
             "training": json.dumps(to_config(self.training)),

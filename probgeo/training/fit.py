@@ -17,8 +17,9 @@ from probgeo.likelihoods import Likelihood
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
-from probgeo.rows import Rows, in_memory, row_blocks
-from probgeo.specs import current_config, digest, stream, to_config
+from probgeo.rows import FileRows, in_memory, row_blocks
+from probgeo.seeds import stream
+from probgeo.specs import current_config, digest, to_config
 from probgeo.training import storage
 from probgeo.training.gplvm import SingleGPLVM
 from probgeo.training.options import Report, Training, num_epochs
@@ -42,8 +43,23 @@ class UnsuitableData(UserWarning):
 class TrainingDiverged(ArithmeticError):
     """The objective of some retrainings became NaN or infinite; each keeps its weights of the last good epoch.
 
+    Args:
+        message: which seeds, and when.
+        models: all retrainings, in the order of the seeds.
+
     Attributes:
         models: all retrainings, in the order of the seeds.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> reckless = pg.Training(epochs=5, batch_size=20, learning_rate=1e30, optimizer=torch.optim.SGD)
+        >>> try:
+        ...     pg.fit(pg.VAE(latent=2), x, seeds=range(2), training=reckless, progress=False)
+        ... except pg.TrainingDiverged as error:
+        ...     models = error.models
+        >>> len(models), all(weights.isfinite().all().item() for weights in models[0].parameters())
+        (2, True)
     """
 
     def __init__(self, message: str, models: list[FittedModel]) -> None:
@@ -101,11 +117,22 @@ def fit(
 
     Warns:
         UnsuitableData: all rows are equal, or values are far larger than networks read well.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> spec, training = pg.VAE(latent=2, decoder=pg.Decoder(pg.nn.MLP((8,)))), pg.Training(epochs=1, batch_size=20)
+        >>> three = pg.fit(spec, x, seeds=range(3), training=training, progress=False)
+        >>> [alone] = pg.fit(spec, x, seeds=[2], training=training, progress=False)
+        >>> torch.allclose(alone.encode(x).mean, three[2].encode(x).mean, atol=1e-5)  # each as if trained alone
+        True
     """
     seeds = checked_seeds(seeds)
     if not isinstance(training, Training):
         raise TypeError(f"training: expected Training(...); got {training!r}.")
-    x = as_rows(x)
+    if not isinstance(spec, ModelSpec):
+        raise TypeError(f"spec: expected a spec, such as VAE(latent=2); got {_named(spec)}.")
+    x = as_rows("x", x)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one seed, none repeated; got {seeds}.")
     if stack < 1:
@@ -169,7 +196,7 @@ def checked_seeds(seeds: Any) -> list[int]:
         raise TypeError(f"seeds: {advice}; got {seeds!r}.{name}") from error
 
 
-def _warn_of(spec: ModelSpec, x: Tensor | Rows) -> None:
+def _warn_of(spec: ModelSpec, x: Tensor | FileRows) -> None:
     """Warn of rows that are all equal, and of values that no network reads well."""
     blocks = [torch.stack(block.aminmax(dim=0)) for _, block in row_blocks(x)]
     low, high = torch.stack(blocks).amin(0)[0], torch.stack(blocks).amax(0)[1]
@@ -185,6 +212,10 @@ def _warn_of(spec: ModelSpec, x: Tensor | Rows) -> None:
             UnsuitableData,
             3,
         )
+
+
+def _named(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def _check_applies(training: Training) -> None:
@@ -206,7 +237,7 @@ def _divergence(model: FittedModel) -> str:
     return model.history.attrs["diverged"] if model.history is not None else ""
 
 
-def _split(x: Tensor | Rows, training: Training) -> tuple[Tensor | Rows, Tensor | Rows | None]:
+def _split(x: Tensor | FileRows, training: Training) -> tuple[Tensor | FileRows, Tensor | FileRows | None]:
     """The rows to train on, and those held out; those of a file stay there."""
     num_held_out = round(training.validation * len(x))
     if len(x) - num_held_out < 2:
@@ -222,7 +253,7 @@ def _split(x: Tensor | Rows, training: Training) -> tuple[Tensor | Rows, Tensor 
         return x, None
     order = torch.randperm(len(x), generator=stream("validation", len(x))).to(x.device)
     held_out, kept = order.split([num_held_out, len(x) - num_held_out])
-    return (x.rows(kept), x.rows(held_out)) if isinstance(x, Rows) else (x[kept], x[held_out])
+    return (x.rows(kept), x.rows(held_out)) if isinstance(x, FileRows) else (x[kept], x[held_out])
 
 
 def _checkpoint(folder: Path, identity: dict[str, Any], spec: ModelSpec, seeds: list[int]) -> Path:

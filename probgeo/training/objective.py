@@ -14,7 +14,7 @@ from torch.distributions import kl_divergence
 
 from probgeo.likelihoods.normal import Normal
 from probgeo.models.noise import noise_shape, transformed
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 
 class ELBO(nn.Module):

@@ -32,6 +32,14 @@ class Training:
 
     Raises:
         ValueError: an option outside its range.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> training = pg.Training(epochs=2, batch_size=20, learning_rate=0.01, schedule=pg.schedules.Cosine())
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> [model] = pg.fit(pg.VAE(latent=2), x, training=training, progress=False)
+        >>> model.history.sizes["epoch"]
+        2
     """
 
     epochs: int = 100

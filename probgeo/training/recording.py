@@ -32,10 +32,29 @@ class _Tape(TorchDispatchMode):
         super().__init__()
         self.steps: list[_Step] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Torch would wrap the method below in a function whose first call imports its compiler: seconds, for nothing.
+        return False
+
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results = operation(*args, **(kwargs or {}))
-        self.steps.append(_Step(operation, args, kwargs or {}, results))
+        if operation is torch.ops.aten._linalg_check_errors.default:
+            return self._marked(args[0])
+        return self._taken(operation, *args, **(kwargs or {}))
+
+    def _taken(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        results = operation(*args, **kwargs)
+        self.steps.append(_Step(operation, args, kwargs, results))
         return results
+
+    def _marked(self, info: Tensor) -> None:
+        """NaN where a factorisation fails, instead of an error, which would end what is computed beside it too."""
+        made = next(step.results for step in reversed(self.steps) if _places(info) <= _places(step.results))
+        failed = self._taken(torch.ops.aten.ne.Scalar, info, 0)
+        for value in _tensors(made):
+            if value.is_floating_point():
+                mask = failed.reshape(*failed.shape, *[1] * (value.ndim - failed.ndim))
+                self._taken(torch.ops.aten.masked_fill_.Scalar, value, mask, torch.nan)
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
@@ -84,7 +103,7 @@ class Recording:
                 raise NotRecordable(f"it draws random numbers, by {step.operation}")
             if _written(step) & _places(list(state)):
                 raise NotRecordable(f"it changes what it is given, by {step.operation}")
-        kept = _changing(tape.steps, _places((self.inputs, list(state))))
+        kept = _needed(_changing(tape.steps, _places((self.inputs, list(state)))), _places(list(outputs)))
         moved = _moved(kept, _places(list(outputs)))
         self.outputs = tuple(moved(value) for value in outputs)
         self._calls = [_call(_Step(*tree_map(moved, tuple(step)))) for step in kept]
@@ -113,6 +132,16 @@ def _changing(steps: Sequence[_Step], varying: set[int]) -> list[_Step]:
             varying |= made | written
             kept.append(step)
     return kept
+
+
+def _needed(steps: Sequence[_Step], lasting: set[int]) -> list[_Step]:
+    """The steps on which what lasts depends: those that make or change memories that a later one reads."""
+    needed, kept = set(lasting), []
+    for step in reversed(steps):
+        if (_places(step.results) | _written(step)) & needed:
+            needed |= _places((step.args, step.kwargs))
+            kept.append(step)
+    return kept[::-1]
 
 
 def _call(step: _Step) -> tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]:

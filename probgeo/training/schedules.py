@@ -7,7 +7,20 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A factor of the learning rate for every epoch; a frozen dataclass, so that it can be a key."""
+    """A factor of the learning rate for every epoch; a frozen dataclass, so that it can be a key.
+
+    Example:
+        >>> import probgeo as pg
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Halved(pg.schedules.Schedule):  # of one's own: half as fast in the second half
+        ...     def factor(self, epoch, num_epochs):
+        ...         return 1.0 if 2 * epoch < num_epochs else 0.5
+        >>> [Halved().factor(epoch, 4) for epoch in range(4)]
+        [1.0, 1.0, 0.5, 0.5]
+        >>> pg.Training(epochs=4, schedule=Halved()).schedule
+        Halved()
+    """
 
     def factor(self, epoch: int, num_epochs: int) -> float:
         """Factor at an epoch 0 … num_epochs − 1 of a phase of training."""
@@ -22,6 +35,11 @@ class Cosine:
 
     Raises:
         ValueError: final outside [0, 1].
+
+    Example:
+        >>> import probgeo as pg
+        >>> [round(pg.schedules.Cosine().factor(epoch, num_epochs=4), 3) for epoch in range(4)]
+        [1.0, 0.854, 0.5, 0.146]
 
     References:
         Loshchilov & Hutter (2017), SGDR: stochastic gradient descent with warm restarts, eq. 5.
@@ -47,6 +65,12 @@ class Piecewise:
 
     Raises:
         ValueError: as many factors as there are not epochs, epochs that do not increase, a factor that is not positive.
+
+    Example:
+        >>> import probgeo as pg
+        >>> schedule = pg.schedules.Piecewise(epochs=(2, 3), factors=(0.1, 0.01))
+        >>> [schedule.factor(epoch, num_epochs=4) for epoch in range(4)]
+        [1.0, 1.0, 0.1, 0.01]
     """
 
     epochs: tuple[int, ...]
@@ -74,6 +98,12 @@ class LinearWarmup:
 
     Raises:
         ValueError: epochs below one.
+
+    Example:
+        >>> import probgeo as pg
+        >>> schedule = pg.schedules.LinearWarmup(2, then=pg.schedules.Cosine())
+        >>> [schedule.factor(epoch, num_epochs=4) for epoch in range(4)]
+        [0.5, 1.0, 1.0, 0.5]
     """
 
     epochs: int

@@ -18,7 +18,7 @@ from probgeo.models.phase import Phase
 from probgeo.models.vae import LatentSpec
 from probgeo.nn import Stacked
 from probgeo.nn.affine import batched_linear_layers
-from probgeo.rows import Rows
+from probgeo.rows import FileRows
 from probgeo.training.objective import ELBO, noise_shapes, random_noise, random_rows
 from probgeo.training.optimisers import gradients_of
 from probgeo.training.recording import NotRecordable, Recording
@@ -41,7 +41,7 @@ def pyro_settings() -> Iterator[None]:
 
 
 class Minibatch(NamedTuple):
-    """Rows, noise and β of one step."""
+    """FileRows, noise and β of one step."""
 
     x: Float[Tensor, "retraining row feature"]
     noise: dict[str, Tensor]  #: standard normal, (retraining, *shape), by latent variable
@@ -63,8 +63,8 @@ class Stack:
     def __init__(
         self,
         spec: LatentSpec,
-        train: Tensor | Rows,
-        held_out: Tensor | Rows | None,
+        train: Tensor | FileRows,
+        held_out: Tensor | FileRows | None,
         seeds: Sequence[int],
         batch_size: int,
     ) -> None:

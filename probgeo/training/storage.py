@@ -27,8 +27,22 @@ def save(
     The folder appears whole or not at all. `extra` (JSON-able) is kept in the configuration, and is part of its hash;
     `last`, parameters by name, is kept as `last.safetensors`.
 
+    Args:
+        model: from `fit`, or from a spec's `build`.
+        folder: where it will be.
+        extra: JSON-able, kept in the configuration, and part of its hash.
+        last: parameters by name, kept as `last.safetensors`.
+
     Raises:
         TypeError: a model that no spec of probgeo built.
+
+    Example:
+        >>> import tempfile, pathlib, probgeo as pg
+        >>> model = pg.VAE(latent=2).build(num_features=5, seed=0)
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     pg.save(model, pathlib.Path(parent) / "model")
+        ...     print(sorted(path.name for path in (pathlib.Path(parent) / "model").iterdir()))
+        ['config.json', 'weights.safetensors']
     """
     if not isinstance(model, FittedModel):
         raise TypeError(
@@ -49,10 +63,26 @@ def save(
 def load(folder: str | os.PathLike) -> FittedModel:
     """The fitted model that `save` or `fit` wrote to a folder, on the CPU.
 
+    Args:
+        folder: what was written.
+
+    Returns:
+        The model, with its spec and its history.
+
     Raises:
         FileNotFoundError: the folder holds no model.
         ValueError: its configuration was edited, or names what this version does not know; or its weights are truncated
             or belong to another configuration.
+
+    Example:
+        >>> import tempfile, pathlib, torch, probgeo as pg
+        >>> model = pg.VAE(latent=2).build(num_features=5, seed=0)
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     pg.save(model, pathlib.Path(parent) / "model")
+        ...     again = pg.load(pathlib.Path(parent) / "model")
+        >>> z = torch.zeros(1, 2)
+        >>> again.spec == model.spec, torch.equal(again.decode(z), model.decode(z))
+        (True, True)
     """
     folder = Path(folder)
     config = read_config(folder)

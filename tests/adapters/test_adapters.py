@@ -1,14 +1,23 @@
 """Models of plain PyTorch have the geometry that the same functions have when written out."""
 
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pandas as pd
 import pytest
 import torch
 import torch.distributions as td
+import xarray as xr
 from torch import Tensor, nn
 
 import probgeo as pg
 from probgeo.adapters import from_torch
 from probgeo.geometry.metrics import ExpectedMetric, PullbackMetric
 from probgeo.nn import mlp
+from probgeo.study import study as studies
+from probgeo.study.identity import model_key
 
 X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 SOLVER = pg.GaussNewton(32)
@@ -192,6 +201,41 @@ REFUSED = {
         ValueError,
         "Gaussian needs log_std by name",
     ),
+    "means and log-variances": (
+        {"encode": lambda x: pg.Encoding(x.flatten(1)[:, :2], -1 - x.flatten(1)[:, :2]), "decode": NET},
+        ValueError,
+        r"expected standard deviations; got negative ones, as log-variances are",
+    ),
+    "an encoder that reads its neighbours": (
+        {"encode": lambda x: x.flatten(1)[:, :2] / x.std(), "decode": NET},
+        ValueError,
+        "a row's code depends on the other rows",
+    ),
+    "codes in half precision": (
+        {"encode": lambda x: x.flatten(1)[:, :2].half(), "decode": NET},
+        TypeError,
+        r"codes in float32 or float64; got torch.float16. Convert the encoder, \.float\(\)",
+    ),
+    "rows that do not fit": (
+        {"encode": nn.Linear(7, 2), "decode": NET},
+        ValueError,
+        r"encode: it cannot be called with rows \(60, 1, 4, 4\) of torch.float32",
+    ),
+    "parameters of another shape": (
+        {
+            "encode": encoder(),
+            "decode": NET,
+            "likelihood": pg.likelihoods.NegativeBinomial(),
+            "parameters": {"log_total_count": torch.zeros(5)},
+        },
+        ValueError,
+        "log_total_count as a tensor of 16 numbers",
+    ),
+    "parameters that it has not": (
+        {"encode": encoder(), "decode": NET, "likelihood": pg.Gaussian(std=1.0), "parameters": {"scale": X[0, 0, 0]}},
+        ValueError,
+        "parameters: Gaussian has no scale",
+    ),
     "no decoders": ({"encode": encoder(), "decode": []}, ValueError, "decode: expected at least one"),
     "no function": ({"encode": encoder(), "decode": [3]}, TypeError, "decode"),
     "means of nothing": (
@@ -218,3 +262,93 @@ def test_what_a_model_lacks_is_refused_where_it_is_asked_for():
         model.fisher_rao_metric().tensor(torch.zeros(3, 2))
     with pytest.raises(TypeError, match="uncertainty"):
         model.uncertainty(torch.zeros(3, 2))
+
+
+PICKED = {
+    "a tuple": (lambda z: (NET(z), z), None, r"got a tuple of 2. Say which part with output="),
+    "a dict": (lambda z: {"x": NET(z)}, None, r"got a dict of x. Say which"),
+    "no such key": (lambda z: {"x": NET(z)}, "y", r"output: the decoder returns a dict of x, which has no 'y'"),
+    "no such place": (lambda z: (NET(z),), 3, r"output: the decoder returns a tuple of 1, which has no 3"),
+    "no such attribute": (NET, "weights", r"output: the decoder returns a Tensor, which has no 'weights'"),
+    "points of another space": (nn.Linear(3, 16), None, r"decoder: it cannot be called with points \(\d, 2\)"),
+}
+
+
+@pytest.mark.parametrize("name", PICKED)
+def test_outputs_that_are_not_picked_and_points_that_do_not_fit_are_refused_in_words(name):
+    decode, output, message = PICKED[name]
+    model = from_torch(encode=encoder(), decode=decode, output=output)
+    z = model.encode(X).mean
+    for call in (lambda: pg.geodesic(model.metric(), z[:2], z[2:4]), lambda: model.decode(z)):
+        with pytest.raises((ValueError, TypeError), match=message):
+            call()
+
+
+def test_rows_and_points_come_as_arrays_and_tables_too():
+    rows, model = X.flatten(1), from_torch(encode=nn.Linear(16, 2).requires_grad_(False), decode=[NET, seeded(1)])
+    z = model.encode(rows).mean
+    for form in (lambda x: x.numpy(), lambda x: pd.DataFrame(x.numpy()), lambda x: x.numpy().astype(">f4")):
+        assert torch.allclose(model.encode(form(rows)).mean, z, atol=1e-6)
+        for function in (model.decode, model.uncertainty, model.metric().tensor):
+            assert torch.allclose(function(form(z)), function(z), atol=1e-6)
+
+
+# --- in a study -------------------------------------------------------------------------------------------------------
+
+PAIRS = torch.tensor([[0, 1], [2, 3]])
+LINE = {"straight": pg.StraightLine(num_segments=8)}
+NETS = [seeded(seed) for seed in range(3)]
+
+
+def coder(x: Tensor) -> Tensor:
+    return x.flatten(1)[:, :2]
+
+
+def test_a_study_of_plain_models_resumes_has_one_file_and_says_their_names(tmp_path, monkeypatch):
+    done, measure = [], studies.measure_into
+    monkeypatch.setattr(studies, "measure_into", lambda *job: (done.append(1), measure(*job)))
+
+    def run(count: int):
+        models = [from_torch(encode=coder, decode=NETS[i], name=f"course {i}") for i in range(count)]
+        study = pg.Study(tmp_path, X, PAIRS, {"mine": models}, measures=LINE, regions={"all": torch.arange(9)})
+        return study.run(progress=False)
+
+    first = run(2)
+    assert len(done) == 2 and first.volume.sel(measure="euclidean").notnull().all()
+    assert run(2).identical(first) and len(done) == 2
+    assert run(3).distance.isel(retraining=[0, 1]).identical(first.distance) and len(done) == 3
+    with xr.open_dataset(tmp_path / "study.nc", engine="h5netcdf") as stored:
+        assert stored.sizes["retraining"] == 3 and stored.distance.notnull().all()
+        assert json.loads(stored.attrs["models"])["mine"] == ["course 0", "course 1", "course 2"]
+
+
+ANOTHER: dict[str, Callable[[], dict[str, Any]]] = {
+    "plain": lambda: {},
+    "other weights": lambda: {"decode": NETS[1]},
+    "another function of the same weights": lambda: {"decode": lambda z: NETS[0](z).sigmoid()},
+    "and another": lambda: {"decode": lambda z: NETS[0](z).tanh()},
+    "other weights, read from the module around": lambda: {"decode": lambda z: NETS[1](z).tanh()},
+    "another encoder": lambda: {"encode": lambda x: coder(x) * 2},
+    "another likelihood": lambda: {"likelihood": pg.likelihoods.Bernoulli()},
+    "and yet another": lambda: {"likelihood": pg.Gaussian(std=0.5)},
+    "with another setting": lambda: {"likelihood": pg.Gaussian(std=0.7)},
+    "another name": lambda: {"name": "second"},
+    "a hook": lambda: {"decode": hooked()},
+    "a part of it": lambda: {"decode": partial(torch.mul, 2.0)},
+}
+
+
+def hooked() -> nn.Module:
+    net = seeded(0)
+    net.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return net
+
+
+def test_what_differs_in_a_model_is_in_its_key_and_what_it_learns_of_itself_is_not():
+    keys = {}
+    for name, options in ANOTHER.items():
+        first, second = (from_torch(**{"encode": coder, "decode": NETS[0], **options()}) for _ in range(2))
+        keys[name] = model_key(first, "mine", 0)
+        second.encode(X)
+        assert model_key(second, "mine", 0) == keys[name], name
+    assert len(set(keys.values())) == len(keys)

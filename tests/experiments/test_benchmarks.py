@@ -298,7 +298,7 @@ def test_command_writes_tables_and_figures_and_draws_them_again_from_the_result(
 
 def test_the_training_benchmark_prints_its_table_and_prints_it_again_from_the_result(tmp_path, capsys):
     tiny = ("--features", "4", "--batch-sizes", "8", "--decoders", "2", "--retrainings", "2", "--repeats", "1")
-    options = ("--steps", "2", "--stacks", "1", "--out", str(tmp_path))
+    options = ("--steps", "2", "--stacks", "1", "--sources", "dropout", "--out", str(tmp_path))
     benchmarks.main(["training", *tiny, *options])
     first = capsys.readouterr().out.splitlines()
     assert all(method in first[1] for method in training.METHODS)
@@ -314,12 +314,12 @@ def test_the_stack_by_hand_is_the_plain_models_objective():
     with torch.no_grad():
         for index in range(3):
             for retraining in range(3):
-                stack.weights[index][retraining] = layers[retraining][index].weight.T
-                stack.biases[index][retraining] = layers[retraining][index].bias
+                stack.encoder.weights[index][retraining] = layers[retraining][index].weight.T
+                stack.encoder.biases[index][retraining] = layers[retraining][index].bias
                 for member in range(2):
                     place = 2 * retraining + member
-                    stack.weights[3 + index][place] = decoders[retraining][member][index].weight.T
-                    stack.biases[3 + index][place] = decoders[retraining][member][index].bias
+                    stack.decoders.weights[index][place] = decoders[retraining][member][index].weight.T
+                    stack.decoders.biases[index][place] = decoders[retraining][member][index].bias
         noise = torch.randn(3, 6, 2)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch, "randn_like", lambda mean: noise if mean.ndim == 3 else noise[patch.row])
@@ -328,3 +328,14 @@ def test_the_stack_by_hand_is_the_plain_models_objective():
             for patch.row, model in enumerate(plain):
                 total = total + model(case.x)
     torch.testing.assert_close(found, total, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", training.SOURCES)
+def test_a_source_by_hand_moves_as_many_numbers_as_the_library_and_its_objective_is_finite(name):
+    source, x = training.SOURCES[name], training.rows_of(name, 8, 5)
+    by_hand = source.by_hand(3, 5, len(x))
+    model = source.spec.build(5, seed=0)
+    phase = model.phases[-1 if source.last_phase else 0]
+    moved = sum(value.numel() for path, value in model.named_parameters() if phase.trains(path))
+    assert 3 * moved == sum(value.numel() for value in by_hand.parameters() if value.requires_grad)
+    assert by_hand(x.expand(3, -1, -1)).isfinite()

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from experiments import calibration
-from experiments.common import load_result, parsed
+from experiments.common.options import parsed
+from experiments.common.results import load_result
 
 TINY = [
     *("--models", "ensemble", "--draws", "4", "--retrainings", "4", "--pairs", "8", "--epochs", "1"),
@@ -66,7 +67,7 @@ def test_result_carries_lengths_and_configuration(folder):
 
 
 def test_a_source_without_draws_is_refused_before_anything_is_trained(tmp_path):
-    with pytest.raises(ValueError, match="models: 'rbf' has no decoder draws"):
+    with pytest.raises(SystemExit, match="error: models: 'rbf' has no decoder draws"):
         calibration.main([*TINY, "--models", "rbf", "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit):
         calibration.main([*TINY, "--models", "other", "--out", str(tmp_path / "run")])
@@ -83,7 +84,7 @@ def test_too_few_are_refused_with_the_reason(option, message, capsys):
 
 
 def test_presets_are_of_the_published_data():
-    config = parsed(calibration.Config, calibration.PRESETS, calibration.QUICK, ["--preset", "mnist-3"])
+    config = parsed(calibration.Config, calibration.QUICK, calibration.PRESETS, ["--preset", "mnist-3"])
     assert (config.dataset, config.classes, config.pairs) == ("mnist", (0, 5, 7), 100)
-    quick = parsed(calibration.Config, calibration.PRESETS, calibration.QUICK, ["--preset", "mnist-3", "--quick"])
+    quick = parsed(calibration.Config, calibration.QUICK, calibration.PRESETS, ["--preset", "mnist-3", "--quick"])
     assert (quick.classes, quick.retrainings) == ((0, 5, 7), 4)

@@ -9,8 +9,8 @@ import torch
 
 import probgeo as pg
 from experiments import conditional as experiment
-from experiments.common import load_result
-from experiments.conditions import given_conditions, masks, numbers_of_conditions, oracle, scenario_of
+from experiments.common.conditions import given_conditions, masks, numbers_of_conditions, oracle, scenario_of
+from experiments.common.results import load_result
 
 TINY = [
     *("--points", "200", "--dimension", "4", "--latent", "2", "--models", "ensemble", "--members", "2"),
@@ -123,7 +123,7 @@ def test_a_table_with_missing_values_goes_through(tmp_path, capsys):
     found = load_result(tmp_path / "run" / "conditional.nc")["curves"]
     assert found.conditions.values.tolist() == [0, 1, 2, 3]
     assert found.distortion.notnull().all()
-    with pytest.raises(ValueError, match=r"path: expected a .csv or .tsv file"):
+    with pytest.raises(SystemExit, match=r"path: expected a .csv or .tsv file"):
         experiment.main(["--scenario", "table", "--out", str(tmp_path / "none")])
 
 

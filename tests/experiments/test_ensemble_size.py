@@ -7,8 +7,9 @@ import torch
 
 import probgeo as pg
 from experiments import ensemble_size
-from experiments.common import load_result, parsed
-from experiments.members import OfFirst, StraightEnergy, energy_of_1999_segments, first_members
+from experiments.common.members import OfFirst, StraightEnergy, energy_of_1999_segments, first_members
+from experiments.common.options import parsed
+from experiments.common.results import load_result
 
 NET = pg.nn.MLP((8,))
 TINY = [
@@ -18,7 +19,7 @@ TINY = [
 
 
 def config(*arguments: str) -> ensemble_size.Config:
-    return parsed(ensemble_size.Config, ensemble_size.PRESETS, ensemble_size.QUICK, [*TINY, *arguments])
+    return parsed(ensemble_size.Config, ensemble_size.QUICK, ensemble_size.PRESETS, [*TINY, *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def ends():
 def folder(tmp_path_factory):
     """A finished tiny run."""
     path = tmp_path_factory.mktemp("ensemble_size")
-    ensemble_size.compute(config(), path)
+    ensemble_size.main([*TINY, "--out", str(path)])
     return path
 
 
@@ -117,7 +118,7 @@ def test_more_representatives_than_classes_are_refused(number):
 
 
 def test_preset_is_the_published_study_of_cells():
-    found = parsed(ensemble_size.Config, ensemble_size.PRESETS, ensemble_size.QUICK, ["--preset", "tasic"])
+    found = parsed(ensemble_size.Config, ensemble_size.QUICK, ensemble_size.PRESETS, ["--preset", "tasic"])
     assert (found.dataset, found.retrainings, found.members) == ("tasic", 6, tuple(range(1, 11)))
     assert found.representatives * (found.representatives - 1) / 2 == 105  # pairs
     assert len(ensemble_size.PUBLISHED_CV) == len(found.members)

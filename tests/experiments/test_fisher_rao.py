@@ -9,7 +9,7 @@ import scipy.stats
 import xarray as xr
 
 from experiments import fisher_rao
-from experiments.common import parsed
+from experiments.common.options import parsed
 
 TINY = [
     *("--members", "2", "--retrainings", "2", "--cells", "6", "--epochs", "1", "--width", "8", "--segments", "8"),
@@ -92,13 +92,13 @@ def test_table_holds_means_with_t_intervals_and_paired_tests_against_the_latent_
 def test_too_few_retrainings_or_cells_are_refused_before_anything_is_trained(tmp_path, capsys):
     with pytest.raises(SystemExit):
         fisher_rao.main(["--retrainings", "1", "--out", str(tmp_path / "run")])
-    assert "retrainings, cells: expected at least 2" in " ".join(capsys.readouterr().err.split())
+    assert "retrainings: expected at least 2, as intervals need" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()
 
 
 def test_options_override_quick_which_overrides_the_preset():
     def config(*arguments):
-        return parsed(fisher_rao.Config, fisher_rao.PRESETS, fisher_rao.QUICK, arguments)
+        return parsed(fisher_rao.Config, fisher_rao.QUICK, fisher_rao.PRESETS, arguments)
 
     assert config() == fisher_rao.Config()
     preset = config("--preset", "haematopoiesis", "--quick", "--cells", "7")

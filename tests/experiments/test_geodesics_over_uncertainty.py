@@ -8,8 +8,8 @@ import xarray as xr
 
 import probgeo as pg
 from experiments import geodesics_over_uncertainty as experiment
-from experiments.common import load_result
-from experiments.maps import field, grid_over, inside_data
+from experiments.common.maps import field, grid_over, inside_data
+from experiments.common.results import load_result
 
 TINY = [
     *("--members", "2", "--retrainings", "2", "--pairs", "4", "--epochs", "1", "--width", "8", "--segments", "16"),
@@ -113,7 +113,7 @@ def test_more_latent_dimensions_have_a_table_but_no_map(tmp_path, capsys):
 
 
 def test_another_configuration_in_the_folder_is_refused(folder):
-    with pytest.raises(FileExistsError, match="holds a retraining of another training"):
+    with pytest.raises(SystemExit, match="holds a retraining of another training"):
         experiment.main([*TINY, "--epochs", "2", "--out", str(folder)])
 
 

@@ -9,7 +9,8 @@ import torch
 
 import probgeo as pg
 from experiments import grid_dependence
-from experiments.common import load_result, parsed
+from experiments.common.options import parsed
+from experiments.common.results import load_result
 
 TINY = [
     *("--members", "2", "--retrainings", "2", "--pairs", "4", "--grid", "8", "16", "32", "--epochs", "1"),
@@ -110,7 +111,7 @@ def test_tables_have_a_row_for_every_number_and_for_every_combination(folder):
     [
         (("--grid", "32"), "grid: expected two or more ascending"),
         (("--grid", "32", "16"), "grid: expected two or more ascending"),
-        (("--members", "1"), "retrainings, members: expected at least 2 each"),
+        (("--members", "1"), "members: expected at least 2, as variations need"),
     ],
 )
 def test_what_has_no_variation_is_refused_with_the_reason(arguments, message, capsys):
@@ -121,6 +122,6 @@ def test_what_has_no_variation_is_refused_with_the_reason(arguments, message, ca
 
 def test_preset_is_of_the_published_data():
     config = parsed(
-        grid_dependence.Config, grid_dependence.PRESETS, grid_dependence.QUICK, ["--preset", "mnist-3", "--quick"]
+        grid_dependence.Config, grid_dependence.QUICK, grid_dependence.PRESETS, ["--preset", "mnist-3", "--quick"]
     )
     assert (config.dataset, config.classes, config.retrainings) == ("mnist", (0, 5, 7), 3)

@@ -11,7 +11,9 @@ import xarray as xr
 
 import probgeo as pg
 from experiments import identifiability
-from experiments.common import Source, load_result, parsed, save_result
+from experiments.common.decoders import Source
+from experiments.common.options import parsed
+from experiments.common.results import load_result, save_result
 
 TINY = [
     *("--models", "rbf", "ensemble", "--members", "2", "--retrainings", "2", "--pairs", "4", "--epochs", "1"),
@@ -55,12 +57,12 @@ def test_result_carries_its_configuration_and_is_reported_without_computing(fold
 
 
 def test_another_configuration_in_the_folder_is_refused(folder):
-    with pytest.raises(FileExistsError, match=r"folder: .* holds a study of other training"):
+    with pytest.raises(SystemExit, match=r"folder: .* holds a study of other training"):
         identifiability.main([*TINY, "--epochs", "2", "--out", str(folder)])
 
 
 def test_unknown_data_set_names_those_there_are(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown data set 'digit'; choose from digits, mnist"):
+    with pytest.raises(SystemExit, match=r"unknown data set 'digit'; choose from digits, mnist"):
         identifiability.main(["--dataset", "digit", "--out", str(tmp_path)])
 
 
@@ -73,7 +75,7 @@ def test_one_retraining_is_refused_before_anything_is_trained(tmp_path, capsys):
 
 def test_options_override_quick_which_overrides_the_preset():
     def config(*arguments):
-        return parsed(identifiability.Config, identifiability.PRESETS, identifiability.QUICK, arguments)
+        return parsed(identifiability.Config, identifiability.QUICK, identifiability.PRESETS, arguments)
 
     assert config() == identifiability.Config()
     assert config("--preset", "mnist-50").latent == 50

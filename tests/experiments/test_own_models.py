@@ -4,7 +4,7 @@ import torch
 
 import probgeo as pg
 from experiments import own_models
-from experiments.common import load_result
+from experiments.common.results import load_result
 
 
 def test_a_tiny_audit_has_every_measure_and_reports_again_without_training(tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from torch.distributions import MultivariateNormal
 
 import probgeo as pg
 from experiments import reconstructions as experiment
-from experiments.common import load_result
+from experiments.common.results import load_result
 
 TINY = ["--members", "2", "--images", "5", "--epochs", "1", "--width", "8", "--segments", "16"]
 
@@ -121,5 +121,5 @@ def test_a_report_computes_nothing_and_prints_the_same(folder, tmp_path, capsys)
 
 
 def test_data_that_are_no_images_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="expected images; the rows of 'two_moons' are vectors"):
+    with pytest.raises(SystemExit, match="expected images; the rows of 'two_moons' are vectors"):
         experiment.main([*TINY, "--dataset", "two_moons", "--out", str(tmp_path)])

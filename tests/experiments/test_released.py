@@ -9,7 +9,7 @@ from torch.func import jacrev, vmap
 
 import probgeo as pg
 from experiments import identifiability
-from experiments.released import AsReleased, SummedAsReleased, released_metric
+from experiments.common.released import AsReleased, SummedAsReleased, released_metric
 
 NET = pg.nn.MLP((8,))
 SOLVER = pg.GaussNewton(num_segments=32)

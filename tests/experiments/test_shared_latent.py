@@ -8,7 +8,7 @@ import torch
 
 import probgeo as pg
 from experiments import shared_latent as experiment
-from experiments.common import load_result
+from experiments.common.results import load_result
 from tests.models.test_views import hand
 
 TINY = [
@@ -125,11 +125,11 @@ def test_hands_of_a_local_copy_are_two_views(tmp_path):
 
 
 def test_hands_without_a_folder_and_single_retrainings_are_refused(tmp_path, capsys):
-    with pytest.raises(ValueError, match="folder: expected the folder of ICVL for --dataset hands; got none"):
+    with pytest.raises(SystemExit, match="error: folder: expected the folder of ICVL for --dataset hands; got none"):
         experiment.main([*TINY, "--dataset", "hands", "--out", str(tmp_path)])
     with pytest.raises(SystemExit):
         experiment.main(["--retrainings", "1", "--out", str(tmp_path)])
-    assert "retrainings, members: expected at least 2 and 1" in " ".join(capsys.readouterr().err.split())
+    assert "retrainings: expected at least 2, as a variation" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow

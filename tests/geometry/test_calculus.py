@@ -21,48 +21,16 @@ from probgeo.geometry.calculus import (
 )
 from probgeo.geometry.calculus.arguments import check_metric
 from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
+from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
-from probgeo.geometry.paths import Graph
 from probgeo.nn import mlp
+from tests.manifolds import cylinder, globe, half_plane, paraboloid, plane, sphere, torus
 
 EPS = torch.finfo(torch.float64).eps
 
 
 def tight(num_segments: int = 32) -> GaussNewton:
     return GaussNewton(num_segments, tolerance=4 * EPS, coarse_tolerance=1e-8, max_steps=200)
-
-
-def plane(z: Tensor) -> Tensor:
-    return z @ torch.tensor([[1.0, 2.0, 0.5], [0.0, 1.0, 3.0]], dtype=z.dtype)
-
-
-def sphere(z: Tensor) -> Tensor:
-    """The unit sphere in stereographic projection: (0, 0), (1, 0) and (0, 1) are the corners of an octant."""
-    square = z.square().sum(-1, keepdim=True)
-    return torch.cat([2 * z, 1 - square], dim=-1) / (1 + square)
-
-
-def globe(z: Tensor) -> Tensor:
-    """The unit sphere by latitude and longitude."""
-    latitude, longitude = z.unbind(-1)
-    return torch.stack([latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin(), latitude.sin()], dim=-1)
-
-
-def cylinder(z: Tensor) -> Tensor:
-    return torch.stack([2 * z[..., 0].cos(), 2 * z[..., 0].sin(), z[..., 1]], dim=-1)
-
-
-def paraboloid(z: Tensor) -> Tensor:
-    return torch.cat([z, z.square().sum(-1, keepdim=True) / 2], dim=-1)
-
-
-def torus(z: Tensor) -> Tensor:
-    a, b = z.unbind(-1)
-    return torch.stack([(2 + a.cos()) * b.cos(), (2 + a.cos()) * b.sin(), a.sin()], dim=-1)
-
-
-def half_plane(z: Tensor) -> Tensor:
-    return torch.eye(2, dtype=z.dtype) / z[..., 1, None, None] ** 2
 
 
 def decoders(count: int = 2, latent: int = 2, dtype: torch.dtype = torch.float64) -> list[nn.Sequential]:
@@ -514,7 +482,7 @@ def test_any_latent_dimension_and_dtype(latent, dtype):
     moved = parallel_transport(metric, shots.path, v)
     assert moved.dtype == volume_density(metric, z).dtype == angle(metric, z, z + v, z - v).angle.dtype == dtype
     assert torch.allclose(inner(metric, shots.point, moved, moved), inner(metric, z, v, v), rtol=1e-2)
-    mean = frechet_mean(metric, z)
+    mean = frechet_mean(metric, z, solver=GaussNewton(32))
     assert mean.mean.dtype == dtype
     assert mean.status == Status.CONVERGED
 

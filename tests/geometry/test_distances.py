@@ -8,16 +8,13 @@ from torch import Tensor
 from probgeo.geometry import distances
 from probgeo.geometry.distances import distance_matrix, graph_distances
 from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
+from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import DecorrelatedEnergy, ExpectedMetric, PullbackMetric
-from probgeo.geometry.paths import Graph, Straight
+from probgeo.geometry.paths import Straight
 from probgeo.nn import mlp
+from tests.manifolds import globe
 
 SOLVER = GaussNewton(32)
-
-
-def sphere(z: Tensor) -> Tensor:
-    latitude, longitude = z.unbind(-1)
-    return torch.stack([latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin(), latitude.sin()], dim=-1)
 
 
 def points(count: int = 9) -> Tensor:
@@ -31,8 +28,8 @@ def ensemble() -> ExpectedMetric:
 
 def test_matrix_holds_the_distances_on_the_sphere():
     z = points()
-    found = distance_matrix(PullbackMetric(sphere), z)
-    exact = 2 * (torch.cdist(sphere(z), sphere(z)) / 2).asin()
+    found = distance_matrix(PullbackMetric(globe), z)
+    exact = 2 * (torch.cdist(globe(z), globe(z)) / 2).asin()
     assert found.dims == ("start", "stop")
     assert (found.status == Status.CONVERGED).all()
     assert np.allclose(found, exact, rtol=1e-3, atol=1e-12)
@@ -117,8 +114,8 @@ def test_matrix_of_an_energy_that_is_no_metric():
 
 def test_graph_distances_report_their_error():
     z = points(300)
-    found = graph_distances(PullbackMetric(sphere), z, z[:20], num_checked=200)
-    exact = (2 * (torch.cdist(sphere(z[:20]), sphere(z)) / 2).asin()).numpy()
+    found = graph_distances(PullbackMetric(globe), z, z[:20], num_checked=200)
+    exact = (2 * (torch.cdist(globe(z[:20]), globe(z)) / 2).asin()).numpy()
     assert found.dims == ("source", "point")
     error = np.abs(found.to_numpy() / np.where(exact > 0, exact, 1) - 1)[exact > 0]
     assert np.median(error) <= 0.03
@@ -128,7 +125,7 @@ def test_graph_distances_report_their_error():
 
 def test_graph_distances_do_not_depend_on_the_other_sources():
     z = points(300)
-    metric = PullbackMetric(sphere)
+    metric = PullbackMetric(globe)
     graph = Graph(metric, z)
     whole = graph_distances(metric, z, z[:70], graph=graph)
     assert np.allclose(graph_distances(metric, z, z[66:67], graph=graph)[0], whole[66], rtol=1e-12)

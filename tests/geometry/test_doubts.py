@@ -9,12 +9,9 @@ from probgeo.geometry.geodesics import GaussNewton, Status, geodesic, worse
 from probgeo.geometry.metrics import ConformalMetric, ExpectedMetric, PullbackMetric
 from probgeo.nn import mlp
 from probgeo.study.measures import StraightLine
+from tests.manifolds import hill
 
 START, STOP = torch.tensor([[-1.5, 0.05]]), torch.tensor([[1.5, 0.05]])
-
-
-def hill(z: Tensor) -> Tensor:
-    return torch.cat([z, 3 * (-2 * z.square().sum(-1, keepdim=True)).exp()], dim=-1)
 
 
 def step(z: Tensor) -> Tensor:
@@ -23,6 +20,10 @@ def step(z: Tensor) -> Tensor:
 
 def direction(z: Tensor) -> Tensor:
     return torch.cat([z, z / z.norm(dim=-1, keepdim=True)], dim=-1)
+
+
+def safe_direction(z: Tensor) -> Tensor:
+    return torch.cat([z, nn.functional.normalize(z, dim=-1)], dim=-1)  # finite at 0, where it is a wall of 1e-12
 
 
 class Model(pg.LatentModel):
@@ -74,14 +75,20 @@ def test_ends_within_rounding_of_each_other_are_said_and_float64_does_not_mind()
     assert found(hill, start, start.clone()) == both(Status.CONVERGED)
 
 
-@pytest.mark.parametrize("decoder", [step, direction], ids=["step", "normalised at 0"])
+@pytest.mark.parametrize(
+    "decoder", [step, direction, safe_direction], ids=["step", "normalised at 0", "by torch's function"]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_path_that_leaps_in_one_segment_is_not_called_converged(decoder, dtype):
     start, stop = torch.tensor([[-1.01, 0.0]], dtype=dtype), torch.tensor([[0.9, 0.0]], dtype=dtype)
     assert found(decoder, start, stop) == both(Status.JUMP)
     off = torch.tensor([[0.0, 0.6]], dtype=dtype)
-    if decoder is direction:  # beside the singular point all is well
+    if decoder is not step:  # beside the singular point all is well
         assert found(decoder, start + off, stop + off) == both(Status.CONVERGED)
+
+
+def test_a_path_with_a_node_where_its_decoder_leaps_is_not_called_converged():
+    assert found(safe_direction, torch.tensor([[-1.0, 0.0]]), torch.tensor([[1.0, 0.0]])) == both(Status.JUMP)
 
 
 def test_a_steep_wall_is_no_leap():

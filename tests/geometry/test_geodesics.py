@@ -9,41 +9,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from probgeo.geometry.geodesics import GaussNewton, Status, energy, geodesic, length
+from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
-from probgeo.geometry.paths import Graph, Straight
+from probgeo.geometry.paths import Straight
 from probgeo.nn import mlp
+from tests.manifolds import (
+    cylinder,
+    cylinder_distance,
+    globe,
+    globe_distance,
+    half_plane,
+    half_plane_distance,
+    plane,
+    torus,
+)
 
 TIGHT = GaussNewton(num_segments=256, tolerance=1e-12, coarse_tolerance=1e-10, max_steps=200)
-
-
-def plane(z: Tensor) -> Tensor:
-    return z @ torch.tensor([[1.0, 2.0, 0.5], [0.0, 1.0, 3.0]], dtype=z.dtype)
-
-
-def sphere(z: Tensor) -> Tensor:
-    """Latitude and longitude on the unit sphere."""
-    latitude, longitude = z.unbind(-1)
-    return torch.stack([latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin(), latitude.sin()], dim=-1)
-
-
-def cylinder(z: Tensor) -> Tensor:
-    return torch.stack([2 * z[..., 0].cos(), 2 * z[..., 0].sin(), z[..., 1]], dim=-1)
-
-
-def half_plane(z: Tensor) -> Tensor:
-    return torch.eye(2, dtype=z.dtype) / z[..., 1, None, None] ** 2
-
-
-def sphere_distance(a: Tensor, b: Tensor) -> Tensor:
-    return 2 * ((sphere(a) - sphere(b)).norm(dim=-1) / 2).asin()
-
-
-def half_plane_distance(a: Tensor, b: Tensor) -> Tensor:
-    return torch.arccosh(1 + (a - b).square().sum(-1) / (2 * a[:, 1] * b[:, 1]))
-
-
-def cylinder_distance(a: Tensor, b: Tensor) -> Tensor:
-    return torch.hypot(2 * (a - b)[:, 0], (a - b)[:, 1])
 
 
 def pairs(count: int = 8, scale: float = 0.5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -63,7 +44,7 @@ def ensemble(dtype: torch.dtype = torch.float64) -> ExpectedMetric:
 
 
 SURFACES = {
-    "sphere": (PullbackMetric(sphere), pairs(), sphere_distance),
+    "sphere": (PullbackMetric(globe), pairs(), globe_distance),
     "cylinder": (PullbackMetric(cylinder), pairs(), cylinder_distance),
     "half-plane": (TensorMetric(half_plane), upper(pairs()), half_plane_distance),
     "half-plane, conformal": (
@@ -94,12 +75,6 @@ def test_error_falls_as_the_square_of_the_number_of_segments(metric, ends, dista
         return
     for coarse, fine in pairwise(errors):
         assert coarse / fine == pytest.approx(4, rel=0.1)
-
-
-def torus(z: Tensor) -> Tensor:
-    a, b = z.unbind(-1)
-    ring = 2 + b.cos()
-    return torch.stack([ring * a.cos(), ring * a.sin(), b.sin()], dim=-1)
 
 
 def test_lengths_on_a_torus_and_of_a_smooth_decoder_converge_with_the_square_of_the_number_of_segments():
@@ -266,7 +241,7 @@ def test_decorrelated_energy_decreases_and_its_length_is_the_root_of_twice_the_e
 
 
 def test_given_path_is_entered_at_its_own_level():
-    metric, (start, stop) = PullbackMetric(sphere), pairs()
+    metric, (start, stop) = PullbackMetric(globe), pairs()
     solved = geodesic(metric, start, stop, solver=TIGHT)
     again = geodesic(metric, start, stop, init=solved.path)
     assert (again.steps == 1).all()

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 
+import gpytorch
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,9 @@ import probgeo as pg
 from probgeo.geometry.jacobians import Maps
 from probgeo.geometry.metrics import ExpectedMetric, PullbackMetric
 from probgeo.nn import Stacked, mlp
+from tests.manifolds import hill
 
 START, STOP = torch.tensor([[-1.5, 0.05]]), torch.tensor([[1.5, 0.05]])
-
-
-def hill(z: Tensor) -> Tensor:
-    return torch.cat([z, 3 * (-2 * z.square().sum(-1, keepdim=True)).exp()], dim=-1)
 
 
 def points(count: int = 40, latent: int = 2, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -73,6 +71,7 @@ class Once:
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "a detached output": (detached_hill, "derivative does not belong to its values.*of member 0.*detach"),
     "a gradient that is scaled": (half_hill, "derivative does not belong to its values.* 0.50 of"),
+    "NumPy inside": (through_numpy, "derivative does not belong to its values.*NumPy"),
     "rounded to 1/255": (rounded, "derivative does not belong to its values"),
     "inference mode inside": (Once(), "derivative does not belong to its values"),
     "eight bits": (lambda z: (hill(z) * 50).to(torch.uint8), "outputs in float32 or float64.*uint8"),
@@ -142,6 +141,14 @@ def test_a_trial_leaves_the_random_state_as_it_was():
         PullbackMetric(drawn).tensor(points())
     PullbackMetric(hill).tensor(points())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_spectral_normalisation_in_training_mode_is_refused():
+    layer = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 5)).double()
+    with pytest.raises(ValueError, match=r"training mode.*_SpectralNorm.*Call \.eval\(\)"):
+        PullbackMetric(nn.Sequential(layer, nn.Tanh())).tensor(points())
+    weight, z = layer.eval().weight.detach(), points()
+    assert torch.allclose(PullbackMetric(layer).tensor(z), (weight.T @ weight).expand(len(z), 2, 2))
 
 
 @pytest.mark.parametrize("how", ["module", "method", "function"])
@@ -238,6 +245,33 @@ def test_what_a_module_does_beyond_its_class_is_in_its_metric(alteration, altere
     assert torch.allclose(one, expected[1], rtol=1e-9)
 
 
+def test_what_torch_calls_around_every_module_is_in_the_metric():
+    members, z = [net(seed) for seed in range(2)], points()
+    expected = 4 * ExpectedMetric([nn.Sequential(*member[:2], Doubled(), member[2]) for member in members]).tensor(z)
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: 2 * output if type(module) in (nn.SiLU, nn.Sequential) else None
+    )
+    try:
+        found = ExpectedMetric(members).tensor(z)
+    finally:
+        handle.remove()
+    assert torch.allclose(found, expected, rtol=1e-10)
+
+
+class Doubled(nn.Module):
+    """2 x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def test_a_module_can_be_copied_after_it_was_differentiated_as_a_function():
+    module, z = net(), points()
+    old_weight_norm(module)
+    outside = PullbackMetric(lambda z: module(z)).tensor(z)  # leaves what it was computed with in the module
+    assert torch.allclose(PullbackMetric(module).tensor(z), outside, rtol=1e-10)
+
+
 @pytest.mark.parametrize("alteration", [tripled, shifted, patched, slope, scaled, subclassed])
 def test_modules_that_compute_different_functions_are_not_stacked(alteration):
     members = [net(seed, activation=nn.LeakyReLU) for seed in range(3)]
@@ -282,6 +316,68 @@ def test_fisher_rao_geodesics_of_two_parameters_need_no_second_derivative_in_for
     shift[:, 31, 0] = 1e-5
     difference = (pg.energy(metric, path + shift) - pg.energy(metric, path - shift)) / 2e-5
     assert torch.allclose(gradient, difference, rtol=1e-5, atol=1e-7)
+
+
+def test_in_many_dimensions_they_need_none_either():
+    x = torch.rand(64, 30, generator=torch.Generator().manual_seed(0))
+    training = pg.Training(epochs=1, batch_size=32)
+    spec = pg.VAE(24, pg.Decoder(pg.nn.MLP((40,))), pg.HeteroscedasticGaussian())
+    model = pg.fit(spec, x, [0], training=training, progress=False)[0]
+    start, stop = points(4, 24, torch.float32).chunk(2)
+    by_products = pg.geodesic(model.fisher_rao_metric(), start, stop, solver=pg.GaussNewton(16))
+    matrices = pg.GaussNewton(16, system=pg.BlockTridiagonal)
+    by_matrices = pg.geodesic(model.fisher_rao_metric(), start, stop, solver=matrices)
+    assert torch.allclose(by_products.length, by_matrices.length, rtol=1e-3)
+
+
+class Exponential(torch.autograd.Function):
+    """exp, as packages write operations that no transformation of torch.func takes."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.exp()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient * ctx.saved_tensors[0].exp()
+
+
+@pytest.mark.parametrize(("latent", "segments"), [(2, 64), (24, 16)])
+def test_operations_with_a_backward_of_their_own_are_differentiated_by_the_graph(latent, segments):
+    start, stop, solver = points(3, latent), points(3, latent, seed=1), pg.GaussNewton(segments)
+    found = pg.geodesic(PullbackMetric(lambda z: Exponential.apply(hill(z))), start, stop, solver=solver)
+    expected = pg.geodesic(PullbackMetric(lambda z: hill(z).exp()), start, stop, solver=solver)
+    assert torch.allclose(found.length, expected.length, rtol=1e-8)
+    assert torch.equal(found.status, expected.status)
+
+
+def test_the_mean_of_a_process_of_gpytorch_has_the_metric_of_its_formula():
+    z, place = points(6), points(20, seed=1)
+    likelihood = gpytorch.likelihoods.GaussianLikelihood().double()
+    process = Process(place, torch.sin(2 * place[:, 0]), likelihood).double().eval()
+    kernel, noise = process.covar_module, likelihood.noise.detach()
+
+    def mean(z: Tensor) -> Tensor:
+        def covariance(a: Tensor, b: Tensor) -> Tensor:
+            return (-0.5 * ((a[:, None] - b) / kernel.lengthscale.detach()).square().sum(-1)).exp()
+
+        weights = torch.linalg.solve(covariance(place, place) + noise * torch.eye(20), torch.sin(2 * place[:, 0]))
+        return torch.cat([z, (covariance(z, place) @ weights)[:, None]], dim=-1)
+
+    found = PullbackMetric(lambda z: torch.cat([z, process(z).mean[:, None]], dim=-1)).tensor(z)
+    assert torch.allclose(found, PullbackMetric(mean).tensor(z), rtol=1e-8)
+
+
+class Process(gpytorch.models.ExactGP):
+    """A Gaussian process as GPyTorch's guide has it."""
+
+    def __init__(self, x: Tensor, y: Tensor, likelihood: gpytorch.likelihoods.Likelihood) -> None:
+        super().__init__(x, y, likelihood)
+        self.mean_module, self.covar_module = gpytorch.means.ZeroMean(), gpytorch.kernels.RBFKernel()
+
+    def forward(self, x: Tensor) -> gpytorch.distributions.MultivariateNormal:
+        return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
 
 
 class Attention(nn.Module):

@@ -18,8 +18,9 @@ from probgeo.geometry.metrics import (
     SumMetric,
     TensorMetric,
 )
-from probgeo.geometry.metrics.energy import FROZEN_SHARE
+from probgeo.geometry.metrics.metric import FROZEN_SHARE
 from probgeo.nn import Stacked, mlp
+from tests.manifolds import half_plane
 
 
 def members(count: int = 3, outputs: int = 5, latent: int = 2) -> list[nn.Module]:
@@ -30,10 +31,6 @@ def members(count: int = 3, outputs: int = 5, latent: int = 2) -> list[nn.Module
 def paths(batch: int = 4, nodes: int = 9, latent: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     return torch.randn(batch, nodes, latent, generator=generator, dtype=torch.float64).cumsum(1) / 3
-
-
-def half_plane(z: Tensor) -> Tensor:
-    return torch.eye(2, dtype=z.dtype) / z[..., 1, None, None] ** 2
 
 
 def tensor(z: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from probgeo.geometry.metrics import ConformalMetric, Energy, ExpectedMetric, Me
 from probgeo.geometry.newton import BlockTridiagonal, MatrixFree, chosen, default_system, finite, rows
 from probgeo.nn import mlp
 from probgeo.specs import from_config, to_config
+from tests.manifolds import sphere
 
 
 def decoders(latent: int, count: int = 3) -> list[nn.Module]:
@@ -93,10 +94,6 @@ def test_solutions_are_those_of_the_blocks(latent: int) -> None:
 
 
 def test_distance_on_a_sphere_is_the_angle() -> None:
-    def sphere(z: Tensor) -> Tensor:  # inverse stereographic projection
-        square = z.square().sum(-1, keepdim=True)
-        return torch.cat([2 * z, square - 1], dim=-1) / (1 + square)
-
     generator = torch.Generator().manual_seed(1)
     start, stop = 0.15 * torch.randn(2, 6, 24, dtype=torch.float64, generator=generator)
     found = geodesic(PullbackMetric(sphere), start, stop, solver=GaussNewton(128), throw=True)

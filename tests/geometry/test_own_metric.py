@@ -9,9 +9,9 @@ from torch import Tensor, nn
 import probgeo as pg
 from probgeo.geometry.calculus import angle, convex_hull, logarithm, volume
 from probgeo.geometry.geodesics import energy, length
+from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import ConformalMetric, ExpectedMetric, Metric, PullbackMetric, TensorMetric
 from probgeo.geometry.newton import BlockTridiagonal, MatrixFree
-from probgeo.geometry.paths import Graph
 from probgeo.nn import Stacked, mlp
 
 SOLVER = pg.GaussNewton(32, tolerance=1e-10, coarse_tolerance=1e-6)

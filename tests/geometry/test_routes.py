@@ -9,8 +9,9 @@ from torch import Tensor
 
 from probgeo.geometry.calculus import angle, frechet_mean
 from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
+from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import DecorrelatedEnergy, PullbackMetric
-from probgeo.geometry.paths import Graph, Straight
+from probgeo.geometry.paths import Straight
 from probgeo.geometry.routes import Starts, Trees, distinct, excess, split, vias
 from probgeo.nn import mlp
 
@@ -192,10 +193,10 @@ def test_the_angle_at_a_corner_with_two_ways_to_one_side_is_ambiguous(graph):
 
 
 def test_the_mean_of_two_points_with_a_hole_exactly_between_them_is_ambiguous(graph):
-    opposite = frechet_mean(METRIC, torch.cat([at(0.4), at(0.4 + math.pi)]), init=graph)
+    opposite = frechet_mean(METRIC, torch.cat([at(0.4), at(0.4 + math.pi)]), init=graph, solver=GaussNewton(64))
     assert opposite.status == Status.AMBIGUOUS
     assert opposite.variance.item() == pytest.approx((math.pi / 2) ** 2, rel=1e-2)
-    nearer = frechet_mean(METRIC, torch.cat([at(0.4), at(0.4 + 2.6)]), init=graph)
+    nearer = frechet_mean(METRIC, torch.cat([at(0.4), at(0.4 + 2.6)]), init=graph, solver=GaussNewton(64))
     assert nearer.status == Status.CONVERGED
     assert torch.allclose(nearer.mean, at(1.7)[0], atol=0.02)
     assert nearer.variance.item() == pytest.approx(1.3**2, rel=1e-2)

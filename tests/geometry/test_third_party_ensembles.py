@@ -11,7 +11,7 @@ from experiments.benchmarks.methods import tight_solutions
 from experiments.benchmarks.problems import PUBLISHED_TIMES, Problem, stored_ensemble
 from probgeo import DecorrelatedEnergy, ExpectedMetric, GaussNewton, geodesic
 from probgeo.geometry.geodesics import Status
-from probgeo.geometry.paths import Graph
+from probgeo.geometry.graph import Graph
 
 FILES = [Path("tasic") / f"tasic_ensemble_{seed}.npz" for seed in ("seed12", "seed123")]
 

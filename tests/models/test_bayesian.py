@@ -23,6 +23,7 @@ from probgeo.study import Geodesic, Study
 from probgeo.training import storage
 from probgeo.training.fit import Training, fit
 from probgeo.training.objective import ELBO, noise_shapes, random_noise
+from tests.fitted import close, points, uniform, untrained
 
 EPS = torch.finfo(torch.float64).eps
 NET = MLP((5, 4))
@@ -41,25 +42,9 @@ EVERY = pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
 QUICK = Training(epochs=2, batch_size=16, learning_rate=1e-2)
 
 
-def data(num_rows: int = 30, num_features: int = 3) -> torch.Tensor:
-    return torch.rand(num_rows, num_features, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def points(num_points: int = 6) -> torch.Tensor:
-    return torch.randn(num_points, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-
 def fitted(decoder, likelihood=None) -> FittedVAE:
     """A model with its posterior at untrained weights."""
-    model = VAE(2, decoder, likelihood or Gaussian(0.3), encoder=NET).build(3, seed=0).double()
-    for phase in model.phases:
-        if phase.start:
-            phase.start(model, data(), 0)
-    return model
-
-
-def close(first, second, factor: float = 1e4) -> None:
-    torch.testing.assert_close(first, second, rtol=factor * EPS, atol=factor * EPS)
+    return untrained(VAE(2, decoder, likelihood or Gaussian(0.3), encoder=NET), uniform(30, 3))
 
 
 # --- the objective: a linear decoder of known codes, whose posterior and evidence are known ---
@@ -79,7 +64,7 @@ def linear(guide) -> FittedVAE:
 
 def exact(model: FittedVAE) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Posterior mean (output, feature), covariance of each row, and log evidence, by dense formulas."""
-    x = data()
+    x = uniform(30, 3)
     phi = torch.cat([model.encode(x).mean, torch.ones(len(x), 1, dtype=x.dtype)], dim=1).detach()
     prior = torch.diag(model.decoder.posteriors["0"].std[0] ** 2)
     covariance = (phi.T @ phi / STD**2 + prior.inverse()).inverse()
@@ -104,7 +89,7 @@ def loss(model: FittedVAE, noise: torch.Tensor, x: torch.Tensor, num_rows: int) 
 
 def axes_of_noise(model: FittedVAE) -> torch.Tensor:
     """±√n along each axis of the weights' noise: the mean over these of anything quadratic is its expectation."""
-    shape = noise_shapes(model, data())["weights 0"]
+    shape = noise_shapes(model, uniform(30, 3))["weights 0"]
     axes = shape.numel() ** 0.5 * torch.eye(shape.numel(), dtype=torch.float64)
     return torch.cat([axes, -axes]).reshape(-1, *shape)
 
@@ -118,7 +103,7 @@ def test_objective_is_the_evidence_minus_the_divergence_from_the_exact_posterior
             [
                 -30 * loss(model, noise, rows, 30)["loss"]
                 for noise in axes_of_noise(model)
-                for rows in data().split(batch_size)
+                for rows in uniform(30, 3).split(batch_size)
             ]
         )
     mean, covariance, evidence = exact(model)
@@ -131,15 +116,17 @@ def test_objective_is_the_evidence_minus_the_divergence_from_the_exact_posterior
 @pytest.mark.parametrize("guide", GUIDES.values(), ids=GUIDES)
 def test_minibatches_count_the_divergence_of_the_weights_once_per_data_set(guide):
     model = linear(guide)
-    noise = torch.randn(noise_shapes(model, data())["weights 0"], generator=torch.Generator().manual_seed(0)).double()
+    noise = torch.randn(
+        noise_shapes(model, uniform(30, 3))["weights 0"], generator=torch.Generator().manual_seed(0)
+    ).double()
     prior = torch.distributions.MultivariateNormal(
         torch.zeros(3, 3).double(), (model.decoder.posteriors["0"].std ** 2).diag_embed()
     )
     own = torch.distributions.MultivariateNormal(*dense(model))
     expected = torch.distributions.kl_divergence(own, prior).sum()
     with torch.no_grad():
-        terms = [loss(model, noise, rows, 30) for rows in data().split(5)]
-        whole = loss(model, noise, data(), 30)
+        terms = [loss(model, noise, rows, 30) for rows in uniform(30, 3).split(5)]
+        whole = loss(model, noise, uniform(30, 3), 30)
     for term in terms:
         close(30 * (term["loss"] + term["log_likelihood"]), expected)
     close(torch.stack([term["loss"] for term in terms]).mean(), whole["loss"])
@@ -153,7 +140,8 @@ def test_the_best_objective_over_minibatches_is_at_the_posterior_of_the_linear_m
     def objective() -> torch.Tensor:
         optimizer.zero_grad()
         batches = [
-            vmap(lambda noise, rows=rows: loss(model, noise, rows, 30)["loss"])(axes) for rows in data().split(6)
+            vmap(lambda noise, rows=rows: loss(model, noise, rows, 30)["loss"])(axes)
+            for rows in uniform(30, 3).split(6)
         ]
         value = 30 * torch.stack(batches).mean()
         value.backward()
@@ -172,7 +160,7 @@ def test_the_best_objective_over_minibatches_is_at_the_posterior_of_the_linear_m
 
 @pytest.mark.parametrize("name", ["mean-field", "low-rank all", "dropout"])
 def test_pyros_own_objective_agrees_in_expectation(name):
-    model, x = fitted(DECODERS[name]), data()
+    model, x = fitted(DECODERS[name]), uniform(30, 3)
     pyro.set_rng_seed(0)
     objective, beta = Stacked([ELBO(model, 30)]), model.spec.final_beta()
     noise = random_noise([0], 100, noise_shapes(model, x), "draws")
@@ -190,7 +178,7 @@ def test_pyros_own_objective_agrees_in_expectation(name):
 
 @EVERY
 def test_draws_are_fixed_and_the_first_of_more_are_the_fewer(decoder):
-    model, z = fitted(decoder), points()
+    model, z = fitted(decoder), points(6)
     assert isinstance(model.draws(), Stacked)
     assert model.draws().num_members == 6
     assert torch.equal(model.draws(3)(z), model.draws(3)(z))
@@ -205,7 +193,7 @@ def test_draws_are_fixed_and_the_first_of_more_are_the_fewer(decoder):
 def test_draws_are_perceptrons_whose_derivatives_are_right(decoder, likelihood):
     if decoder == DECODERS["conjugate"] and isinstance(likelihood, Bernoulli):
         return
-    model, z = fitted(decoder, likelihood), points()
+    model, z = fitted(decoder, likelihood), points(6)
     draws = model.draws(4)
     maps = Maps(draws)
     assert maps._layers is not None
@@ -216,7 +204,7 @@ def test_draws_are_perceptrons_whose_derivatives_are_right(decoder, likelihood):
 
 @EVERY
 def test_draws_own_their_weights(decoder):
-    model, z = fitted(decoder), points()
+    model, z = fitted(decoder), points(6)
     draws = model.draws(3)
     before = draws(z)
     with torch.no_grad():
@@ -229,7 +217,7 @@ def test_draws_own_their_weights(decoder):
 
 @EVERY
 def test_what_decoders_say_of_themselves_agrees_with_their_draws(decoder):
-    model, z = fitted(decoder), points()
+    model, z = fitted(decoder), points(6)
     draws = model.draws(12 if decoder in (DECODERS["nuts"], DECODERS["autoguide"]) else 2000)(z)
     error = draws.std(0) / len(draws) ** 0.5
     few = 6 if decoder not in (DECODERS["laplace"], DECODERS["conjugate"]) else math.inf
@@ -257,7 +245,7 @@ def test_weights_of_draws_have_the_posteriors_moments(guide):
 
 
 def test_a_draw_of_dropout_is_the_network_with_one_mask_for_every_point():
-    model, z = fitted(DECODERS["dropout"]), points()
+    model, z = fitted(DECODERS["dropout"]), points(6)
     network = model.decoder.network
     for index in range(4):
         draw = model.draws(4).member(index)
@@ -295,21 +283,21 @@ def test_masks_in_training_are_fresh_for_each_row_and_leave_the_mean():
 @EVERY
 def test_a_retraining_equals_the_one_trained_alone_and_nothing_global_changes(decoder):
     spec, before = VAE(2, decoder, encoder=NET), torch.get_rng_state()
-    together = fit(spec, data(), (3, 1), training=QUICK, progress=False)
+    together = fit(spec, uniform(30, 3), (3, 1), training=QUICK, progress=False)
     assert torch.equal(before, torch.get_rng_state())
     assert not list(pyro.get_param_store().keys())
     torch.rand(5)
     for seed, model in zip((3, 1), together, strict=True):
-        (alone,) = fit(spec, data(), (seed,), training=QUICK, progress=False)
+        (alone,) = fit(spec, uniform(30, 3), (seed,), training=QUICK, progress=False)
         for name, value in alone.state_dict().items():
             torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-8, atol=1e-10)
-        close(model.draws(3)(points()), alone.draws(3)(points()), factor=1e7)
+        close(model.draws(3)(points(6)), alone.draws(3)(points(6)), factor=1e7)
 
 
 @EVERY
 def test_a_loaded_model_has_the_same_draws_and_metric(decoder, tmp_path):
-    spec, z = VAE(2, decoder, encoder=NET), points()
-    (model,) = fit(spec, data(), training=QUICK, progress=False, folder=tmp_path)
+    spec, z = VAE(2, decoder, encoder=NET), points(6)
+    (model,) = fit(spec, uniform(30, 3), training=QUICK, progress=False, folder=tmp_path)
     loaded = storage.load(tmp_path / "seed-0")
     assert loaded.spec == spec
     assert torch.equal(loaded.draws(3, seed=5)(z), model.draws(3, seed=5)(z))
@@ -324,10 +312,10 @@ def test_specs_come_back_from_their_description(decoder):
 
 def test_noise_drawn_in_parts_is_each_retrainings_own(monkeypatch):
     spec, training = VAE(2, DECODERS["mean-field"], encoder=NET), Training(epochs=1, batch_size=4)
-    (whole,) = fit(spec, data(), (1,), training=training, progress=False)
+    (whole,) = fit(spec, uniform(30, 3), (1,), training=training, progress=False)
     monkeypatch.setattr("probgeo.training.stacks.MAX_NOISE", 150)  # two minibatches
-    together = fit(spec, data(), (0, 1), training=training, progress=False)[1]
-    (alone,) = fit(spec, data(), (1,), training=training, progress=False)
+    together = fit(spec, uniform(30, 3), (0, 1), training=training, progress=False)[1]
+    (alone,) = fit(spec, uniform(30, 3), (1,), training=training, progress=False)
     for name, value in alone.named_parameters():
         torch.testing.assert_close(together.get_parameter(name), value, rtol=1e-8, atol=1e-10)
     assert not torch.equal(alone.encoder[0].weight, whole.encoder[0].weight)  # other streams from the second part on
@@ -338,7 +326,7 @@ def test_every_decoder_is_a_source_of_a_study(tmp_path):
     pairs = torch.tensor([[0, 1], [2, 3], [4, 5]])
     geodesics = {"geodesic": Geodesic(solver=GaussNewton(num_segments=16))}
     study = Study(
-        tmp_path, data=data().float(), pairs=pairs, models=models, seeds=[0], measures=geodesics, training=QUICK
+        tmp_path, data=uniform(30, 3).float(), pairs=pairs, models=models, seeds=[0], measures=geodesics, training=QUICK
     )
     distance = study.run(progress=False).distance.sel(measure="geodesic")
     assert distance.sizes["model"] == len(DECODERS)

@@ -15,6 +15,7 @@ from probgeo.models.conditional.spec import FittedConditionalVAE
 from probgeo.nn import Stacked
 from probgeo.training import storage
 from probgeo.training.objective import ELBO, noise_shapes, random_noise
+from tests.fitted import points
 
 NET = pg.nn.MLP((8,))
 DECODERS = {
@@ -67,10 +68,6 @@ def built(decoder=DECODERS["single"], num_features: int = 5, x: torch.Tensor | N
         if phase.start:
             phase.start(model, data(num_features=num_features) if x is None else x, 0)
     return model.requires_grad_(False)
-
-
-def points(num: int = 6) -> torch.Tensor:
-    return torch.randn(num, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
 def close(first, second, tolerance: float = 1e-10) -> None:
@@ -236,7 +233,7 @@ def test_training_with_missing_values_is_finite_and_imputation_keeps_what_is_the
 
 @EVERY
 def test_metric_given_a_condition_is_that_of_the_means_of_what_is_not_given(decoder):
-    model, x, z = built(decoder), data(), points()
+    model, x, z = built(decoder), data(), points(6)
     given = model.given(x[0], MASK)
     draws = given.draws() if decoder.num_members > 1 else lambda z: given.decode(z)[None]
     jacobian = torch.stack([jacfwd(draws)(each) for each in z])
@@ -247,7 +244,7 @@ def test_metric_given_a_condition_is_that_of_the_means_of_what_is_not_given(deco
 
 @EVERY
 def test_where_nothing_is_given_the_metric_is_the_block_of_the_joint_one(decoder):
-    model, z = built(decoder), points()
+    model, z = built(decoder), points(6)
     inputs = torch.cat([z, torch.zeros(6, 10, dtype=torch.float64)], dim=1)
     joint = model.decoder.metric(model.spec.likelihood.mean()).tensor(inputs)
     close(model.metric().tensor(z), joint[:, :2, :2])
@@ -261,7 +258,7 @@ def test_decoders_that_are_fitted_after_training_work_given_covariates(decoder):
     training = pg.Training(epochs=3, batch_size=16, learning_rate=1e-2, validation=0.0)
     (model,) = pg.fit(spec, x, training=training, progress=False)
     model.requires_grad_(False)
-    z, tensors = points(), []
+    z, tensors = points(6), []
     for label in (0.0, 1.0):
         given = model.given_values({5: label})
         inputs = torch.cat([z, torch.full((6, 1), label, dtype=torch.float64)], dim=1)
@@ -276,7 +273,7 @@ def test_decoders_that_are_fitted_after_training_work_given_covariates(decoder):
 
 
 def test_fisher_rao_metric_given_a_condition_is_the_information_in_what_is_not_given():
-    z, x = points(), data()
+    z, x = points(6), data()
     for likelihood in (pg.Gaussian(0.5), pg.HeteroscedasticGaussian()):
         model = built(likelihood=likelihood)
         given, kept = model.given(x[0], MASK), ~MASK
@@ -297,7 +294,7 @@ def test_fisher_rao_metric_given_a_condition_is_the_information_in_what_is_not_g
 
 
 def test_classes_that_are_given_are_one_hot_in_the_space_of_means():
-    model, x, z = built(likelihood=TABLE, x=table()), table(), points()
+    model, x, z = built(likelihood=TABLE, x=table()), table(), points(6)
     mask = torch.tensor([True, False, False, False, True])
     mean = model.given(x[0], mask).decode(z)
     assert mean.shape == (6, 7)

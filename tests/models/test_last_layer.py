@@ -18,17 +18,10 @@ from probgeo.models.decoders.single import Decoder
 from probgeo.models.vae import VAE, FittedVAE
 from probgeo.nn import MLP
 from probgeo.training.fit import Training, fit
+from tests.fitted import close, points, uniform
 
 EPS = torch.finfo(torch.float64).eps
 NET = MLP((5,))
-
-
-def data(num_rows: int = 40, num_features: int = 3) -> torch.Tensor:
-    return torch.rand(num_rows, num_features, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def points(num_points: int = 6) -> torch.Tensor:
-    return torch.randn(num_points, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
 def fitted(guide, likelihood=None, prior: float = 1.0, posterior: bool = True, **options) -> FittedVAE:
@@ -36,7 +29,7 @@ def fitted(guide, likelihood=None, prior: float = 1.0, posterior: bool = True, *
     decoder = BayesianDecoder(NET, prior, guide, **options)
     model = VAE(2, decoder, likelihood or Gaussian(0.3), encoder=NET).build(3, seed=0).double()
     if posterior:
-        model.phases[-1].start(model, data(), 0)
+        model.phases[-1].start(model, uniform(40, 3), 0)
     return model
 
 
@@ -48,13 +41,9 @@ def design(model: FittedVAE, z: torch.Tensor) -> torch.Tensor:
 
 def exact_posterior(model: FittedVAE, std: float) -> tuple[torch.Tensor, torch.Tensor]:
     """M (output, feature) and Σ by the normal equations."""
-    phi = design(model, model.encode(data()).mean)
+    phi = design(model, model.encode(uniform(40, 3)).mean)
     covariance = (phi.T @ phi / std**2 + (model.decoder.std**-2).diag()).inverse()
-    return (covariance @ phi.T @ data() / std**2).T, covariance
-
-
-def close(first, second, factor: float = 1e4) -> None:
-    torch.testing.assert_close(first, second, rtol=factor * EPS, atol=factor * EPS)
+    return (covariance @ phi.T @ uniform(40, 3) / std**2).T, covariance
 
 
 def gram(function, z: torch.Tensor) -> torch.Tensor:
@@ -83,7 +72,7 @@ def test_a_learned_noise_level_enters_the_posterior():
     model = fitted(Conjugate(), Gaussian(), posterior=False)
     with torch.no_grad():
         model.shared["log_std"].fill_(-0.7)
-    model.phases[-1].start(model, data(), 0)
+    model.phases[-1].start(model, uniform(40, 3), 0)
     mean, covariance = exact_posterior(model, math.exp(-0.7))
     close(model.decoder.weights, mean)
     close(model.decoder.factors @ model.decoder.factors.mT, covariance[None])
@@ -91,7 +80,7 @@ def test_a_learned_noise_level_enters_the_posterior():
 
 @pytest.mark.parametrize("guide", [Conjugate(), LaplaceApproximation()], ids=["conjugate", "laplace"])
 def test_expected_metric_of_a_gaussian_last_layer_is_the_formula(guide):
-    model, z = fitted(guide), points()
+    model, z = fitted(guide), points(6)
     mean, covariance = exact_posterior(model, 0.3)
     moment = (mean.T @ mean + 3 * covariance)[:-1, :-1]
     jacobian = torch.stack([jacfwd(model.decoder.network[:-1])(point) for point in z])
@@ -101,7 +90,7 @@ def test_expected_metric_of_a_gaussian_last_layer_is_the_formula(guide):
 
 
 def test_expected_metric_and_variance_agree_with_ten_thousand_draws():
-    model, z = fitted(Conjugate()), points()
+    model, z = fitted(Conjugate()), points(6)
     draws = model.draws(10_000, seed=3)
     jacobians = torch.stack([jacfwd(draws)(point) for point in z], dim=1)  # (draw, point, observation, latent)
     grams = jacobians.mT @ jacobians
@@ -119,7 +108,7 @@ def test_metric_is_computed_by_the_fused_kernel():
 
 
 def test_before_the_posterior_is_found_the_decoder_is_a_single_one():
-    model, z = fitted(Conjugate(), posterior=False), points()
+    model, z = fitted(Conjugate(), posterior=False), points(6)
     close(model.metric().tensor(z), gram(model.decoder.network, z), factor=1e6)
     assert torch.equal(model.uncertainty(z), torch.zeros(6, dtype=torch.float64))
 
@@ -134,7 +123,7 @@ def test_uncertainty_grows_without_bound_along_a_ray_of_growing_features():
 
 
 def test_laplace_is_the_mode_and_the_dense_hessian_of_the_log_joint():
-    model, x = fitted(LaplaceApproximation(), Bernoulli()), data()
+    model, x = fitted(LaplaceApproximation(), Bernoulli()), uniform(40, 3)
     phi, mode = design(model, model.encode(x).mean), model.decoder.weights.flatten().requires_grad_()
 
     def log_joint(weights: torch.Tensor) -> torch.Tensor:
@@ -151,7 +140,7 @@ def test_laplace_is_the_mode_and_the_dense_hessian_of_the_log_joint():
 
 def test_laplace_of_counts_is_the_mode_and_its_curvature():
     model = VAE(2, BayesianDecoder(NET, guide=LaplaceApproximation()), Poisson(), encoder=NET).build(3, seed=0).double()
-    counts = (5 * data()).round()
+    counts = (5 * uniform(40, 3)).round()
     model.phases[-1].start(model, counts, 0)
     phi, weights = design(model, model.encode(counts).mean), model.decoder.weights.requires_grad_()
     distribution = model.spec.likelihood.distribution(phi @ weights.T, model.spec.likelihood.known(counts))
@@ -165,7 +154,7 @@ def test_newtons_method_finds_the_mode_from_afar():
     expected = fitted(LaplaceApproximation(), Bernoulli()).decoder.weights
     with torch.no_grad():
         model.decoder.network[-1].weight.mul_(100)  # logits in the hundreds
-    model.phases[-1].start(model, data(), 0)
+    model.phases[-1].start(model, uniform(40, 3), 0)
     torch.testing.assert_close(model.decoder.weights, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -179,7 +168,7 @@ def test_laplace_stays_finite_where_the_data_are_separable():
 
 
 def test_metric_after_a_nonlinear_head_is_that_of_the_draws():
-    model, z = fitted(LaplaceApproximation(), Bernoulli(), draws=7), points()
+    model, z = fitted(LaplaceApproximation(), Bernoulli(), draws=7), points(6)
     assert isinstance(model.metric(), ExpectedMetric)
     draws = model.draws()
     expected = torch.stack([gram(draws.member(index), z) for index in range(7)]).mean(0)
@@ -211,13 +200,13 @@ def test_nuts_depends_on_the_seed_alone_and_leaves_the_random_state():
     torch.rand(3)
     assert torch.equal(first, fitted(NUTS(num_draws=20, warmup=10)).decoder.samples)
     other = fitted(NUTS(num_draws=20, warmup=10), posterior=False)
-    other.phases[-1].start(other, data(), 1)
+    other.phases[-1].start(other, uniform(40, 3), 1)
     assert not torch.equal(first, other.decoder.samples)
 
 
 def test_draws_of_nuts_are_its_samples_in_an_order_of_the_seed():
     model = fitted(NUTS(num_draws=20, warmup=10), draws=5)
-    z, samples = points(), model.decoder.samples
+    z, samples = points(6), model.decoder.samples
     every = torch.einsum("sdh,nh->snd", samples, design(model, z))
     for draw in model.draws(seed=4)(z):
         assert (every - draw).abs().amax((1, 2)).min() < 1e4 * EPS
@@ -256,9 +245,9 @@ def test_pyros_automatic_guide_leaves_the_random_state_and_parameter_store():
 )
 def test_the_closing_phase_moves_the_last_layer_alone(guide):
     training = Training(epochs=2, batch_size=16)
-    (single,) = fit(VAE(2, Decoder(NET), encoder=NET), data(), training=training, progress=False)
+    (single,) = fit(VAE(2, Decoder(NET), encoder=NET), uniform(40, 3), training=training, progress=False)
     decoder = BayesianDecoder(NET, guide=guide)
-    (model,) = fit(VAE(2, decoder, encoder=NET), data(), training=training, progress=False)
+    (model,) = fit(VAE(2, decoder, encoder=NET), uniform(40, 3), training=training, progress=False)
     for name, value in single.named_parameters():
         if not name.startswith("decoder.network.2"):
             assert torch.equal(value, model.get_parameter(name)), name
@@ -301,8 +290,8 @@ def test_newtons_method_says_when_it_has_not_arrived():
 @pytest.mark.parametrize("guide", [Conjugate(), LaplaceApproximation()])
 def test_metrics_and_draws_leave_the_random_state(guide):
     model, before = fitted(guide), torch.get_rng_state()
-    model.metric().tensor(points())
+    model.metric().tensor(points(6))
     model.fisher_rao_metric()
     model.draws(2)
-    model.uncertainty(points())
+    model.uncertainty(points(6))
     assert torch.equal(torch.get_rng_state(), before)

@@ -18,6 +18,7 @@ from probgeo.models.gp.sparse import RBFPrecision
 from probgeo.models.vae import VAE, FittedVAE, Warmup
 from probgeo.nn import MLP, Stacked
 from probgeo.training.objective import ELBO, noise_shapes, random_noise, random_rows
+from tests.fitted import close, points, uniform, untrained
 
 EPS = torch.finfo(torch.float64).eps
 NET = MLP((8,))
@@ -29,25 +30,8 @@ DECODERS = {
 }
 
 
-def data(num_rows: int = 24) -> torch.Tensor:
-    return torch.rand(num_rows, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
 def fitted(decoder=DECODERS["single"], likelihood=None, **options) -> FittedVAE:
-    model = VAE(2, decoder, likelihood or Gaussian(), encoder=NET, **options).build(6, seed=0).double()
-    x = data()
-    for phase in model.phases:
-        if phase.start:
-            phase.start(model, x, 0)
-    return model
-
-
-def points(num_points: int = 7) -> torch.Tensor:
-    return torch.randn(num_points, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-
-def close(first, second, factor: float = 1e3) -> None:
-    torch.testing.assert_close(first, second, rtol=factor * EPS, atol=factor * EPS)
+    return untrained(VAE(2, decoder, likelihood or Gaussian(), encoder=NET, **options), uniform(24, 6))
 
 
 def terms(model: FittedVAE, x: torch.Tensor, num_rows: int, num_draws: int, beta=None) -> dict[str, torch.Tensor]:
@@ -68,7 +52,7 @@ def terms(model: FittedVAE, x: torch.Tensor, num_rows: int, num_draws: int, beta
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
 @pytest.mark.parametrize("kind", [Trace_ELBO, TraceMeanField_ELBO])
 def test_pyros_own_objective_agrees_in_expectation(decoder, kind):
-    model, x = fitted(decoder, beta=(0.5, 2.0)), data()
+    model, x = fitted(decoder, beta=(0.5, 2.0)), uniform(24, 6)
     pyro.set_rng_seed(0)
     with torch.no_grad():
         theirs = torch.tensor([kind().loss(model.model, model.guide, x) for _ in range(60)], dtype=torch.float64)
@@ -78,7 +62,7 @@ def test_pyros_own_objective_agrees_in_expectation(decoder, kind):
 
 
 def test_kl_is_the_closed_form_and_the_likelihood_is_that_of_the_decoded_sample():
-    model, x, beta = fitted(beta=(0.5, 2.0)), data(), torch.tensor([0.5, 2.0], dtype=torch.float64)
+    model, x, beta = fitted(beta=(0.5, 2.0)), uniform(24, 6), torch.tensor([0.5, 2.0], dtype=torch.float64)
     noise = random_noise([3], 1, noise_shapes(model, x), "noise")["z"][0, 0].double()
     with torch.no_grad(), pyro.validation_enabled(False):
         found = ELBO(model, len(x))(x, {"z": noise}, beta)
@@ -94,7 +78,7 @@ def test_kl_is_the_closed_form_and_the_likelihood_is_that_of_the_decoded_sample(
 
 @pytest.mark.parametrize("decoder", [DECODERS["single"], DECODERS["rbf"]], ids=["single", "rbf"])
 def test_minibatch_objective_is_unbiased(decoder):
-    model, x = fitted(decoder), data(12)
+    model, x = fitted(decoder), uniform(12, 6)
     shapes = noise_shapes(model, x)
     noise = random_noise([0], 1, shapes, "noise")["z"][0, 0].double()
     beta = model.spec.final_beta()
@@ -116,13 +100,13 @@ def test_warm_up_rises_linearly_and_stays():
 
 
 def test_a_beta_of_zero_leaves_only_the_likelihood():
-    found = terms(fitted(beta=0.0), data(), 24, 3)
+    found = terms(fitted(beta=0.0), uniform(24, 6), 24, 3)
     close(found["loss"], -found["log_likelihood"])
 
 
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
 def test_prior_predictive_samples_have_the_shape_of_data(decoder):
-    model, x = fitted(decoder), data()
+    model, x = fitted(decoder), uniform(24, 6)
     pyro.set_rng_seed(0)
     samples = Predictive(pyro.poutine.uncondition(model.model), num_samples=3)(x)
     assert samples["x"].shape == (3, 24, 6)
@@ -144,7 +128,7 @@ def test_seeded_noise_and_rows_do_not_depend_on_the_other_seeds():
 
 @pytest.mark.parametrize("likelihood", [Gaussian(), Bernoulli()])
 def test_shapes_of_codes_and_reconstructions(likelihood):
-    model, x = fitted(DECODERS["split"], likelihood), data(5)
+    model, x = fitted(DECODERS["split"], likelihood), uniform(5, 6)
     mean, std = model.encode(x)
     assert mean.shape == std.shape == (5, 2)
     assert (std > 0).all()
@@ -167,7 +151,7 @@ def test_split_batch_decodes_row_i_by_member_i_mod_s_rotated_where_there_are_few
 
 
 def test_random_member_decodes_the_whole_batch_by_one_member_uniformly_chosen():
-    members, z = fitted(DECODERS["random"]).decoder.members, points()
+    members, z = fitted(DECODERS["random"]).decoder.members, points(7)
     pyro.set_rng_seed(0)
     each = members(z)
     chosen = []
@@ -181,7 +165,7 @@ def test_random_member_decodes_the_whole_batch_by_one_member_uniformly_chosen():
 
 
 def test_draws_are_the_members_in_order():
-    model, z = fitted(DECODERS["split"], Bernoulli()), points()
+    model, z = fitted(DECODERS["split"], Bernoulli()), points(7)
     close(model.draws(2)(z), model.decoder.members(z)[:2].sigmoid())
     close(model.decode(z), model.decoder.members(z).sigmoid().mean(0))
     close(model.uncertainty(z), model.decoder.members(z).sigmoid().var(0, correction=0).mean(-1).sqrt())
@@ -205,7 +189,7 @@ def gram(function, z: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("likelihood", [Gaussian(), Bernoulli()])
 def test_metric_of_a_single_decoder_is_that_of_the_mean_of_the_observation(likelihood):
-    model, z = fitted(likelihood=likelihood), points()
+    model, z = fitted(likelihood=likelihood), points(7)
     mean = model.decoder.network if isinstance(likelihood, Gaussian) else lambda p: model.decoder.network(p).sigmoid()
     close(model.metric().tensor(z), gram(mean, z))
 
@@ -213,7 +197,7 @@ def test_metric_of_a_single_decoder_is_that_of_the_mean_of_the_observation(likel
 @pytest.mark.parametrize("likelihood", [Gaussian(), Bernoulli()])
 @pytest.mark.parametrize("decoder", ["split", "random"])
 def test_metric_of_an_ensemble_is_the_members_mean(decoder, likelihood):
-    model, z = fitted(DECODERS[decoder], likelihood), points()
+    model, z = fitted(DECODERS[decoder], likelihood), points(7)
     head = likelihood.mean()
     members = [model.decoder.members.member(index) for index in range(3)]
     expected = torch.stack([gram(lambda p, m=member: head(m(p)), z) for member in members]).mean(0)
@@ -222,7 +206,7 @@ def test_metric_of_an_ensemble_is_the_members_mean(decoder, likelihood):
 
 
 def test_metric_of_an_rbf_decoder_is_that_of_mean_and_standard_deviation_stacked():
-    model, z = fitted(DECODERS["rbf"]), points()
+    model, z = fitted(DECODERS["rbf"]), points(7)
     precision = model.decoder.precision
     expected = gram(model.decoder.network, z) + gram(lambda p: precision(p[None])[0].rsqrt(), z)
     close(model.metric().tensor(z), expected, factor=1e5)
@@ -232,7 +216,7 @@ def test_metric_of_an_rbf_decoder_is_that_of_mean_and_standard_deviation_stacked
 @pytest.mark.parametrize("decoder", ["single", "split"])
 @pytest.mark.parametrize("likelihood", [Gaussian(), Gaussian(0.2), Bernoulli()])
 def test_fisher_rao_metric_is_the_decoders_mean_of_the_fisher_information(decoder, likelihood):
-    model, z = fitted(DECODERS[decoder], likelihood), points()
+    model, z = fitted(DECODERS[decoder], likelihood), points(7)
     networks = (
         [model.decoder.network] if decoder == "single" else [model.decoder.members.member(index) for index in range(3)]
     )
@@ -333,7 +317,7 @@ def test_an_unplaced_rbf_decoder_has_the_likelihoods_own_standard_deviation():
 
 def test_an_rbf_decoder_runs_batched_over_retrainings():
     models = [fitted(DECODERS["rbf"]) for _ in range(2)]
-    stacked, z = Stacked([model.decoder.precision for model in models]), points()
+    stacked, z = Stacked([model.decoder.precision for model in models]), points(7)
     close(stacked(z), torch.stack([model.decoder.precision(z) for model in models]))
     state = dict(models[0].decoder.precision.state_dict())
     close(functional_call(models[1].decoder.precision, state, (z,)), models[0].decoder.precision(z))

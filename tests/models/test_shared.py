@@ -22,6 +22,7 @@ from probgeo.specs import digest, from_config, to_config
 from probgeo.study import expected_metric, fisher_rao_metric
 from probgeo.training import storage
 from probgeo.training.objective import ELBO, noise_shapes, random_noise
+from tests.fitted import close
 
 EPS = torch.finfo(torch.float64).eps
 NET = pg.nn.MLP((8,))
@@ -76,10 +77,6 @@ def with_value(x: torch.Tensor, row: int, column: int, value: float) -> torch.Te
     x = x.clone()
     x[row, column] = value
     return x
-
-
-def close(first, second, factor: float = 1e3) -> None:
-    torch.testing.assert_close(first, second, rtol=factor * EPS, atol=factor * EPS)
 
 
 def terms(model: FittedSharedLatentVAE, x: torch.Tensor, num_draws: int = 1, num_rows: int | None = None) -> dict:
@@ -333,7 +330,7 @@ def test_noise_adds_no_divergence():
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_retraining_equals_the_one_trained_alone_and_survives_storage(name, tmp_path):
     chosen = spec(decoder=DECODERS[name], fusion=FUSIONS["shared layers"], alternation=pg.views.Alternation(1))
-    x = data(40)
+    x = data(20)
     together = pg.fit(chosen, x, (3, 1), training=QUICK, progress=False, folder=tmp_path)
     (alone,) = pg.fit(chosen, x, (1,), training=QUICK, progress=False)
     for path, value in alone.state_dict().items():

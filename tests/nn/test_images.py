@@ -8,6 +8,7 @@ import probgeo as pg
 from probgeo.geometry.jacobians import Maps
 from probgeo.nn import Convolutional, DenseNet, Residual, ResizeConvolutional, Stacked
 from probgeo.specs import from_config, to_config
+from tests.fitted import close
 
 EPS = torch.finfo(torch.float64).eps
 SMALL = (
@@ -28,10 +29,6 @@ def built(spec: pg.nn.Network, num_inputs: int = 2, num_outputs: int = 32, seed:
 
 def rows(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def close(first: torch.Tensor, second: torch.Tensor) -> None:
-    torch.testing.assert_close(first, second, rtol=1e3 * EPS, atol=1e3 * EPS)
 
 
 def test_residual_network_adds_what_its_blocks_compute():

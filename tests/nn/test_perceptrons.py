@@ -8,6 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 from probgeo.nn import MLP, Stacked, mlp
+from tests.fitted import close
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -28,10 +29,6 @@ class WithBuffer(nn.Module):
 def networks(count: int = 3) -> list[nn.Module]:
     torch.manual_seed(0)
     return [WithBuffer().double() for _ in range(count)]
-
-
-def close(first: torch.Tensor, second: torch.Tensor) -> None:
-    torch.testing.assert_close(first, second, rtol=100 * EPS, atol=100 * EPS)
 
 
 @pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3)])

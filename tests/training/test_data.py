@@ -13,7 +13,7 @@ from probgeo.training.fit import UnsuitableData
         (
             torch.rand(20, 3).half(),
             TypeError,
-            r"torch.float32 or torch.float64; got torch.float16. Use x.float",
+            "expected a floating-point tensor; got torch.float16. Use x.float",
         ),
         (torch.rand(20, 3).bfloat16(), TypeError, "got torch.bfloat16"),
         (torch.full((20, 3), 1e18), ValueError, r"expected values up to 4e\+09.*; got 1e\+18 at row 0, column 0"),

@@ -15,7 +15,7 @@ from probgeo.study import Geodesic, StraightLine, Study
 from probgeo.training import storage
 from probgeo.training.fit import Training, TrainingDiverged, fit
 from probgeo.training.schedules import Cosine
-from tests.training.test_training import counted_epochs, interrupted_after, same
+from tests.fitted import counted_epochs, interrupted_after, same
 
 TRAINING = Training(epochs=40, batch_size=50)
 SPEC = GPLVM(num_inducing=20)

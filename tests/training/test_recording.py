@@ -70,3 +70,22 @@ def test_a_state_that_is_changed_is_refused():
     count = torch.zeros(3)
     with pytest.raises(NotRecordable, match="changes what it is given"):
         Recording(lambda x: [x + count.add_(1)], [torch.rand(3)], [count])
+
+
+def test_what_nothing_depends_on_is_not_computed():
+    def wasteful(x: Tensor) -> list[Tensor]:
+        x.sin().exp().mul_(2)
+        return [x.cos()]
+
+    assert len(Recording(wasteful, [torch.rand(3)], [])._calls) == 1
+
+
+@pytest.mark.parametrize("factor", [torch.linalg.cholesky, torch.linalg.inv], ids=["cholesky", "inverse"])
+def test_a_factorisation_that_fails_gives_nan_and_its_neighbours_what_is_theirs(factor):
+    good, bad = torch.eye(2) * 2, torch.zeros(2, 2)
+    recorded = Recording(lambda x: [factor(x) + 1], [torch.stack([good, good])], [])
+    (found,) = recorded(torch.stack([bad, good]))
+    assert found[0].isnan().all()
+    assert torch.equal(found[1], factor(good) + 1)
+    with pytest.raises(torch.linalg.LinAlgError):
+        factor(bad)

@@ -23,67 +23,13 @@ from probgeo.models.shared.spec import SharedLatentVAE
 from probgeo.models.shared.views import View
 from probgeo.models.vae import VAE, Warmup
 from probgeo.nn import MLP, Stacked, check_network
-from probgeo.specs import stream
+from probgeo.seeds import stream
 from probgeo.training import stacks, storage
 from probgeo.training.fit import Training, TrainingDiverged, checked_seeds, fit
 from probgeo.training.objective import _GivenNoise
-from probgeo.training.retrainings import Optimisation
-from probgeo.training.state import State
+from tests.fitted import NET, QUICK, SPECS, counted_epochs, data, interrupted_after, same, trained
 
-NET = MLP((8,))
-SPECS = {
-    "single": VAE(2, Decoder(NET), encoder=NET),
-    "ensemble": VAE(2, EnsembleDecoder(3, NET), Bernoulli(), encoder=NET, beta=(0.5, 2.0)),
-    "random": VAE(2, EnsembleDecoder(2, NET, RandomMember()), encoder=NET, beta=Warmup(2)),
-    "rbf": VAE(2, RBFDecoder(NET, num_centers=4), encoder=NET),
-}
-QUICK = Training(epochs=3, batch_size=16, learning_rate=1e-2)
 EVERY = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-
-
-def data(num_rows: int = 60, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Points near a plane in eight dimensions, in [0, 1]."""
-    generator = torch.Generator().manual_seed(0)
-    z = torch.rand(num_rows, 2, generator=generator, dtype=torch.float64)
-    mixing = torch.rand(2, 8, generator=generator, dtype=torch.float64) / 2
-    return (z @ mixing + 0.01 * torch.rand(num_rows, 8, generator=generator, dtype=torch.float64)).to(dtype).clamp(0, 1)
-
-
-def trained(spec=SPECS["single"], x=None, seeds=(0,), training=QUICK, **options):
-    return fit(spec, data() if x is None else x, seeds, training=training, progress=False, **options)
-
-
-def same(first, second) -> None:
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, second.state_dict()[name]), name
-    assert first.history.identical(second.history)
-
-
-def interrupted_after(monkeypatch, num_checkpoints: int, run) -> None:
-    """Run until that many checkpoints are written, then die."""
-    write, calls = storage.write_tensors, []
-
-    def dying(path, tensors) -> None:
-        write(path, tensors)
-        calls.append(path)
-        if len(calls) == num_checkpoints:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(storage, "write_tensors", dying)
-        run()
-
-
-def counted_epochs(monkeypatch) -> list[int]:
-    """The epochs that are trained from now on."""
-    epochs, one = [], Optimisation.epoch
-
-    def counted(self, state: State) -> State:
-        epochs.append(state.epoch)
-        return one(self, state)
-
-    monkeypatch.setattr(Optimisation, "epoch", counted)
-    return epochs
 
 
 # --- independence and reproducibility ---

@@ -55,6 +55,15 @@ def count_table(
         FileNotFoundError: there is no such file.
         ImportError: an AnnData file, and anndata is not installed.
         ValueError: another kind of file, a name that the file lacks, values that are no counts.
+
+    Example:
+        >>> import pathlib, tempfile, pandas as pd, probgeo as pg
+        >>> cells = pd.DataFrame({"type": ["neuron", "neuron", "glia"], "Sst": [3, 1, 0], "Pvalb": [0, 5, 0]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cells.to_csv(pathlib.Path(folder) / "cells.csv", index=False)
+        ...     found = pg.datasets.count_table(pathlib.Path(folder) / "cells.csv", labels="type")
+        >>> found.feature_names, found.label_names
+        (('Sst', 'Pvalb'), ('glia', 'neuron'))
     """
     path = Path(path)
     if not path.exists():
@@ -101,6 +110,11 @@ def earliest_row(pseudotime: Float32[Tensor, "row lineage"]) -> int:
 
     Raises:
         ValueError: no cell has a pseudotime.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> pg.datasets.earliest_row(torch.tensor([[3.0, torch.nan], [1.0, 2.0], [0.5, torch.nan]]))  # on both lineages
+        1
     """
     known = pseudotime.isfinite().sum(1)
     if not pseudotime.numel() or known.max() == 0:
@@ -201,6 +215,12 @@ def branching_counts(
 
     Raises:
         ValueError: an argument that is not positive.
+
+    Example:
+        >>> import probgeo as pg
+        >>> found = pg.datasets.branching_counts(num_cells=100, num_genes=20)
+        >>> found.x.shape, found.label_names
+        (torch.Size([100, 20]), ('trunk', 'first', 'second'))
     """
     if min(num_cells, num_genes, total_count, library) <= 0:
         raise ValueError(

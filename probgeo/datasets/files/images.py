@@ -65,6 +65,18 @@ def image_folder(
         FileNotFoundError: no such folder, or no images in it.
         OSError: the cache cannot be written to.
         ValueError: a file that is no image, images of several sizes, an argument outside its range.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np, probgeo as pg
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("cats", "dogs"):
+        ...         (pathlib.Path(folder) / "images" / name).mkdir(parents=True)
+        ...         grey = Image.fromarray(np.full((6, 8, 3), 255, dtype=np.uint8))
+        ...         grey.save(pathlib.Path(folder) / "images" / name / "one.png")
+        ...     data = pg.datasets.image_folder(pathlib.Path(folder) / "images", size=4, cache=folder)
+        ...     print(data.shape, data.label_names, data.x.max())
+        (4, 4, 3) ('cats', 'dogs') tensor(1.)
     """
     return _of_classes(Path(path), {}, size, channels, classes, per_class, seed, cache)
 
@@ -82,8 +94,8 @@ def imagenette(
 
     Args:
         train: the training images, else the validation images.
-        size: as in `image_folder`, and so are classes, per_class, seed and cache.
         folder: the unpacked archive, with `train` and `val`; default imagenette2-160 in the cache folder.
+        size, classes, per_class, seed, cache: as for `image_folder`.
 
     Returns:
         the data set, classes "tench" … "parachute".
@@ -91,6 +103,17 @@ def imagenette(
     Raises:
         FileNotFoundError: the folder is not there.
         OSError, ValueError: as `image_folder`.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np, probgeo as pg
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     parachutes = pathlib.Path(folder) / "train" / "n03888257"
+        ...     parachutes.mkdir(parents=True)
+        ...     Image.fromarray(np.zeros((6, 8, 3), dtype=np.uint8)).save(parachutes / "one.png")
+        ...     data = pg.datasets.imagenette(size=4, folder=folder, cache=folder)
+        ...     print(data.shape, data.label_names)
+        (4, 4, 3) ('parachute',)
 
     References:
         Howard (2019), Imagenette, github.com/fastai/imagenette.
@@ -119,8 +142,8 @@ def celeba(
     Args:
         attribute: one of the 40 of list_attr_celeba.txt.
         train: the training images, else the test images, by list_eval_partition.txt.
-        size: as in `image_folder`, and so are per_class, seed and cache.
         folder: where img_align_celeba (the unpacked images) and the two lists are; default celeba in the cache folder.
+        size, per_class, seed, cache: as for `image_folder`.
 
     Returns:
         the data set, classes "not Smiling" and "Smiling".
@@ -129,6 +152,21 @@ def celeba(
         FileNotFoundError: a list or an image is not there.
         OSError: the cache cannot be written to.
         ValueError: an unknown attribute, a file that is no image, an argument outside its range.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np, probgeo as pg
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     folder = pathlib.Path(parent)
+        ...     (folder / "img_align_celeba").mkdir()
+        ...     Image.fromarray(np.zeros((6, 8, 3), dtype=np.uint8)).save(folder / "img_align_celeba" / "000001.jpg")
+        ...     with (folder / "list_attr_celeba.txt").open("w") as attributes:
+        ...         print("1", "Smiling", "000001.jpg 1", sep=chr(10), file=attributes)
+        ...     with (folder / "list_eval_partition.txt").open("w") as parts:
+        ...         print("000001.jpg 0", file=parts)
+        ...     data = pg.datasets.celeba("Smiling", size=4, folder=folder, cache=folder)
+        ...     print(data.shape, data.class_counts())
+        (4, 4, 3) {'Smiling': 1}
 
     References:
         Liu, Luo, Wang & Tang (2015), Deep learning face attributes in the wild.

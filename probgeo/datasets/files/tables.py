@@ -33,6 +33,15 @@ def table(path: str | Path, labels: str | None = None, kinds: Mapping[str, str] 
         FileNotFoundError: there is no such file.
         ValueError: a name that the file lacks, an unknown kind, a column of no values, of one value, or that is not of
             the kind it is said to be.
+
+    Example:
+        >>> import pathlib, tempfile, pandas as pd, probgeo as pg
+        >>> people = pd.DataFrame({"weight": [1.5, 2.5, 3.5], "colour": ["red", "blue", "green"], "cats": [0, 3, 1]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     people.to_csv(pathlib.Path(folder) / "people.csv", index=False)
+        ...     found = pg.datasets.table(pathlib.Path(folder) / "people.csv")
+        >>> [(column.name, column.kind) for column in found.columns]
+        [('colour', 'categorical'), ('weight', 'real'), ('cats', 'count')]
     """
     path, kinds = Path(path), dict(kinds or {})
     if not path.exists():

@@ -37,6 +37,19 @@ def hand_poses(
         FileNotFoundError: a list or an image is not there.
         ValueError: a line without 16 joints, or an argument that is not positive.
 
+    Example:
+        >>> import pathlib, tempfile, numpy as np, probgeo as pg
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     images = pathlib.Path(folder) / "Training" / "Depth" / "first"
+        ...     images.mkdir(parents=True)
+        ...     Image.fromarray(np.full((240, 320), 400, dtype=np.uint16)).save(images / "0.png")
+        ...     with (pathlib.Path(folder) / "Training" / "labels.txt").open("w") as lines:
+        ...         print("first/0.png", *16 * (160, 120, 400), file=lines)  # a hand without extent, in the middle
+        ...     data = pg.datasets.hand_poses(folder, size=8)
+        >>> data.shapes, data.view("joints").abs().max().item()
+        ({'depth': (8, 8), 'joints': (48,)}, 0.0)
+
     References:
         Tang, Chang, Tejani & Kim (2014), Latent regression forest: structured estimation of 3D articulated hand
         posture.

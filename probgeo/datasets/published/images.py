@@ -12,7 +12,6 @@ import numpy as np
 import pooch
 import torch
 from jaxtyping import Shaped
-from sklearn.datasets import load_digits
 
 from probgeo.datasets.dataset import Dataset
 from probgeo.datasets.files.arrays import opened_arrays
@@ -55,7 +54,17 @@ _TASIC_VARIANCES = (1737.30, 1096.20, 411.31, 249.90)
 
 
 def cache_folder() -> Path:
-    """Folder of downloaded files: `PROBGEO_DATA` where it is set, else the platform's cache folder."""
+    """Folder of downloaded files: `PROBGEO_DATA` where it is set, else the platform's cache folder.
+
+    Returns:
+        The folder; it need not exist.
+
+    Example:
+        >>> import os, probgeo as pg
+        >>> folder = pg.datasets.cache_folder()
+        >>> folder.is_absolute() or "PROBGEO_DATA" in os.environ
+        True
+    """
     return Path(os.environ.get("PROBGEO_DATA") or pooch.os_cache("probgeo")).expanduser()
 
 
@@ -101,9 +110,20 @@ def cached_file(name: str, url: str, md5: str | None) -> Path:
 def digits() -> Dataset:
     """Handwritten digits, 1 797 images of 8 × 8, x in [0, 1]; bundled with scikit-learn, no download.
 
+    Returns:
+        the data set, classes "0" … "9".
+
+    Example:
+        >>> import probgeo as pg
+        >>> digits = pg.datasets.digits()
+        >>> digits.x.shape, digits.shape, digits.x.max()
+        (torch.Size([1797, 64]), (8, 8), tensor(1.))
+
     References:
         Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI.
     """
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     x = torch.from_numpy(bunch.data / 16).float()
     return Dataset("digits", x, torch.from_numpy(bunch.target).long(), _DIGIT_NAMES, shape=(8, 8))
@@ -121,6 +141,10 @@ def mnist(train: bool | None = True) -> Dataset:
     Raises:
         OSError: a file is neither in the cache nor can it be downloaded.
         ValueError: a file has a wrong checksum.
+
+    Example:
+        >>> import probgeo as pg
+        >>> test = pg.datasets.mnist(train=False)  # doctest: +SKIP
 
     References:
         LeCun, Bottou, Bengio & Haffner (1998), Gradient-based learning applied to document recognition.
@@ -140,6 +164,10 @@ def fashion_mnist(train: bool | None = True) -> Dataset:
     Raises:
         OSError: a file is neither in the cache nor can it be downloaded.
         ValueError: a file has a wrong checksum.
+
+    Example:
+        >>> import probgeo as pg
+        >>> test = pg.datasets.fashion_mnist(train=False)  # doctest: +SKIP
 
     References:
         Xiao, Rasul & Vollgraf (2017), Fashion-MNIST.
@@ -163,6 +191,16 @@ def tasic(path: str | Path | None = None) -> Dataset:
     Raises:
         OSError: a file is neither in the cache nor can it be downloaded; `path` does not exist.
         ValueError: arrays that are not those described.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np, probgeo as pg
+        >>> cells = {"x": np.zeros((3, 50), dtype=np.float32), "label": np.array([0, 1, 1])}
+        >>> types = {"label_names": np.array(["Sst", "Pvalb"]), "label_colors": np.array([[255, 0, 0], [0, 0, 255]])}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(pathlib.Path(folder) / "mine.npz", **cells, **types)
+        ...     data = pg.datasets.tasic(pathlib.Path(folder) / "mine.npz")  # without a path, the published cells
+        >>> data.x.shape, data.label_names
+        (torch.Size([3, 50]), ('Sst', 'Pvalb'))
 
     References:
         Tasic et al. (2018), Shared and distinct transcriptomic cell types across neocortical areas.

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Integer, UInt8
-from scipy.io import loadmat
 
 from probgeo.datasets.dataset import Dataset
 from probgeo.datasets.published.images import cached_file
@@ -41,6 +40,10 @@ def cifar10(train: bool = True) -> Dataset:
         OSError: the archive is neither in the cache nor can it be downloaded.
         ValueError: the archive has a wrong checksum, or lacks a file.
 
+    Example:
+        >>> import probgeo as pg
+        >>> test = pg.datasets.cifar10(train=False)  # doctest: +SKIP
+
     References:
         Krizhevsky (2009), Learning multiple layers of features from tiny images.
     """
@@ -63,6 +66,10 @@ def cifar100(train: bool = True, coarse: bool = False) -> Dataset:
     Raises:
         OSError: the archive is neither in the cache nor can it be downloaded.
         ValueError: the archive has a wrong checksum, or lacks a file.
+
+    Example:
+        >>> import probgeo as pg
+        >>> test = pg.datasets.cifar100(train=False, coarse=True)  # doctest: +SKIP
 
     References:
         Krizhevsky (2009), Learning multiple layers of features from tiny images.
@@ -87,9 +94,15 @@ def svhn(train: bool = True) -> Dataset:
         OSError: the file is neither in the cache nor can it be downloaded.
         ValueError: the file has a wrong checksum, or holds something else.
 
+    Example:
+        >>> import probgeo as pg
+        >>> test = pg.datasets.svhn(train=False)  # doctest: +SKIP
+
     References:
         Netzer et al. (2011), Reading digits in natural images with unsupervised feature learning.
     """
+    from scipy.io import loadmat
+
     name = "train_32x32.mat" if train else "test_32x32.mat"
     path = cached_file(f"svhn/{name}", _SVHN_URL + name, _MD5[name])
     content = loadmat(path, variable_names=("X", "y"))

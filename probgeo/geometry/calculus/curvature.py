@@ -27,6 +27,12 @@ def sectional_curvature(metric: Metric, z: Points) -> Tensor:
         TypeError: `metric` is no metric, or `z` no floating-point tensor or array.
         ValueError: `z` is not (batch, 2).
 
+    Example:
+        >>> import torch, probgeo as pg
+        >>> paraboloid = pg.PullbackMetric(lambda z: torch.cat([z, z.square().sum(-1, keepdim=True)], dim=-1))
+        >>> pg.calculus.sectional_curvature(paraboloid, torch.tensor([[0.0, 0.0], [0.5, 0.0]]))  # 4 / (1 + 4‖z‖²)²
+        tensor([4., 1.])
+
     References:
         Gray, Abbena and Salamon, Modern differential geometry of curves and surfaces, 3rd edition (2006).
     """

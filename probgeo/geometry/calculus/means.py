@@ -18,12 +18,25 @@ MIN_SHARE = 2**-8
 
 
 class FrechetMean(NamedTuple):
-    """A mean and how it was found."""
+    """A mean and how it was found: what `frechet_mean` returns.
+
+    Attributes:
+        mean: latent coordinates, (latent).
+        variance: Σ w_i d(mean, z_i)², Σ w_i = 1, in squared units of length.
+        steps: how many were made.
+        status: the search's own, or the worst of the geodesics' to the points; AMBIGUOUS: another is as good.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> found = pg.calculus.frechet_mean(pg.PullbackMetric(lambda z: z), torch.tensor([[0.0], [1.0], [5.0]]))
+        >>> found.mean, found.variance, found.status.name  # 2, and (2² + 1² + 3²) / 3
+        (tensor([2.]), tensor(4.6667), 'CONVERGED')
+    """
 
     mean: Float[Tensor, "latent"]
-    variance: Float[Tensor, ""]  #: Σ w_i d(mean, z_i)², Σ w_i = 1
+    variance: Float[Tensor, ""]
     steps: int
-    status: Status  #: the search's own, or the worst of the geodesics' to the points; AMBIGUOUS: another is as good
+    status: Status
 
 
 def frechet_mean(
@@ -61,6 +74,17 @@ def frechet_mean(
 
     Raises:
         TypeError, ValueError: an argument's type, shape, dtype, device or value does not fit.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> def half_plane(z):  # G = I / y²
+        ...     return torch.eye(2, dtype=z.dtype) / z[..., 1:, None] ** 2
+        >>> points = torch.tensor([[0.0, 1.0], [0.0, 4.0]]).double()
+        >>> found = pg.calculus.frechet_mean(pg.TensorMetric(half_plane), points)
+        >>> found.mean.round(decimals=3).abs()  # (0, √(1 · 4)): in the middle of logarithms
+        tensor([0., 2.], dtype=torch.float64)
+        >>> round(found.variance.item(), 3)  # log(2)²
+        0.48
 
     References:
         Pennec, Intrinsic statistics on Riemannian manifolds (2006).

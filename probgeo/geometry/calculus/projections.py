@@ -23,7 +23,24 @@ class Invertible(Protocol):
 
 
 class Projection(NamedTuple):
-    """Points of the manifold nearest to rows x: their codes, themselves, and their distances to x."""
+    """Points of the manifold nearest to rows x: what `projection` returns.
+
+    Attributes:
+        z: their codes, (row, latent).
+        x: the points themselves, f(z), (row, observation).
+        distance: to the rows, in their units, (row).
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> class Plane:
+        ...     def __call__(self, z):
+        ...         return torch.cat([z, torch.zeros_like(z[..., :1])], dim=-1)
+        ...
+        ...     def inverse(self, x):
+        ...         return x[..., :2]
+        >>> pg.calculus.projection(Plane(), torch.tensor([[1.0, 2.0, 7.0]]))
+        Projection(z=tensor([[1., 2.]]), x=tensor([[1., 2., 0.]]), distance=tensor([7.]))
+    """
 
     z: Float[Tensor, "row latent"]
     x: Float[Tensor, "row observation"]
@@ -52,6 +69,18 @@ def projection(
     Raises:
         TypeError: an immersion without `inverse`, or rows that are no floating-point tensor or array.
         ValueError: fewer than zero steps, or another number of features, rows or latent dimensions.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> class Parabola:
+        ...     def __call__(self, z):
+        ...         return torch.cat([z, z**2], dim=-1)
+        ...
+        ...     def inverse(self, x):
+        ...         return x[..., :1]
+        >>> found = pg.calculus.projection(Parabola(), torch.tensor([[3.0, 0.0]]))
+        >>> found.x.round(decimals=3), found.distance.round(decimals=3)  # 2z³ + z = 3 at z = 1; √(2² + 1²)
+        (tensor([[1., 1.]]), tensor([2.2360]))
 
     References:
         Brehmer & Cranmer (2020), Flows for simultaneous manifold learning and density estimation, section 2.

@@ -25,25 +25,63 @@ MAX_STEPS = 40
 
 
 class Shots(NamedTuple):
-    """Geodesics of given initial velocities."""
+    """Geodesics of given initial velocities: what `exponential` returns.
 
-    point: Float[Tensor, "batch latent"]  #: where they are after unit time
-    path: Float[Tensor, "batch node latent"]  #: nodes at uniform times
-    status: Int[Tensor, "batch"]  #: a `Status` each; MAX_STEPS: some node's balance was not found
+    Attributes:
+        point: where they are after unit time, (batch, latent).
+        path: nodes at uniform times, (batch, node, latent).
+        status: a `Status` each, (batch); MAX_STEPS: some node's balance was not found.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: 3 * z)
+        >>> shots = pg.calculus.exponential(plane, torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]), num_segments=2)
+        >>> shots.path, shots.status
+        (tensor([[[0.0000, 0.0000],
+                 [0.5000, 1.0000],
+                 [1.0000, 2.0000]]]), tensor([0]))
+    """
+
+    point: Float[Tensor, "batch latent"]
+    path: Float[Tensor, "batch node latent"]
+    status: Int[Tensor, "batch"]
 
 
 class Logarithms(NamedTuple):
-    """Initial velocities of geodesics between given points."""
+    """Initial velocities of geodesics between given points: what `logarithm` returns.
 
-    velocity: Float[Tensor, "batch latent"]  #: in latent coordinates per unit time; its G-norm is the distance
-    geodesics: Geodesics  #: what they are the velocities of, with status
+    Attributes:
+        velocity: in latent coordinates per unit time, (batch, latent); its G-norm is the distance.
+        geodesics: what they are the velocities of, with status.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: 3 * z)
+        >>> found = pg.calculus.logarithm(plane, torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
+        >>> found.velocity, found.geodesics.length  # √(vᵀGv) = 3 · 5
+        (tensor([[3.0000, 4.0000]]), tensor([15.]))
+    """
+
+    velocity: Float[Tensor, "batch latent"]
+    geodesics: Geodesics
 
 
 class Angles(NamedTuple):
-    """Angles between geodesics that start at one corner."""
+    """Angles between geodesics that start at one corner: what `angle` returns.
 
-    angle: Float[Tensor, "batch"]  #: in radians, 0 … π; NaN where a side has length zero
-    status: Int[Tensor, "batch"]  #: the worse of the two sides' `Status`; AMBIGUOUS: a side has a rival as short
+    Attributes:
+        angle: in radians, 0 … π, (batch); NaN where a side has length zero.
+        status: the worse of the two sides' `Status`, (batch); AMBIGUOUS: a side has a rival as short.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> corner, side = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+        >>> pg.calculus.angle(pg.PullbackMetric(lambda z: z), corner, side, torch.tensor([[0.0, 5.0]]))
+        Angles(angle=tensor([1.5708]), status=tensor([0]))
+    """
+
+    angle: Float[Tensor, "batch"]
+    status: Int[Tensor, "batch"]
 
 
 def exponential(metric: Metric, point: Points, velocity: Points, num_segments: int = 256) -> Shots:
@@ -66,6 +104,15 @@ def exponential(metric: Metric, point: Points, velocity: Points, num_segments: i
 
     Raises:
         TypeError, ValueError: an argument's type, shape, dtype or device does not fit, or `num_segments` is below one.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> def half_plane(z):  # G = I / y²
+        ...     return torch.eye(2, dtype=z.dtype) / z[..., 1:, None] ** 2
+        >>> point, velocity = torch.tensor([[0.0, 1.0]]).double(), torch.tensor([[0.0, 1.0]]).double()
+        >>> shot = pg.calculus.exponential(pg.TensorMetric(half_plane), point, velocity, num_segments=32)
+        >>> shot.point.round(decimals=2).abs()  # straight up, as far as it takes at unit speed: e
+        tensor([[0.0000, 2.7200]], dtype=torch.float64)
 
     References:
         Rumpf and Wirth, Variational time discretization of geodesic calculus (2015).
@@ -113,6 +160,15 @@ def logarithm(
 
     Raises:
         TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> def half_plane(z):  # G = I / y²
+        ...     return torch.eye(2, dtype=z.dtype) / z[..., 1:, None] ** 2
+        >>> point, other = torch.tensor([[0.0, 1.0]]).double(), torch.tensor([[0.0, torch.e]]).double()
+        >>> found = pg.calculus.logarithm(pg.TensorMetric(half_plane), point, other)
+        >>> found.velocity.round(decimals=3).abs(), found.geodesics.length.round(decimals=3)  # at (0, 1), where G = I
+        (tensor([[0., 1.]], dtype=torch.float64), tensor([1.], dtype=torch.float64))
     """
     check_metric(metric)
     point = latent_points("point", point, "batch latent")
@@ -145,6 +201,19 @@ def parallel_transport(metric: Metric, path: Points, vector: Points) -> Tensor:
 
     Raises:
         TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> def sphere(z):  # z: polar angle and azimuth
+        ...     polar, azimuth = z.unbind(-1)
+        ...     around = polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin()
+        ...     return torch.stack([*around, polar.cos()], dim=-1)
+        >>> azimuth = torch.linspace(0, 2 * torch.pi, 33, dtype=torch.float64)
+        >>> circle = torch.stack([torch.full_like(azimuth, torch.pi / 3), azimuth], dim=-1)  # once round, at 30° north
+        >>> south = torch.tensor([[1.0, 0.0]]).double()
+        >>> turned = pg.calculus.parallel_transport(pg.PullbackMetric(sphere), circle[None], south)
+        >>> round(turned[0, 0].item(), 1)  # by 2π cos(π/3) = π: it points north
+        -1.0
 
     References:
         Guigui and Pennec, Numerical accuracy of ladder schemes for parallel transport on manifolds (2022).
@@ -198,6 +267,18 @@ def angle(
 
     Raises:
         TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> def sphere(z):  # z: polar angle and azimuth
+        ...     polar, azimuth = z.unbind(-1)
+        ...     around = polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin()
+        ...     return torch.stack([*around, polar.cos()], dim=-1)
+        >>> corner = torch.tensor([[torch.pi / 2, 0.0]]).double()  # on the equator
+        >>> east, north = torch.tensor([[torch.pi / 2, 1.0]]).double(), torch.tensor([[0.5, 0.0]]).double()
+        >>> found = pg.calculus.angle(pg.PullbackMetric(sphere), corner, east, north)
+        >>> found.angle.rad2deg().round(decimals=2), found.status
+        (tensor([90.], dtype=torch.float64), tensor([0]))
     """
     check_metric(metric)
     corner = latent_points("corner", corner, "batch latent")

@@ -19,10 +19,22 @@ MAX_SIMPLICES = 2**15
 
 
 class Volume(NamedTuple):
-    """Volume of a region; an area in two dimensions, a length in one."""
+    """Volume of a region, an area in two dimensions, a length in one: what `volume` returns.
 
-    volume: Float[Tensor, ""]  #: ∫ √det G dz
-    error: Float[Tensor, ""]  #: estimate of its error
+    Attributes:
+        volume: ∫ √det G dz.
+        error: estimate of its error.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> segment = torch.tensor([[[0.0], [2.0]]])
+        >>> found = pg.calculus.volume(pg.PullbackMetric(lambda z: 3 * z), segment)
+        >>> round(found.volume.item(), 4), found.error < 1e-4
+        (6.0, tensor(True))
+    """
+
+    volume: Float[Tensor, ""]
+    error: Float[Tensor, ""]
 
 
 def volume_density(metric: Metric, z: Points) -> Tensor:
@@ -37,6 +49,12 @@ def volume_density(metric: Metric, z: Points) -> Tensor:
 
     Raises:
         TypeError: `metric` is no metric, or `z` no floating-point tensor or array.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: z @ torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
+        >>> pg.calculus.volume_density(plane, torch.zeros(4, 2)).round(decimals=4)  # 2 · 3
+        tensor([6., 6., 6., 6.])
 
     References:
         Bishop, Svensén and Williams, Magnification factors for the GTM algorithm (1997).
@@ -59,6 +77,12 @@ def convex_hull(points: Points) -> Tensor:
 
     Raises:
         TypeError, ValueError: no finite floating-point matrix, or points that span no region of positive volume.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> pg.calculus.convex_hull(square).shape  # two triangles
+        torch.Size([2, 3, 2])
     """
     points = latent_points("points", points, "point latent")
     if not points.isfinite().all():
@@ -96,6 +120,17 @@ def volume(metric: Metric, region: Points, tolerance: float = 1e-3) -> Volume:
 
     Raises:
         TypeError, ValueError: an argument's type or shape does not fit, or `tolerance` is not positive.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> def sphere(z):  # z: polar angle and azimuth
+        ...     polar, azimuth = z.unbind(-1)
+        ...     around = polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin()
+        ...     return torch.stack([*around, polar.cos()], dim=-1)
+        >>> corners = torch.tensor([[0.0, 0.0], [0.0, 1.0], [torch.pi / 2, 0.0], [torch.pi / 2, 1.0]])
+        >>> found = pg.calculus.volume(pg.PullbackMetric(sphere), pg.calculus.convex_hull(corners))
+        >>> round(found.volume.item(), 2)  # a sector of the northern hemisphere, one radian wide
+        1.0
 
     References:
         Grundmann and Möller, Invariant integration formulas for the n-simplex (1978).

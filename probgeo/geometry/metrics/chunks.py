@@ -8,7 +8,7 @@ from torch import Tensor
 
 from probgeo.geometry.immersions import plainly
 from probgeo.geometry.jacobians import Maps
-from probgeo.geometry.metrics.energy import FROZEN_SHARE, Linearization, chunk_points
+from probgeo.geometry.metrics.metric import FROZEN_SHARE, Linearization, chunk_points
 
 
 def chunk_size(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None, order: int) -> int:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from probgeo.geometry.immersions import snapshot
 from probgeo.geometry.jacobians import Maps
 from probgeo.geometry.metrics.chunks import chunk_size, point_chunks
-from probgeo.geometry.metrics.energy import Linearization, Metric, from_residuals
+from probgeo.geometry.metrics.metric import Linearization, Metric, from_residuals
+from probgeo.geometry.points import Points, points_of
 
 
 class FieldMetric(Metric):
@@ -35,8 +36,9 @@ class FieldMetric(Metric):
         return torch.einsum("bik,bikl,bil->bi", step, self.tensor(middle), step)
 
     @final
-    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
-        """G(z)."""
+    def tensor(self, z: Points) -> Float[Tensor, "*batch latent latent"]:
+        """G(z) at points (*batch, latent)."""
+        z = points_of("z", z, "*batch latent")
         points = z.flatten(0, -2) if z.ndim > 1 else z[None]
         tensors = torch.cat([self._tensor(chunk) for chunk in point_chunks(self._maps, points, self._memory, 1)])
         return tensors.reshape(*z.shape, z.shape[-1])
@@ -96,6 +98,15 @@ class TensorMetric(FieldMetric):
 
     Raises:
         TypeError: `tensor` is not callable, or a module that cannot be copied.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> def half_plane(z):  # G = I / y²
+        ...     return torch.eye(2, dtype=z.dtype) / z[..., 1:, None] ** 2
+        >>> metric = pg.TensorMetric(half_plane)
+        >>> start, stop = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, torch.e]])
+        >>> round(pg.geodesic(metric, start, stop).length.item(), 3)  # straight up: log(e / 1)
+        1.0
     """
 
     def __init__(self, tensor: Callable[[Tensor], Tensor], *, memory: int | None = None) -> None:
@@ -118,6 +129,16 @@ class ConformalMetric(FieldMetric):
     Raises:
         TypeError: `density` is not callable.
         ValueError: `floor` is not positive.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> density = lambda z: 4 * (z[..., 0].abs() < 10)  # 4 in a wide strip, 0 outside
+        >>> metric = pg.ConformalMetric(density, floor=0.01)
+        >>> inside, outside = torch.tensor([[0.0, 0.0], [0.0, 1.0]]), torch.tensor([[20.0, 0.0], [20.0, 1.0]])
+        >>> pg.geodesic(metric, inside[:1], inside[1:]).length  # 1 / √4.01
+        tensor([0.4994])
+        >>> pg.geodesic(metric, outside[:1], outside[1:]).length  # 1 / √0.01
+        tensor([10.])
 
     References:
         Arvanitidis, Hansen and Hauberg, A locally adaptive normal distribution (2016), section 3.

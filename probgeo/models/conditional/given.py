@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from probgeo.geometry.metrics import Metric
+from probgeo.geometry.points import Points
 from probgeo.likelihoods import Likelihood, TwoParameterLikelihood
-from probgeo.models.base import Encoding, LatentModel
+from probgeo.models.base import Encoding, LatentModel, suited
 
 
 class MeanColumns:
@@ -102,14 +103,15 @@ class GivenVAE(LatentModel):
         # Where nothing is given the plain head stays: closed forms know it.
         return head if bool(self._varies.all()) else nn.Sequential(head, Kept(self._varies))
 
-    def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
+    def encode(self, x: Points) -> Encoding:
         """Mean and standard deviation of q(z | x, condition), each (row, latent); x takes the values that are given."""
+        x = suited("x", x, self._model, "row feature")
         return self._model.encode_given(x, self._y, self._mask, self._covariates)
 
-    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
+    def decode(self, z: Points) -> Float[Tensor, "*batch observation"]:
         """E[x | z, condition], averaged over the decoder's draws; what is given has its value."""
         mean = self._model.decoder.mean(self._head(self._likelihood.mean()))
-        return mean(self._embedding(z)) + self._known
+        return mean(self._embedded(z)) + self._known
 
     def metric(self) -> Metric:
         """The metric of the decoder's uncertainty in the space of E[x | z, condition]: units of x per unit of z."""
@@ -130,10 +132,13 @@ class GivenVAE(LatentModel):
             metric = decoder.metric(self._head(likelihood.isometry(parameters)))
         return metric.pulled_back(self._embedding)
 
-    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+    def uncertainty(self, z: Points) -> Float[Tensor, "*batch"]:
         """Root mean square, over what is not given, of the decoder's standard deviation at z; units of x."""
-        variance = self._model.decoder.variance(self._embedding(z), self._head(self._likelihood.mean()))
+        variance = self._model.decoder.variance(self._embedded(z), self._head(self._likelihood.mean()))
         return (variance.sum(-1) / self._varies.sum()).sqrt()
+
+    def _embedded(self, z: Points) -> Float[Tensor, "*batch _"]:
+        return self._embedding(suited("z", z, self._model, "*batch latent", self.latent))
 
     def draws(self, num_draws: int | None = None, seed: int = 0) -> Any:
         """Fixed functions z (*batch, latent) -> (member, *batch, observation), as one callable; 0 for what is given.

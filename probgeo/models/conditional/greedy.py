@@ -10,7 +10,19 @@ from probgeo.models.conditional.spec import FittedConditionalVAE
 
 
 class GreedyConditions(NamedTuple):
-    """Features in the order in which they were given, and the mean ELBO (nats) before the first and after each."""
+    """Features in the order in which they were given, and what each is worth: what `greedy_conditions` returns.
+
+    Attributes:
+        columns: features, best first.
+        elbo: mean ELBO in nats before the first and after each, one number more than columns.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> model = pg.ConditionalVAE(latent=2).build(num_features=4, seed=0)
+        >>> found = pg.masks.greedy_conditions(model, torch.randn(10, 4), num=2)
+        >>> len(found.columns), len(found.elbo)
+        (2, 3)
+    """
 
     columns: tuple[int, ...]
     elbo: tuple[float, ...]
@@ -32,8 +44,20 @@ def greedy_conditions(
         num_samples: samples z ~ q(z | x, c) per row.
         seed: of the samples, the same for all candidates.
 
+    Returns:
+        Features and bounds.
+
     Raises:
         ValueError: missing values, or as many conditions as features or more.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> z = torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
+        >>> x = torch.cat([z, z, z, 0 * z], dim=1)  # one of the first three tells the others; the last tells nothing
+        >>> training = pg.Training(epochs=3, batch_size=20, learning_rate=0.01)
+        >>> [model] = pg.fit(pg.ConditionalVAE(latent=1), x, training=training, progress=False)
+        >>> pg.masks.greedy_conditions(model, x, num=1).columns[0] != 3
+        True
 
     References:
         Shewry & Wynn (1987), Maximum entropy sampling.

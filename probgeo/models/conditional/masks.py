@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,12 @@ class RandomMask:
 
     Raises:
         ValueError: a probability outside.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> mask = pg.masks.RandomMask(probability=0.25).mask(torch.tensor([[0.1, 0.2, 0.3]]))
+        >>> mask  # u < ¼
+        tensor([[ True,  True, False]])
 
     References:
         Ivanov, Figurnov & Vetrov (2019), Variational autoencoder with arbitrary conditioning, section 3.
@@ -43,7 +49,13 @@ class RandomMask:
 
 @dataclass(frozen=True)
 class RandomShare:
-    """m ~ Bernoulli(p) with p ~ Uniform(0, 1) for every row: all numbers of conditions 0 … n are equally frequent."""
+    """m ~ Bernoulli(p) with p ~ Uniform(0, 1) for every row: all numbers of conditions 0 … n are equally frequent.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> pg.masks.RandomShare().mask(torch.tensor([[0.1, 0.2, 0.3, 0.25]]))  # the last is p
+        tensor([[ True,  True, False]])
+    """
 
     def num_uniforms(self, num_features: int) -> int:
         """Uniform variables that a row's mask is made of: the last is p."""
@@ -56,7 +68,14 @@ class RandomShare:
 
 @dataclass(frozen=True)
 class NoMask:
-    """No feature is a condition: covariates alone are."""
+    """No feature is a condition: covariates alone are.
+
+    Example:
+        >>> import probgeo as pg
+        >>> spec = pg.ConditionalVAE(mask=pg.masks.NoMask(), covariates=(4,))  # the last of five columns is given
+        >>> spec.columns(num_features=5)  # what may be a condition, and what always is
+        ([0, 1, 2, 3], [4])
+    """
 
     def num_uniforms(self, num_features: int) -> int:
         """None."""
@@ -72,7 +91,14 @@ Mask = RandomMask | RandomShare | NoMask
 
 @dataclass(frozen=True)
 class Unobserved:
-    """The likelihood is that of the features that are not conditions: log p(x_unobserved | x_observed)."""
+    """The likelihood is that of the features that are not conditions: log p(x_unobserved | x_observed).
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> present, mask = torch.tensor([[True, True, False]]), torch.tensor([[True, False, False]])
+        >>> pg.masks.Unobserved().modelled(present, mask)
+        tensor([[False,  True, False]])
+    """
 
     def modelled(
         self, present: Bool[Tensor, "row feature"], mask: Bool[Tensor, "row feature"]
@@ -83,7 +109,14 @@ class Unobserved:
 
 @dataclass(frozen=True)
 class Everything:
-    """The likelihood is that of all features, those that are conditions too: the decoder learns to copy them."""
+    """The likelihood is that of all features, those that are conditions too: the decoder learns to copy them.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> present, mask = torch.tensor([[True, True, False]]), torch.tensor([[True, False, False]])
+        >>> pg.masks.Everything().modelled(present, mask)
+        tensor([[ True,  True, False]])
+    """
 
     def modelled(
         self, present: Bool[Tensor, "row feature"], mask: Bool[Tensor, "row feature"]
@@ -98,8 +131,22 @@ Target = Unobserved | Everything
 def random_conditions(num_rows: int, num_features: int, num: int, seed: int) -> Bool[Tensor, "row feature"]:
     """Masks with exactly `num` conditions in every row, uniformly at random.
 
+    Args:
+        num_rows: rows.
+        num_features: columns.
+        num: conditions in each row.
+        seed: of the draw.
+
+    Returns:
+        True where a feature is a condition.
+
     Raises:
         ValueError: fewer conditions than none or more than features.
+
+    Example:
+        >>> import probgeo as pg
+        >>> pg.masks.random_conditions(num_rows=3, num_features=5, num=2, seed=0).sum(dim=1)
+        tensor([2, 2, 2])
     """
     if not 0 <= num <= num_features:
         raise ValueError(f"num: expected 0 to {num_features} conditions, the number of features; got {num}.")

@@ -15,13 +15,13 @@ from probgeo.models.base import Encoding
 from probgeo.models.networks import Networks
 from probgeo.models.phase import Phase, Target, inside, start_from_data, target, with_decoder
 from probgeo.models.vae import data_plate, positive
-from probgeo.rows import Rows, in_memory
-from probgeo.specs import stream
+from probgeo.rows import FileRows, in_memory
+from probgeo.seeds import stream
 
 
 def filled(y: Tensor) -> Tensor:
     """y, 0 where it is missing."""
-    return torch.where(y.isnan(), torch.zeros_like(y), y)
+    return y.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
 
 
 def _check_separate(likelihood: Likelihood, num_features: int) -> None:
@@ -87,6 +87,8 @@ class ConditionalModel(Networks):
             raise ValueError(
                 f"x: this model was built for {self.num_features} features per row; got shape {tuple(x.shape)}."
             )
+        if not self.covariates:
+            return x, x[..., :0]
         return x[..., self.modelled], x[..., self.covariates]
 
     def checked_mask(self, x: Float[Tensor, "row feature"], mask: Tensor | None) -> Bool[Tensor, "row modelled"]:
@@ -110,15 +112,12 @@ class ConditionalModel(Networks):
             )
         return found
 
-    def _inputs(self, y: Tensor, seen: Tensor) -> Tensor:
-        """What the encoder reads of the features that are seen, 0 for the others."""
-        return filled(self.spec.likelihood.encoder_input(torch.where(seen, y, torch.nan)))
-
     def conditions(self, y: Tensor, mask: Tensor, covariates: Tensor) -> Tensor:
         """c = [covariates, x⊙m, m]."""
         if not self.num_uniforms:
             return covariates
-        return torch.cat([covariates, self._inputs(y, mask), mask.to(y)], dim=-1)
+        given = filled(self.spec.likelihood.encoder_input(torch.where(mask, y, torch.nan)))
+        return torch.cat([covariates, given, mask.to(y)], dim=-1)
 
     def _drawn(self, y: Tensor, mask: Tensor | None) -> Tensor:
         """The mask; where none is given the Pyro sample statement of one, the same in model and guide."""
@@ -165,7 +164,8 @@ class ConditionalModel(Networks):
         """q(z | x, c) of [x, what is present, c]; covariates come first, so that the rest are whole images."""
         conditions = self.conditions(y, mask, covariates)
         present, split = ~y.isnan(), covariates.shape[-1]
-        inputs = [conditions[..., :split], self._inputs(y, present), present.to(y), conditions[..., split:]]
+        seen = filled(self.spec.likelihood.encoder_input(y))
+        inputs = [conditions[..., :split], seen, present.to(y), conditions[..., split:]]
         mean, log_std = self.encoder(torch.cat(inputs, dim=-1)).chunk(2, dim=-1)
         return Encoding(mean, log_std.exp())
 
@@ -174,7 +174,7 @@ class ConditionalModel(Networks):
 
 
 @torch.no_grad()
-def _start(model: ConditionalModel, x: Tensor | Rows, seed: int) -> None:
+def _start(model: ConditionalModel, x: Tensor | FileRows, seed: int) -> None:
     """The start of any model, on data whose missing values are drawn from those of their columns."""
     y, covariates = model.split(in_memory(x))
     model.reference.copy_(covariates.mean(0))

@@ -12,8 +12,9 @@ from pyro import poutine
 from torch import Tensor
 
 from probgeo.geometry.metrics import Metric
+from probgeo.geometry.points import Points
 from probgeo.likelihoods import Gaussian, Likelihood
-from probgeo.models.base import Encoding, FittedModel
+from probgeo.models.base import Encoding, FittedModel, suited
 from probgeo.models.conditional.given import GivenVAE, MeanColumns
 from probgeo.models.conditional.masks import Mask, NoMask, RandomMask, Target, Unobserved
 from probgeo.models.conditional.model import ConditionalModel, filled
@@ -47,6 +48,19 @@ class ConditionalVAE(LatentSpec):
 
     Raises:
         ValueError: as `VAE`; a repeated covariate; neither a mask nor covariates to condition on.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
+        >>> x[0, 1] = torch.nan  # missing
+        >>> training = pg.Training(epochs=1, batch_size=20)
+        >>> [model] = pg.fit(pg.ConditionalVAE(latent=2), x, training=training, progress=False)
+        >>> given = model.given_values({0: 0.5, 3: 0.1})  # p(x_1, x_2 | x_0, x_3), a model with a geometry of its own
+        >>> z = torch.zeros(1, 2)
+        >>> given.decode(z)[0, [0, 3]]
+        tensor([0.5000, 0.1000], grad_fn=<IndexBackward0>)
+        >>> given.metric().tensor(z).shape
+        torch.Size([1, 2, 2])
 
     References:
         Sohn, Lee & Yan (2015), Learning structured output representation using deep conditional generative models;
@@ -131,8 +145,9 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         self.num_members = spec.num_members
         self.history = history
 
-    def encode(self, x: Float[Tensor, "row feature"], mask: Tensor | None = None) -> Encoding:
+    def encode(self, x: Points, mask: Tensor | None = None) -> Encoding:
         """Mean and standard deviation of q(z | x, c), each (row, latent), with the rows' own covariates."""
+        x = suited("x", x, self, "row feature")
         y, covariates = self.split(x)
         return self.encoding(y, self.checked_mask(x, mask), covariates)
 
@@ -188,7 +203,7 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         x[self.covariates] = self.reference
         return self.given(x)
 
-    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
+    def decode(self, z: Points) -> Float[Tensor, "*batch observation"]:
         """E[x | z], averaged over the decoder's draws, where nothing is observed."""
         return self.given_nothing().decode(z)
 
@@ -226,7 +241,7 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         """The Fisher-Rao metric of the observation under the decoder's uncertainty, where nothing is observed."""
         return self.given_nothing().fisher_rao_metric()
 
-    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+    def uncertainty(self, z: Points) -> Float[Tensor, "*batch"]:
         """Root mean square of the decoder's standard deviation at z; units of x, where nothing is observed."""
         return self.given_nothing().uncertainty(z)
 

@@ -127,6 +127,14 @@ class MeanField:
         layers: how many of the last linear layers are Bayesian; None for all (but those inside a block of a residual
             or dense network).
 
+    Example:
+        >>> import torch, probgeo as pg
+        >>> decoder = pg.BayesianDecoder(guide=pg.posteriors.MeanField(layers=1))
+        >>> model = pg.VAE(latent=2, decoder=decoder).build(num_features=5, seed=0)
+        >>> z = torch.zeros(1, 2)
+        >>> torch.equal(model.draws(4, seed=7)(z), model.draws(4, seed=7)(z)), bool(model.uncertainty(z) > 0)
+        (True, True)
+
     References:
         Blundell, Cornebise, Kavukcuoglu & Wierstra (2015), Weight uncertainty in neural networks.
     """
@@ -155,6 +163,14 @@ class LowRank:
 
     Raises:
         ValueError: a rank below one.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> decoder = pg.BayesianDecoder(guide=pg.posteriors.LowRank(rank=2))
+        >>> model = pg.VAE(latent=2, decoder=decoder).build(num_features=5, seed=0)
+        >>> z = torch.zeros(1, 2)
+        >>> torch.equal(model.draws(4, seed=7)(z), model.draws(4, seed=7)(z)), bool(model.uncertainty(z) > 0)
+        (True, True)
     """
 
     rank: int = 10
@@ -190,6 +206,16 @@ class BayesianDecoder:
     Raises:
         TypeError: another guide.
         ValueError: a prior that is not positive, or fewer than one draw.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> decoder = pg.BayesianDecoder(pg.nn.MLP((8,)), guide=pg.posteriors.LaplaceApproximation())
+        >>> training = pg.Training(epochs=1, batch_size=20)
+        >>> [model] = pg.fit(pg.VAE(latent=2, decoder=decoder), x, training=training, progress=False)
+        >>> z = torch.zeros(1, 2)
+        >>> model.draws(4)(z).shape, bool(model.uncertainty(z) > 0)
+        (torch.Size([4, 1, 6]), True)
     """
 
     network: Network = MLP()

@@ -77,6 +77,15 @@ class DropoutDecoder:
         TypeError: a network that is no MLP.
         ValueError: an argument outside its range.
 
+    Example:
+        >>> import torch, probgeo as pg
+        >>> model = pg.VAE(latent=2, decoder=pg.DropoutDecoder(rate=0.1)).build(num_features=5, seed=0)
+        >>> z = torch.zeros(1, 2)
+        >>> torch.equal(model.draws(4, seed=7)(z), model.draws(4, seed=7)(z))  # fixed functions: masks of a seed's own
+        True
+        >>> bool(model.uncertainty(z) > 0)
+        True
+
     References:
         Gal & Ghahramani (2016), Dropout as a Bayesian approximation.
     """

@@ -38,6 +38,15 @@ class SplitBatch:
     """Row i of a minibatch is decoded by member i mod S: every member learns from every batch.
 
     Where a minibatch has fewer rows than there are members, row i is decoded by member i + k mod S, with k drawn anew.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> decoder = pg.EnsembleDecoder(members=3, network=pg.nn.MLP((8,)), assignment=pg.SplitBatch())  # the default
+        >>> training = pg.Training(epochs=1, batch_size=20)
+        >>> [model] = pg.fit(pg.VAE(latent=2, decoder=decoder), x, training=training, progress=False)
+        >>> model.draws()(torch.zeros(4, 2)).shape
+        torch.Size([3, 4, 6])
     """
 
     def guide(self, num_rows: int, num_members: int) -> Tensor | None:
@@ -61,6 +70,15 @@ class SplitBatch:
 @dataclass(frozen=True)
 class RandomMember:
     """The whole minibatch is decoded by one member, drawn uniformly: the published training of decoder ensembles.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> decoder = pg.EnsembleDecoder(members=3, network=pg.nn.MLP((8,)), assignment=pg.RandomMember())
+        >>> training = pg.Training(epochs=1, batch_size=20)
+        >>> [model] = pg.fit(pg.VAE(latent=2, decoder=decoder), x, training=training, progress=False)
+        >>> model.draws()(torch.zeros(4, 2)).shape
+        torch.Size([3, 4, 6])
 
     References:
         Syrota, Moreno-Muñoz & Hauberg (2024), Decoder ensembling for learned latent geometries, section 3.
@@ -88,6 +106,14 @@ class EnsembleDecoder:
 
     Raises:
         ValueError: fewer than one member.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> model = pg.VAE(latent=2, decoder=pg.EnsembleDecoder(members=3)).build(num_features=5, seed=0)
+        >>> z = torch.zeros(4, 2)
+        >>> members = model.draws()(z)
+        >>> members.shape, torch.allclose(members.mean(0), model.decode(z), atol=1e-6)
+        (torch.Size([3, 4, 5]), True)
 
     References:
         Syrota, Moreno-Muñoz & Hauberg (2024), Decoder ensembling for learned latent geometries.

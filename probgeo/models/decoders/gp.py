@@ -13,7 +13,7 @@ from probgeo.models.decoders.decoder import DecoderModule
 from probgeo.models.gp.sparse import PathwiseDraws, SparseGP
 from probgeo.models.phase import Epochs, Phase, Target
 from probgeo.nn import MLP, Network, check_network
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 
 class GPModule(DecoderModule):
@@ -82,6 +82,16 @@ class GPDecoder:
 
     Raises:
         ValueError: an argument below one.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> decoder = pg.GPDecoder(pg.nn.MLP((8,)), num_inducing=8, num_steps=5)
+        >>> training = pg.Training(epochs=1, batch_size=20)
+        >>> [model] = pg.fit(pg.VAE(latent=2, decoder=decoder), x, training=training, progress=False)
+        >>> codes = model.encode(x).mean
+        >>> bool((model.uncertainty(codes + 1000) > model.uncertainty(codes)).all())  # up to the kernel's own
+        True
 
     References:
         Tosi, Hauberg, Vellido & Lawrence (2014), Metrics for probabilistic geometries.

@@ -94,6 +94,16 @@ class RBFDecoder:
     Raises:
         ValueError: an argument outside its range.
 
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> decoder = pg.RBFDecoder(pg.nn.MLP((8,)), num_centers=4, floor=0.01)
+        >>> training = pg.Training(epochs=1, batch_size=20)
+        >>> [model] = pg.fit(pg.VAE(latent=2, decoder=decoder), x, training=training, progress=False)
+        >>> codes = model.encode(x).mean
+        >>> bool((model.uncertainty(codes + 1000) > 2 * model.uncertainty(codes)).all())  # it grows away from the data
+        True
+
     References:
         Arvanitidis, Hansen & Hauberg (2018), Latent Space Oddity.
     """

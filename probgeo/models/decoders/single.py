@@ -43,6 +43,14 @@ class Decoder:
 
     Args:
         network: spec with `build(num_inputs, num_outputs)`.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> spec = pg.VAE(latent=2, decoder=pg.Decoder(pg.nn.Injective(width=4)))
+        >>> model = spec.build(num_features=5, seed=0)
+        >>> z = torch.randn(3, 2)
+        >>> torch.allclose(model.decoder.network.inverse(model.decode(z)), z, atol=1e-4)
+        True
     """
 
     network: Network = MLP()

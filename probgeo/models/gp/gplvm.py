@@ -6,14 +6,14 @@ from typing import Any
 import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric
+from probgeo.geometry.points import Points, check_latent, points_of, rows_of
 from probgeo.models.base import Encoding, FittedModel, ModelSpec
 from probgeo.models.gp.sparse import SparseGP
 from probgeo.models.phase import Epochs, Phase
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 PROJECTION_STEPS = 200
 PROJECTED_ROWS = 1024  # at once
@@ -39,6 +39,15 @@ class GPLVM(ModelSpec):
 
     Raises:
         ValueError: an argument outside its range.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(30, 4, generator=torch.Generator().manual_seed(0))
+        >>> training = pg.Training(epochs=2, batch_size=30, validation=0.0)
+        >>> [model] = pg.fit(pg.GPLVM(latent=2, num_inducing=5), x, training=training, progress=False)
+        >>> codes = model.encode(x).mean
+        >>> codes.shape, bool((model.uncertainty(codes + 1000) > model.uncertainty(codes)).all())
+        (torch.Size([30, 2]), True)
 
     References:
         Titsias & Lawrence (2010), Bayesian Gaussian process latent variable model; Lalchand, Ravuri & Lawrence (2022),
@@ -123,6 +132,8 @@ class FittedGPLVM(FittedModel):
             ValueError: fewer rows than inducing points, fewer observations than latent dimensions, or a column of x
                 without any value.
         """
+        from sklearn.decomposition import PCA
+
         empty = x.isnan().all(0).nonzero().flatten().tolist()
         if empty:
             raise ValueError(f"x: expected at least one value in every column; column {empty[0]} has none. Remove it.")
@@ -163,7 +174,7 @@ class FittedGPLVM(FittedModel):
     # --- what a fitted model offers ---
 
     @torch.no_grad()
-    def encode(self, x: Float[Tensor, "row observation"]) -> Encoding:
+    def encode(self, x: Points) -> Encoding:
         """Mean and standard deviation of q(z | x), each (row, latent); NaN in x is missing.
 
         Rows of the training data have the posterior that they were trained to; that of others is fitted under the
@@ -172,6 +183,7 @@ class FittedGPLVM(FittedModel):
         Raises:
             TypeError, ValueError: x is not data of this model.
         """
+        x = rows_of("x", x)
         self.spec.check(x)
         if x.shape[1] != self.num_features:
             raise ValueError(
@@ -206,9 +218,9 @@ class FittedGPLVM(FittedModel):
                 schedule.step()
         return Encoding(mean.detach(), log_std.detach().exp())
 
-    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
-        """E[x | z], the process's mean; missing values of x included."""
-        return self.process.mean(z)
+    def decode(self, z: Points) -> Float[Tensor, "*batch observation"]:
+        """E[x | z] of points (*batch, latent), the process's mean; missing values of x included."""
+        return self.process.mean(self._points(z))
 
     def metric(self) -> Metric:
         """E[JᵀJ] of the process, exactly: units of x per unit of z."""
@@ -218,9 +230,15 @@ class FittedGPLVM(FittedModel):
         """E[JᵀJ] of the process over the standard deviation of the noise: nats^½ per unit of z."""
         return self.process.expected_metric(unit=self.process.noise_variance().sqrt().item())
 
-    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+    def uncertainty(self, z: Points) -> Float[Tensor, "*batch"]:
         """The process's standard deviation at z, the same for every observation; units of x."""
+        z = self._points(z)
         return self.process.predictions(z)[1].sqrt().to(z.dtype)
+
+    def _points(self, z: Points) -> Float[Tensor, "*batch latent"]:
+        points = points_of("z", z, "*batch latent")
+        check_latent("z", points, self.latent)
+        return points
 
     def draws(self, num_draws: int | None = None, seed: int = 0) -> Any:
         """Fixed functions z (*batch, latent) -> x (member, *batch, observation) sampled from the process.

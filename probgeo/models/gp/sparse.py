@@ -12,11 +12,10 @@ from gpytorch.likelihoods import GaussianLikelihood
 from jaxtyping import Float
 from linear_operator.utils.cholesky import psd_safe_cholesky
 from linear_operator.utils.errors import NanError, NotPSDError
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import TensorMetric
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 JITTER = 1e-6
 NUM_FREQUENCIES = 256
@@ -39,6 +38,13 @@ def cholesky_root(matrix: Float[Tensor, "n n"], relative_jitter: float = JITTER)
             f"kernel matrix: expected a positive definite matrix; got one that is not, with jitter up to "
             f"{1000 * JITTER:g} of its diagonal ({error}). Look for codes that are not finite, or lower learning_rate."
         ) from error
+
+
+def _clusters(z: Float[Tensor, "row latent"], num: int, seed: int) -> Any:
+    """Scikit-learn's k-means of the codes, fitted."""
+    from sklearn.cluster import KMeans
+
+    return KMeans(num, n_init=1, random_state=seed).fit(z.detach().cpu().double().numpy())
 
 
 class RBFPrecision(nn.Module):
@@ -100,7 +106,7 @@ class RBFPrecision(nn.Module):
         """
         self.check(z)
         num_centers = len(self.centers)
-        clusters = KMeans(num_centers, n_init=1, random_state=seed).fit(z.detach().cpu().double().numpy())
+        clusters = _clusters(z, num_centers, seed)
         self.centers.copy_(torch.as_tensor(clusters.cluster_centers_))
         labels = torch.as_tensor(clusters.labels_, dtype=torch.long, device=z.device)
         distance = (z - self.centers[labels]).norm(dim=-1)
@@ -220,7 +226,7 @@ class SparseGP(nn.Module):
         """
         self.check(z)
         num_inducing = len(self.inducing)
-        clusters = KMeans(num_inducing, n_init=1, random_state=seed).fit(z.detach().cpu().double().numpy())
+        clusters = _clusters(z, num_inducing, seed)
         self.inducing.copy_(torch.as_tensor(clusters.cluster_centers_))
         self.offset.copy_(x.nanmean(0))
         spread = (x - x.nanmean(0)).square().nanmean().sqrt()

@@ -46,6 +46,15 @@ class ProductOfExperts(Fusion):
     Raises:
         ValueError: `alone` is no probability.
 
+    Example:
+        >>> import torch, probgeo as pg
+        >>> outputs = torch.tensor([[[3.0, 0.0], [0.0, 0.0]]])  # of two views: mean and log standard deviation
+        >>> fuse = pg.views.ProductOfExperts().build(latent=1)
+        >>> fuse(outputs, torch.tensor([[True, False]]))  # N(3, 1) times the prior
+        Encoding(mean=tensor([[1.5000]]), std=tensor([[0.7071]]))
+        >>> fuse(outputs, torch.tensor([[True, True]]))  # times N(0, 1) too: 3 / 3, 1 / √3
+        Encoding(mean=tensor([[1.]]), std=tensor([[0.5774]]))
+
     References:
         Wu & Goodman (2018), Multimodal generative models for scalable weakly-supervised learning, section 2.2 (whose
         sub-sampled training adds bounds of single views; here each row draws which bound it has).
@@ -68,6 +77,13 @@ class Mixture(Fusion):
     In training a row draws its view, as the mixture does, and KL(q ‖ p) counts as that of the drawn one. On average
     that is Σ_v KL(q_v ‖ p) / V, an upper bound of the mixture's own divergence (by convexity), so the objective is
     still a lower bound of log p(x). Codes are the mixture's mean and standard deviation.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> outputs = torch.tensor([[[3.0, 0.0], [-3.0, 0.0]]])  # of two views: mean and log standard deviation
+        >>> fuse = pg.views.Mixture().build(latent=1)
+        >>> fuse(outputs, torch.tensor([[True, True]]))  # variance 1 within, 3² between
+        Encoding(mean=tensor([[0.]]), std=tensor([[3.1623]]))
 
     References:
         Shi, Siddharth, Paige & Torr (2019), Variational mixture-of-experts autoencoders, section 3.
@@ -92,6 +108,13 @@ class Average(Fusion):
 
     Raises:
         ValueError: `alone` is no probability, or a width below one.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> outputs = torch.tensor([[[3.0, 0.0], [1.0, 0.0]]])  # of two views: mean and log standard deviation
+        >>> fuse = pg.views.Average().build(latent=1)
+        >>> fuse(outputs, torch.tensor([[True, True]]))
+        Encoding(mean=tensor([[2.]]), std=tensor([[1.]]))
     """
 
     network: Network | None = None

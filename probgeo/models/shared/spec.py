@@ -17,7 +17,8 @@ from pyro.contrib.autoname import scope
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric
-from probgeo.models.base import Encoding, FittedModel
+from probgeo.geometry.points import Points
+from probgeo.models.base import Encoding, FittedModel, suited
 from probgeo.models.phase import Epochs, Phase
 from probgeo.models.shared.fusion import Fusion, ProductOfExperts
 from probgeo.models.shared.views import (
@@ -31,7 +32,7 @@ from probgeo.models.shared.views import (
     together,
 )
 from probgeo.models.vae import LatentSpec, Warmup, data_plate, positive
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,17 @@ class SharedLatentVAE(LatentSpec):
     Raises:
         ValueError: no views, a name that is empty or there twice, latent below one, a negative β, or as many β as
             there are not latent dimensions.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> spec = pg.SharedLatentVAE({"left": pg.View(3), "right": pg.View(2)}, latent=2)
+        >>> model = spec.build(num_features=5, seed=0)
+        >>> x = torch.rand(4, 5, generator=torch.Generator().manual_seed(0))
+        >>> x[0, 3:] = torch.nan  # the right view is missing
+        >>> model.encode(x).mean.isfinite().all().item()
+        True
+        >>> model.translate(x[:, :3], source="left", target="right").shape
+        torch.Size([4, 2])
 
     References:
         Wu & Goodman (2018), Multimodal generative models for scalable weakly-supervised learning.
@@ -234,23 +246,25 @@ class FittedSharedLatentVAE(FittedModel):
 
     # --- codes, reconstructions, translations, samples ---
 
-    def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
+    def encode(self, x: Points) -> Encoding:
         """Mean and standard deviation of q(z | x), given the views that each row has; each (row, latent).
 
         Raises:
             ValueError: not the columns of the views, or a row without any view or with only a part of one.
         """
+        x = suited("x", x, self, "row feature")
         self.spec.check_views(x)
         blocks = self._blocks(x)
         outputs = [view.encoder(view.input(block)) for view, block in zip(self.views, blocks, strict=True)]
         return self.fusion(torch.stack(outputs, dim=1), self._present(blocks))
 
-    def encode_view(self, x: Float[Tensor, "row source"], name: str) -> Encoding:
+    def encode_view(self, x: Points, name: str) -> Encoding:
         """Mean and standard deviation of q(z | x_v) given one view's columns alone; each (row, latent).
 
         Raises:
             ValueError: there is no view of this name, or it has another number of columns.
         """
+        x = suited("x", x, self, "row feature")
         columns = self.spec.columns(name)
         width = columns.stop - columns.start
         if x.shape[1] != width:
@@ -259,7 +273,7 @@ class FittedSharedLatentVAE(FittedModel):
         whole[:, columns] = x
         return self.encode(whole)
 
-    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
+    def decode(self, z: Points) -> Float[Tensor, "*batch observation"]:
         """E[x | z] of all views side by side, missing ones too, averaged over the decoders' draws."""
         return torch.cat([view.decode(z) for view in self.views], dim=-1)
 
@@ -320,8 +334,9 @@ class FittedSharedLatentVAE(FittedModel):
         """
         return functools.reduce(operator.add, (view.fisher_rao_metric() for view in self.views))
 
-    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+    def uncertainty(self, z: Points) -> Float[Tensor, "*batch"]:
         """Root mean square, over all views' observations, of the decoders' standard deviation at z; units of x."""
+        z = suited("z", z, self, "*batch latent", self.latent)
         variances = [view.decoder.variance(z, view.spec.likelihood.mean()) for view in self.views]
         return torch.cat(variances, dim=-1).mean(-1).sqrt()
 

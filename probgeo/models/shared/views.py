@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric
+from probgeo.geometry.points import Points
 from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.models.base import Encoding, LatentModel
 from probgeo.models.decoders.decoder import DecoderSpec
@@ -18,7 +19,7 @@ from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder
 from probgeo.models.phase import Epochs, Phase, Target, inside, target, with_decoder
 from probgeo.nn import MLP, Network
-from probgeo.rows import Rows, in_memory
+from probgeo.rows import FileRows, in_memory
 
 
 def present(block: Float[Tensor, "row feature"]) -> Bool[Tensor, " row"]:
@@ -45,6 +46,13 @@ class View:
 
     Raises:
         ValueError: fewer than one column, or a negative noise.
+
+    Example:
+        >>> import probgeo as pg
+        >>> image = pg.View(64, encoder=pg.nn.Convolutional((8, 8)), likelihood=pg.likelihoods.Bernoulli())
+        >>> spec = pg.SharedLatentVAE({"image": image, "text": pg.View(10)})
+        >>> spec.columns("text")
+        slice(64, 74, None)
 
     References:
         Im, Ahn, Memisevic & Bengio (2017), Denoising criterion for variational auto-encoding framework.
@@ -111,11 +119,11 @@ class SharedView(LatentModel):
         self.num_features = self._view.num_features
         self.num_members = self._view.spec.decoder.num_members
 
-    def encode(self, x: Float[Tensor, "row feature"]) -> Encoding:
+    def encode(self, x: Points) -> Encoding:
         """Mean and standard deviation of q(z | x_v) given this view alone, each (row, latent)."""
         return self._model.encode_view(x, self._name)
 
-    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
+    def decode(self, z: Points) -> Float[Tensor, "*batch observation"]:
         """E[x_v | z], averaged over the decoder's draws."""
         return self._view.decode(z)
 
@@ -131,7 +139,7 @@ class SharedView(LatentModel):
         """
         return self._view.fisher_rao_metric()
 
-    def uncertainty(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:
+    def uncertainty(self, z: Points) -> Float[Tensor, "*batch"]:
         """Root mean square, over the view's observations, of its decoder's standard deviation at z; units of x_v."""
         return self._view.uncertainty(z)
 
@@ -170,6 +178,15 @@ class Alternation:
 
     Raises:
         ValueError: fewer than one round, or a share that is not positive.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> views = {"left": pg.View(3), "right": pg.View(2)}
+        >>> spec = pg.SharedLatentVAE(views, alternation=pg.views.Alternation(rounds=1, share=0.5))
+        >>> x = torch.rand(40, 5, generator=torch.Generator().manual_seed(0))
+        >>> [model] = pg.fit(spec, x, training=pg.Training(epochs=2, batch_size=20), progress=False)
+        >>> model.history.sizes["epoch"]  # two together, and one of each view alone
+        4
     """
 
     rounds: int = 2
@@ -191,13 +208,13 @@ class Alternation:
 def together(name: str, parts: Sequence[Phase]) -> Phase:
     """All parts of the training at once."""
 
-    def start(model: Any, x: Tensor | Rows, seed: int) -> None:
+    def start(model: Any, x: Tensor | FileRows, seed: int) -> None:
         x = in_memory(x)
         for part in parts:
             if part.start:
                 part.start(model, x, seed)
 
-    def check(model: Any, x: Tensor | Rows) -> None:
+    def check(model: Any, x: Tensor | FileRows) -> None:
         x = in_memory(x)
         for part in parts:
             if part.check:

@@ -31,7 +31,7 @@ from probgeo.models.decoders.decoder import DecoderModule, with_head
 from probgeo.models.decoders.last_layer.regression import Regression, correlated, inverse_transposed, solved
 from probgeo.models.phase import Phase, Target
 from probgeo.nn import Stacked
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 _LINEAR_HEADS = (nn.Identity, Scale)
 # Likelihoods of which an observation depends on several outputs, or whose log has no second derivative.
@@ -70,6 +70,18 @@ class Conjugate:
     """The exact posterior of the last layer of a Gaussian likelihood: matrix normal, W ~ N(M, Σ ⊗ I), in closed form.
 
     The same Σ for all outputs. E[JᵀJ] = J_φᵀ (MᵀM + D Σ) J_φ needs no draws.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> decoder = pg.BayesianDecoder(pg.nn.MLP((8,)), guide=pg.posteriors.Conjugate())
+        >>> training = pg.Training(epochs=1, batch_size=20)
+        >>> [model] = pg.fit(pg.VAE(latent=2, decoder=decoder), x, training=training, progress=False)
+        >>> z = torch.zeros(1, 2)
+        >>> exact = model.metric().tensor(z)  # in closed form
+        >>> drawn = pg.ExpectedMetric(model.draws(1000)).tensor(z)
+        >>> bool((exact - drawn).norm() < 0.1 * exact.norm())
+        True
     """
 
     def build(self, network: nn.Sequential, prior: float, likelihood: Likelihood, num_draws: int) -> "GaussianModule":
@@ -96,6 +108,16 @@ class LaplaceApproximation:
     Given the codes the outputs are independent, so the Hessian is one (H+1)² block per output, and for a Gaussian
     likelihood one block for all: 10⁵ weights (784 outputs of 128 features) take 52 MB in single precision, where
     the full Hessian would take 40 GB. The mode is found by Newton's method from the trained weights.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+        >>> decoder = pg.BayesianDecoder(pg.nn.MLP((8,)), guide=pg.posteriors.LaplaceApproximation())
+        >>> spec = pg.VAE(latent=2, decoder=decoder, likelihood=pg.likelihoods.Bernoulli())
+        >>> [model] = pg.fit(spec, x, training=pg.Training(epochs=1, batch_size=20), progress=False)
+        >>> few, many = (model.draws(num)(torch.zeros(1, 2)) for num in (2, 5))
+        >>> torch.equal(few, many[:2])  # the first draws of more
+        True
 
     References:
         MacKay (1992), A practical Bayesian framework for backpropagation networks.

@@ -19,7 +19,7 @@ from probgeo.models.decoders.decoder import DrawnModule, checked_num_draws
 from probgeo.models.decoders.last_layer.gaussian import LastLayerModule, linear_layer, num_blocks_of
 from probgeo.models.decoders.last_layer.regression import Regression, correlated, inverse_transposed
 from probgeo.nn import Stacked
-from probgeo.specs import stream
+from probgeo.seeds import stream
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,15 @@ class NUTS:
 
     Raises:
         ValueError: fewer than one sample.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> x = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
+        >>> decoder = pg.BayesianDecoder(pg.nn.MLP((3,)), guide=pg.posteriors.NUTS(num_draws=5, warmup=5), draws=5)
+        >>> training = pg.Training(epochs=1, batch_size=9)
+        >>> [model] = pg.fit(pg.VAE(latent=2, decoder=decoder), x, training=training, progress=False)
+        >>> model.draws()(torch.zeros(1, 2)).shape
+        torch.Size([5, 1, 3])
 
     References:
         Hoffman & Gelman (2014), The No-U-Turn Sampler.
@@ -95,6 +104,15 @@ class Autoguide:
     Raises:
         TypeError: a class that is not a guide of Pyro's.
         ValueError: a count below one.
+
+    Example:
+        >>> import pyro, torch, probgeo as pg
+        >>> x = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
+        >>> guide = pg.posteriors.Autoguide(pyro.infer.autoguide.AutoNormal, num_steps=20, num_draws=5)
+        >>> spec = pg.VAE(latent=2, decoder=pg.BayesianDecoder(pg.nn.MLP((3,)), guide=guide, draws=5))
+        >>> [model] = pg.fit(spec, x, training=pg.Training(epochs=1, batch_size=9), progress=False)
+        >>> model.draws()(torch.zeros(1, 2)).shape
+        torch.Size([5, 1, 3])
     """
 
     kind: type[AutoGuide] = AutoNormal

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 import probgeo as pg
+from experiments.common.images import in_bytes
 from probgeo.datasets import Dataset
 from probgeo.likelihoods import Likelihood
 
@@ -282,11 +283,11 @@ def completions(config: Any, scenario: Scenario, study: pg.Study, num: int = 10)
             shown = torch.where(mask, x, 0.5)[None, :, columns] if number else x[None, :0, columns]
             found.append(torch.cat([shown, model.means(x, mask, 3)]) if number else model.means(x, mask, 4))
     images = torch.stack(found).unflatten(0, (len(study.models), len(kept)))
-    values = (torch.cat([x[None, :, columns], images.flatten(0, 2)]).clamp(0, 1) * 255).round().to(torch.uint8)
+    values = in_bytes(torch.cat([x[None, :, columns], images.flatten(0, 2)]))
     per_condition = ["given", "sample", "sample", "sample"] if len(numbers) > 1 else ["sample"] * 4
     names = [f"{model} {text}" for model in study.models for _ in kept for text in per_condition]
     return xr.Dataset(
-        {"images": (("line", "image", "feature"), values.cpu().numpy())},
+        {"images": (("line", "image", "feature"), values)},
         {"line": ["data", *names]},
         {"shape": list(scenario.image)},
     )

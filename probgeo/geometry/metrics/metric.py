@@ -6,9 +6,9 @@ from typing import ClassVar, NamedTuple, final
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import jvp
 
-from probgeo.geometry.immersions import plainly
+from probgeo.geometry.immersions import Derivative, plainly
+from probgeo.geometry.points import Points, points_of
 
 # Gauss–Newton takes the turning of the image along the path, ‖(J_{i+1} − J_i)δ‖², for stiffness, which the exact second
 # variation hardly has (by Gauss's equation the sectional curvature cancels it), so that its steps are too short in the
@@ -18,20 +18,49 @@ FROZEN_SHARE = 0.75
 
 
 class Linearization(NamedTuple):
-    """An energy's quadratic model around paths, over the interior nodes: E + g·δ + ½ δᵀHδ, H ⪰ 0 block tridiagonal."""
+    """An energy's quadratic model around paths, over the interior nodes: E + g·δ + ½ δᵀHδ, H ⪰ 0 block tridiagonal.
+
+    Attributes:
+        energy: E of each path, (batch).
+        durations: as `Evaluation` has them, (batch, segment).
+        gradient: g, (batch, interior, latent).
+        diagonal: H's blocks of single nodes, (batch, interior, latent, latent).
+        off_diagonal: H's blocks of a node and the next one, (batch, link, latent, latent).
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> bent = torch.tensor([[[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]]])
+        >>> model = pg.PullbackMetric(lambda z: z).linearize(bent)
+        >>> model.energy, model.gradient  # ½ · 2 · (2 + 2); a step −g / 4 down straightens the path
+        (tensor([4.]), tensor([[[0., 4.]]]))
+        >>> model.diagonal[0, 0]  # ∂²E/∂z² = 2N
+        tensor([[4., 0.],
+                [0., 4.]])
+    """
 
     energy: Float[Tensor, "batch"]
-    durations: Float[Tensor, "batch segment"]  #: as `Measure` has them
+    durations: Float[Tensor, "batch segment"]
     gradient: Float[Tensor, "batch interior latent"]
     diagonal: Float[Tensor, "batch interior latent latent"]
     off_diagonal: Float[Tensor, "batch link latent latent"]
 
 
-class Measure(NamedTuple):
-    """An energy of paths, and how long each of their segments should take: what a path is resampled by when refined."""
+class Evaluation(NamedTuple):
+    """An energy of paths, and how long each of their segments should take: what a path is resampled by when refined.
+
+    Attributes:
+        energy: E of each path, (batch).
+        durations: time that each segment takes, up to a factor, (batch, segment).
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> path = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]])
+        >>> pg.PullbackMetric(lambda z: z).measure(path)  # ½ · 2 · (1² + 2²); the second one should take twice the time
+        Evaluation(energy=tensor([5.]), durations=tensor([[1., 2.]]))
+    """
 
     energy: Float[Tensor, "batch"]
-    durations: Float[Tensor, "batch segment"]  #: up to a factor
+    durations: Float[Tensor, "batch segment"]
 
 
 class Energy(ABC):
@@ -41,13 +70,23 @@ class Energy(ABC):
         line_segments: with how many segments a solution is begun from a straight line.
         graph_segments: with how many from a graph's shortest path, which knows already on which sides of the ridges to
             pass, and so needs enough of them not to jump any.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> metric = pg.PullbackMetric(lambda z: 3 * z)  # a plane, lengths three times those of z
+        >>> isinstance(metric, pg.Energy)
+        True
+        >>> path = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]])
+        >>> energy, durations = metric.measure(path)  # ½ · 2 · (3² + 3²), and equal durations
+        >>> energy, durations
+        (tensor([18.]), tensor([[3., 3.]]))
     """
 
     line_segments: ClassVar[int] = 16
     graph_segments: ClassVar[int] = 32
 
     @abstractmethod
-    def measure(self, path: Float[Tensor, "batch node latent"]) -> Measure:
+    def measure(self, path: Float[Tensor, "batch node latent"]) -> Evaluation:
         """E of each path, and the durations of its segments."""
 
     @abstractmethod
@@ -81,14 +120,15 @@ class Metric(Energy):
     the rest as well where they know a faster way to the same.
 
     Example:
-        >>> class Paraboloid(Metric):
+        >>> import torch, probgeo as pg
+        >>> class Paraboloid(pg.Metric):
         ...     def residuals(self, points):
         ...         x, y = points.unbind(-1)
         ...         return torch.stack([x, y, x**2 + y**2], dim=-1).diff(dim=0)
         ...
         ...     def tensor(self, z):
         ...         return torch.eye(2, dtype=z.dtype) + 4 * z[..., :, None] * z[..., None, :]
-        >>> Paraboloid().edge_weights(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[0, 1]]))
+        >>> Paraboloid().edge_weights(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[0, 1]]))  # √(2² + 4²)
         tensor([4.4721])
     """
 
@@ -153,7 +193,7 @@ class Metric(Energy):
         moves = torch.arange(count, device=points.device) % 2 == torch.arange(2, device=points.device)[:, None]
         directions = moves[:, None, :, None] * torch.eye(latent, dtype=points.dtype, device=points.device)[:, None]
         copies = points.expand(2, latent, count, latent).reshape(-1, latent)
-        residuals, slopes, *_ = jvp(self.residuals, (copies,), (directions.reshape(-1, latent),))
+        residuals, slopes = Derivative(self.residuals)(copies, directions.reshape(-1, latent))
         # The segments between one copy and the next mean nothing.
         residuals, slopes = (
             torch.cat([x, x[:1]]).unflatten(0, (2, latent, count))[:, :, :-1] for x in (residuals, slopes)
@@ -165,11 +205,11 @@ class Metric(Energy):
         return residuals[0, 0], by_start, by_stop
 
     @final
-    def measure(self, path: Float[Tensor, "batch node latent"]) -> Measure:
+    def measure(self, path: Float[Tensor, "batch node latent"]) -> Evaluation:
         """E = ½ N Σ ‖r_i‖², and ‖r_i‖: at the least energy a path has constant speed."""
         with plainly(path):
             squares = self.squared_residuals(path)
-            return Measure((path.shape[1] - 1) / 2 * squares.sum(1), squares.sqrt())
+            return Evaluation((path.shape[1] - 1) / 2 * squares.sum(1), squares.sqrt())
 
     @final
     def __add__(self, other: "Metric") -> "Metric":
@@ -187,6 +227,16 @@ class SumMetric(Metric):
 
     Raises:
         TypeError: one of the two is not a metric.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> first, second = pg.PullbackMetric(lambda z: 3 * z), pg.PullbackMetric(lambda z: 4 * z)
+        >>> total = first + second
+        >>> total.tensor(torch.zeros(2))
+        tensor([[25.,  0.],
+                [ 0., 25.]])
+        >>> pg.geodesic(total, torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])).length  # √(3² + 4²)
+        tensor([5.])
     """
 
     def __init__(self, first: Metric, second: Metric) -> None:
@@ -218,8 +268,9 @@ class SumMetric(Metric):
         total = Linearization(*(x + y for x, y in zip(first, second, strict=True)))
         return total._replace(durations=torch.hypot(first.durations, second.durations))
 
-    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
-        """G_1(z) + G_2(z)."""
+    def tensor(self, z: Points) -> Float[Tensor, "*batch latent latent"]:
+        """G_1(z) + G_2(z) at points (*batch, latent)."""
+        z = points_of("z", z, "*batch latent")
         return self.first.tensor(z) + self.second.tensor(z)
 
     def pulled_back(self, embedding: nn.Linear) -> "SumMetric":
@@ -248,8 +299,9 @@ class SubspaceMetric(Metric):
         """r_i of the path in the whole space."""
         return self._metric.residuals(self._embedded(points))
 
-    def tensor(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
-        """Wᵀ G(W u + b) W."""
+    def tensor(self, z: Points) -> Float[Tensor, "*batch latent latent"]:
+        """Wᵀ G(W u + b) W at points (*batch, latent)."""
+        z = points_of("z", z, "*batch latent")
         weight = self._weight.to(z)
         return weight.mT @ self._metric.tensor(self._embedded(z)) @ weight
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import probgeo as pg
+from experiments.common.maps import label_names
 
 
 def _finish(axes: Any, **labels: str) -> None:
@@ -89,7 +90,7 @@ def codes_figure(found: xr.Dataset) -> Figure:
     """Codes in the two dimensions of most rate: a row per number of conditions, a column per model."""
     rows, columns = found.sizes["conditions"], found.sizes["model"]
     figure = Figure(figsize=(max(3.2 * columns, 5), 3.3 * rows + 0.3), layout="constrained")
-    names = tuple(np.atleast_1d(found.attrs["label_names"]))
+    names = label_names(found)
     for number, line in zip(found.conditions.values, figure.subplots(rows, columns, squeeze=False), strict=True):
         for model, axes in zip(found.model.values, line, strict=True):
             shown = found.codes.sel(conditions=number, model=model).values
@@ -100,11 +101,3 @@ def codes_figure(found: xr.Dataset) -> Figure:
     options: dict[str, Any] = {"fontsize": 8, "frameon": False, "handletextpad": 0.1, "columnspacing": 0.8}
     figure.legend(handles, labels, loc="outside upper center", ncols=10, **options)
     return figure
-
-
-def images_figure(found: xr.Dataset) -> Figure:
-    """Test images, what is given of them, and samples of the rest."""
-    images, shape = found.images.values / 255, tuple(int(size) for size in found.attrs["shape"])
-    return pg.plots.panels(
-        images.reshape(-1, images.shape[-1]), shape, images.shape[1], list(map(str, found.line.values))
-    )

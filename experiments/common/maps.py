@@ -1,10 +1,13 @@
 """Maps of a latent plane: what a fitted model's map shows, computed once and stored, and where its data lie."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy.interpolate import RegularGridInterpolator
 from scipy.spatial import cKDTree
 from torch import Tensor
@@ -37,6 +40,23 @@ def latent_map(model: LatentModel, codes: Tensor, rows: Tensor, path: np.ndarray
             "corner": (("side", "latent"), corner.cpu().numpy()),
         }
     )
+
+
+def labelled(view: xr.Dataset, labels: Tensor, names: Sequence[str]) -> xr.Dataset:
+    """The view with the classes of its rows, and their names."""
+    return view.assign(label=("row", labels.numpy())).assign_attrs(label_names=list(names))
+
+
+def label_names(view: xr.Dataset) -> tuple[str, ...]:
+    """The names of the classes, where they were stored."""
+    return tuple(np.atleast_1d(view.attrs["label_names"]))
+
+
+def class_legend(figure: Figure, axes: Axes, names: Sequence[str], **options: Any) -> None:
+    """One legend above all panels, that of the axes, with the classes' names for their codes."""
+    handles, texts = axes.get_legend_handles_labels()
+    shown = [names[int(text)] if text.isdigit() else text for text in texts]
+    figure.legend(handles, shown, loc="outside upper center", frameon=False, **{"ncols": len(shown)} | options)
 
 
 def field(view: xr.Dataset, name: str) -> Callable:

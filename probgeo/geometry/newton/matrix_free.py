@@ -1,58 +1,19 @@
-"""Newton systems of path energies: quadratic models around paths, and their damped steps.
+"""Newton systems where a Jacobian's columns are too many for matrices: products with it, in conjugate gradients."""
 
-Two kinds: block-tridiagonal matrices, and, where a Jacobian's columns are too many, products with Jacobians in
-conjugate gradients.
-"""
-
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeVar, final
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.func import jvp, vjp
 
-from probgeo.geometry.linalg import block_tridiagonal_product, block_tridiagonal_solution
-from probgeo.geometry.metrics import Energy, Linearization, Metric
-from probgeo.geometry.metrics.energy import FROZEN_SHARE
+from probgeo.geometry.immersions import Derivative, pulled_back
+from probgeo.geometry.metrics import Metric
+from probgeo.geometry.metrics.metric import FROZEN_SHARE
 
-MATRIX_FREE_DIMENSIONS = 20
 NUM_TENSORS = 9
 MAX_ITERATIONS = 10
 ACCURACY = 0.1
-
-
-@final
-@dataclass(frozen=True)
-class BlockTridiagonal:
-    """(H + λ diag H) δ = −g with the Gauss–Newton blocks of `Energy.linearize`.
-
-    Args:
-        energy: a metric or another energy.
-    """
-
-    energy: Energy
-    # Up to which damping a small promise means convergence: diag H is far larger than H in the slow modes.
-    trusted_damping: ClassVar[float] = 1e-2
-
-    def linearized(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
-        """E, g and the blocks of H."""
-        return self.energy.linearize(path)
-
-    def step(self, model: Linearization, damping: Float[Tensor, "batch"]) -> tuple[Tensor, Tensor]:
-        """δ, and −g·δ − ½ δᵀHδ."""
-        scale = model.diagonal.diagonal(dim1=-2, dim2=-1)
-        # Directions in which the metric vanishes get a share of the largest entry, so that the sum is definite there.
-        scale = torch.maximum(scale, 1e-3 * scale.amax((1, 2), keepdim=True)).clamp_min(torch.finfo(scale.dtype).tiny)
-        ridge = damping[:, None, None] + torch.finfo(scale.dtype).eps
-        damped = model.diagonal + (ridge * scale).diag_embed()
-        step = block_tridiagonal_solution(damped, model.off_diagonal, -model.gradient)
-        product = block_tridiagonal_product(model.diagonal, model.off_diagonal, step)
-        return step, -(step * (model.gradient + product / 2)).sum((1, 2))
-
-    def num_floats(self, num_segments: int, latent: int) -> int:
-        """The matrix's blocks, their update and the copies of both: some eight for each node."""
-        return 8 * (num_segments + 1) * latent**2
 
 
 class Products(NamedTuple):
@@ -78,9 +39,18 @@ class MatrixFree:
 
     Raises:
         TypeError: an energy that is no metric.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: 2 * z)
+        >>> solver = pg.GaussNewton(num_segments=16, system=pg.MatrixFree)
+        >>> start, stop = torch.zeros(1, 100), torch.ones(1, 100)
+        >>> pg.geodesic(plane, start, stop, solver=solver).length  # 2 · √100
+        tensor([20.])
     """
 
     metric: Any  # a Metric, which is checked here: systems are chosen by their class
+    derivative: Derivative = field(init=False, repr=False, compare=False)  # of its residuals
     # P is as H is in all modes, so that a step is about 1/(1 + λ) of the whole one, and promises no less than that.
     trusted_damping: ClassVar[float] = 10.0
 
@@ -90,6 +60,7 @@ class MatrixFree:
                 f"system: MatrixFree needs a metric's residuals; {type(self.metric).__name__} has none. "
                 "Use BlockTridiagonal, or None."
             )
+        object.__setattr__(self, "derivative", Derivative(self.metric.residuals))
 
     def linearized(self, path: Float[Tensor, "batch node latent"]) -> Products:
         """E and g, by one forward and one backward pass at every node, and G at a few nodes."""
@@ -97,10 +68,10 @@ class MatrixFree:
         points, real = path.flatten(0, 1), _within_paths(path)
         squares, pulled = path.new_zeros(len(points)), torch.zeros_like(points)
         for part in self._parts(points):
-            residuals, pull, *_ = vjp(self.metric.residuals, points[part])
+            residuals, pull = pulled_back(self.metric.residuals, points[part])
             residuals = torch.where(real[part][:-1, None], residuals, 0)
             squares[part][:-1] = residuals.square().sum(1)
-            pulled[part] += pull(residuals)[0]
+            pulled[part] += pull(residuals)
         lengths = squares.view(batch, nodes)[:, :-1]
         samples = torch.linspace(0, nodes - 1, min(NUM_TENSORS, nodes), device=path.device).round().long()
         return Products(
@@ -169,11 +140,11 @@ class MatrixFree:
         points, directions, real = path.flatten(0, 1), vector.flatten(0, 1), _within_paths(path)
         pulled, squares = torch.zeros_like(points), path.new_zeros(len(points))
         for part in self._parts(points):
-            pull = vjp(self.metric.residuals, points[part])[1]
-            pushed = jvp(self.metric.residuals, (points[part],), (directions[part],))[1]
+            pull = pulled_back(self.metric.residuals, points[part])[1]
+            pushed = self.derivative(points[part], directions[part])[1]
             pushed = torch.where(real[part][:-1, None], pushed, 0)
             squares[part][:-1] = pushed.square().sum(1)
-            pulled[part] += pull(pushed)[0]
+            pulled[part] += pull(pushed)
         _check_transposed(squares.view(path.shape[:2]).sum(1), vector, pulled.view_as(path))
         return (path.shape[1] - 1) * pulled.view_as(path)[:, 1:-1]
 
@@ -197,37 +168,6 @@ def _check_transposed(
             "It has something computed without gradients (no_grad, detach, a backward of its own); use differentiable "
             "operations throughout, or GaussNewton(system=BlockTridiagonal), which needs forward mode alone."
         )
-
-
-Model = Linearization | Products
-System = type[BlockTridiagonal] | type[MatrixFree]
-AnyModel = TypeVar("AnyModel", Linearization, Products)
-
-
-def default_system(energy: Energy, latent: int) -> System:
-    """The system that suits an energy on a latent space of so many dimensions.
-
-    Args:
-        energy: a metric or another energy; only metrics have matrix-free systems.
-        latent: number of latent dimensions.
-    """
-    return MatrixFree if latent >= MATRIX_FREE_DIMENSIONS and isinstance(energy, Metric) else BlockTridiagonal
-
-
-def finite(model: Model) -> Bool[Tensor, "batch"]:
-    """Which models have finite entries only."""
-    return torch.stack([part.isfinite().flatten(1).all(1) for part in (model[0][:, None], *model[1:])]).all(0)
-
-
-def rows(model: AnyModel, which: Bool[Tensor, "batch"]) -> AnyModel:
-    """The models of some pairs."""
-    return model if which.all() else type(model)(*(part[which] for part in model))
-
-
-def chosen(which: Bool[Tensor, "batch"], first: AnyModel, second: AnyModel) -> AnyModel:
-    """First's models where true, second's elsewhere."""
-    pairs = zip(first, second, strict=True)
-    return type(first)(*(torch.where(which.view(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in pairs))
 
 
 def _within_paths(path: Float[Tensor, "batch node latent"]) -> Bool[Tensor, "point"]:

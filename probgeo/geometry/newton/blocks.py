@@ -1,0 +1,51 @@
+"""Newton systems that are block-tridiagonal matrices."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probgeo.geometry.linalg import block_tridiagonal_product, block_tridiagonal_solution
+from probgeo.geometry.metrics import Energy, Linearization
+
+
+@final
+@dataclass(frozen=True)
+class BlockTridiagonal:
+    """(H + λ diag H) δ = −g with the Gauss–Newton blocks of `Energy.linearize`.
+
+    Args:
+        energy: a metric or another energy.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: 2 * z)
+        >>> solver = pg.GaussNewton(num_segments=16, system=pg.BlockTridiagonal)
+        >>> pg.geodesic(plane, torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), solver=solver).length
+        tensor([10.])
+    """
+
+    energy: Energy
+    # Up to which damping a small promise means convergence: diag H is far larger than H in the slow modes.
+    trusted_damping: ClassVar[float] = 1e-2
+
+    def linearized(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
+        """E, g and the blocks of H."""
+        return self.energy.linearize(path)
+
+    def step(self, model: Linearization, damping: Float[Tensor, "batch"]) -> tuple[Tensor, Tensor]:
+        """δ, and −g·δ − ½ δᵀHδ."""
+        scale = model.diagonal.diagonal(dim1=-2, dim2=-1)
+        # Directions in which the metric vanishes get a share of the largest entry, so that the sum is definite there.
+        scale = torch.maximum(scale, 1e-3 * scale.amax((1, 2), keepdim=True)).clamp_min(torch.finfo(scale.dtype).tiny)
+        ridge = damping[:, None, None] + torch.finfo(scale.dtype).eps
+        damped = model.diagonal + (ridge * scale).diag_embed()
+        step = block_tridiagonal_solution(damped, model.off_diagonal, -model.gradient)
+        product = block_tridiagonal_product(model.diagonal, model.off_diagonal, step)
+        return step, -(step * (model.gradient + product / 2)).sum((1, 2))
+
+    def num_floats(self, num_segments: int, latent: int) -> int:
+        """The matrix's blocks, their update and the copies of both: some eight for each node."""
+        return 8 * (num_segments + 1) * latent**2
