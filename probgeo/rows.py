@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import mmap
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,12 @@ from torch import Tensor
 from probgeo.disk import whole_file
 
 BLOCK_ROWS, BLOCK_BYTES = 2**16, 2**28  # at once, at most
-HELD_BYTES = 2**26  # of a file's pages that stay with the process, at most
-AROUND = 2**16  # bytes that the system maps around one that is touched
+HELD_BYTES = 2**26  # of a file whose pages may stay with the process; of a larger one, rows are read one by one
 SETTLED = 1.0  # seconds after which a change of a file is sure to have another time than the one before it
 
 
 class _File:
-    """A file that stays as it is, mapped anew where too many of its pages would stay with the process.
+    """A file that stays as it is; a small one is mapped once, and stays with the process.
 
     Args:
         path: of the file.
@@ -33,23 +33,31 @@ class _File:
     def __init__(self, path: Path, version: tuple[int, int]) -> None:
         self.path, self.version = path, version
         self._pages: np.ndarray | None = None
-        self._touched = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _File, (self.path, self.version)
 
-    def pages(self, touched: int) -> np.ndarray:
-        """All bytes, of which about so many are going to be touched.
-
-        Raises:
-            ValueError: the file is not what it was.
-        """
+    def check(self) -> None:
+        """Raise ValueError if the file is not what it was."""
         if _version(self.path) != self.version:
             raise ValueError(f"x: {self.path} has changed since it was opened. Open it again.")
-        if self._pages is None or self._touched + touched > HELD_BYTES < self.version[0]:
-            self._pages, self._touched = np.memmap(self.path, np.uint8, "r"), 0
-        self._touched += touched
-        return self._pages
+
+    def pages(self) -> np.ndarray:
+        """All bytes, mapped."""
+        pages = np.memmap(self.path, np.uint8, "r") if self._pages is None else self._pages
+        if self.version[0] <= HELD_BYTES:
+            self._pages = pages
+        return pages
+
+    def read(self, places: Iterable[int], into: np.ndarray) -> None:
+        """The bytes at each place, as many as a row of an array has, without a page that is mapped."""
+        if not into.size:
+            return
+        rows, width = memoryview(into.data).cast("B"), into[0].nbytes
+        with self.path.open("rb", buffering=0) as file:
+            for begin, place in zip(range(0, len(rows), width), places, strict=True):
+                if os.preadv(file.fileno(), [rows[begin : begin + width]], place) != width:
+                    raise OSError(f"x: {self.path} ends too early.")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -137,22 +145,23 @@ class FileRows:
         Raises:
             ValueError: the file is not what it was.
         """
+        self.file.check()
         which: Any = index.cpu() if isinstance(index, Tensor) else index
         which = which if self.chosen is None else self.chosen[which]
-        if not isinstance(which, Tensor):
-            return self._read(which, max(map(abs, self.strides)) * len(range(*which.indices(len(self)))))
-        # Rows apart from each other touch a page each: no more at once than may stay.
-        around = max(map(abs, self.strides)) + AROUND
-        parts = [
-            self._read(part.numpy(), around * len(part)) for part in which.flatten().split(HELD_BYTES // around + 1)
-        ]
-        return torch.cat(parts).unflatten(0, which.shape)
-
-    def _read(self, which: slice | np.ndarray, touched: int) -> Tensor:
-        """Rows of the file, of whose pages about so many bytes are touched."""
-        pages = self.file.pages(touched)
-        array: np.ndarray = np.ndarray(self.whole, self.numbers, pages.data, self.offset, self.strides)
-        return torch.from_numpy(np.array(array[which])).to(self.device)
+        which = which.numpy() if isinstance(which, Tensor) else which
+        if self.file.version[0] <= HELD_BYTES or self.strides[1] != np.dtype(self.numbers).itemsize:
+            array: np.ndarray = np.ndarray(self.whole, self.numbers, self.file.pages().data, self.offset, self.strides)
+            return torch.from_numpy(np.array(array[which])).to(self.device)
+        rows = np.arange(*which.indices(self.whole[0])) if isinstance(which, slice) else which
+        if rows.size and not -self.whole[0] <= rows.min() <= rows.max() < self.whole[0]:
+            raise IndexError(f"x: expected numbers of {self.whole[0]} rows; got {rows.min()} … {rows.max()}.")
+        found = np.empty((*rows.shape, self.whole[1]), self.numbers)
+        places = self.offset + rows.ravel() % self.whole[0] * self.strides[0]
+        if isinstance(which, slice) and which.step in (None, 1) and self.strides[0] == found[:1].nbytes:
+            self.file.read(places[:1].tolist(), found.reshape(min(1, len(found)), -1))  # in one piece
+        else:
+            self.file.read(places.tolist(), found.reshape(-1, self.whole[1]))
+        return torch.from_numpy(found).to(self.device)
 
     def remembered(self, digest: Callable[[], str]) -> str:
         """The digest of the rows, kept beside the file for as long as its path, size and time stay.

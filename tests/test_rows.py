@@ -48,13 +48,19 @@ def on_disk(path, values: np.ndarray) -> np.memmap:
         lambda a: a.T,
     ],
 )
-def test_rows_are_those_of_the_array_and_of_its_parts(mapped, view):
+@pytest.mark.parametrize(
+    "held", [0, 2**26]
+)  # of a file that is too large to be mapped all the time, and of a small one
+def test_rows_are_those_of_the_array_and_of_its_parts(mapped, view, held, monkeypatch):
+    monkeypatch.setattr("probgeo.rows.HELD_BYTES", held)
     part = view(mapped)
     rows, whole = as_rows("x", part), torch.from_numpy(np.array(part))
     assert isinstance(rows, FileRows) and rows.shape == whole.shape and rows.dtype == whole.dtype
     index = torch.randint(len(whole), (3, 4), generator=torch.Generator().manual_seed(0))
-    for asked in (slice(None), slice(2, 5), slice(None, None, 2), index):
+    for asked in (slice(None), slice(2, 5), slice(3, 3), slice(None, None, 2), index, index - len(whole)):
         assert torch.equal(rows[asked], whole[asked])
+    with pytest.raises(IndexError):
+        rows[torch.tensor([len(whole)])]
     chosen = torch.randperm(len(whole), generator=torch.Generator().manual_seed(1))[: len(whole) // 2]
     for asked in (slice(None), slice(1, 3), index % len(chosen)):
         assert torch.equal(rows.rows(chosen)[asked], whole[chosen][asked])
@@ -108,7 +114,8 @@ def test_a_file_that_changes_is_noticed(mapped, tmp_path):
         pg.GPLVM(2, num_inducing=8),
     ],
 )
-def test_rows_of_a_file_train_the_model_that_they_train_in_memory(spec, mapped):
+def test_rows_of_a_file_train_the_model_that_they_train_in_memory(spec, mapped, monkeypatch):
+    monkeypatch.setattr("probgeo.rows.HELD_BYTES", 0)
     options = {"seeds": range(2), "training": FAST, "progress": False}
     found, known = (pg.fit(spec, x, **options) for x in (mapped, torch.from_numpy(np.array(mapped))))
     for model, other in zip(found, known, strict=True):
