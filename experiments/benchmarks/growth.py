@@ -86,7 +86,10 @@ class Case(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Of a process that imports the library, checks and hashes the data, and trains; seconds and MB (2^20 bytes)."""
+    """Of a process that imports the library, checks and hashes the data, and trains; MB are 2^20 bytes.
+
+    Seconds are the processor's, as other work on the machine only slows.
+    """
 
     start: float  #: checks, hash and first epoch
     epoch: float  #: a later epoch, of all retrainings
@@ -119,7 +122,7 @@ def memory(kind: str = "VmHWM") -> float:
 
 def train(path: Path, folder: Path, case: Case, config: Config) -> Cost:
     """Train on a file, in this process."""
-    before, ends = memory(), [time.perf_counter()]
+    before, ends = memory(), [time.process_time()]
     pg.fit(
         pg.VAE(2, pg.EnsembleDecoder(case.members) if case.members > 1 else pg.Decoder()),
         np.load(path, mmap_mode="r"),
@@ -127,7 +130,7 @@ def train(path: Path, folder: Path, case: Case, config: Config) -> Cost:
         training=pg.Training(epochs=config.epochs, batch_size=config.batch_size),
         folder=folder,
         progress=False,
-        report=lambda seed, epoch, terms: ends.append(time.perf_counter()) if seed == 0 else None,
+        report=lambda seed, epoch, terms: ends.append(time.process_time()) if seed == 0 else None,
     )
     return Cost(ends[1] - ends[0], min(np.diff(ends[1:])), memory(), before)
 
@@ -169,7 +172,9 @@ def report(groups: Groups) -> None:
         frame = found.value.to_pandas()
         exponent = slope(frame.index.to_numpy(), frame["epoch"].to_numpy())
         frame["peak - before"] = frame["peak"] - frame["before"]
-        print(f"\nAn epoch's seconds grow as {name}^{exponent:.2f}; {found.attrs['threads']} threads; memory in MB.")
+        print(
+            f"\nAn epoch's processor seconds grow as {name}^{exponent:.2f}; {found.attrs['threads']} threads; memory in MB."
+        )
         print(frame.to_string(float_format="{:.1f}".format))
 
 

@@ -128,7 +128,7 @@ class Dataset:
     Example:
         >>> import torch, probgeo as pg
         >>> data = pg.datasets.Dataset("two", torch.eye(2), torch.tensor([0, 1]), ("first", "second"), (2,))
-        >>> data.rows([1]).x, data.class_counts()
+        >>> data.rows(torch.tensor([1])).x, data.class_counts()
         (tensor([[0., 1.]]), {'first': 1, 'second': 1})
     """
 

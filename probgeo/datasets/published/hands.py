@@ -47,7 +47,7 @@ def hand_poses(
         ...     with (pathlib.Path(folder) / "Training" / "labels.txt").open("w") as lines:
         ...         print("first/0.png", *16 * (160, 120, 400), file=lines)  # a hand without extent, in the middle
         ...     data = pg.datasets.hand_poses(folder, size=8)
-        >>> data.shapes, data.view("joints").abs().max().item()
+        >>> data.views, data.view("joints").abs().max().item()
         ({'depth': (8, 8), 'joints': (48,)}, 0.0)
 
     References:
