@@ -172,9 +172,7 @@ def report(groups: Groups) -> None:
         frame = found.value.to_pandas()
         exponent = slope(frame.index.to_numpy(), frame["epoch"].to_numpy())
         frame["peak - before"] = frame["peak"] - frame["before"]
-        print(
-            f"\nAn epoch's processor seconds grow as {name}^{exponent:.2f}; {found.attrs['threads']} threads; memory in MB."
-        )
+        print(f"\nProcessor seconds of an epoch grow as {name}^{exponent:.2f} ({found.attrs['threads']} threads); MB:")
         print(frame.to_string(float_format="{:.1f}".format))
 
 
