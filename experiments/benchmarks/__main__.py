@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from experiments.benchmarks import growth as training_growth
 from experiments.benchmarks import training
 from experiments.benchmarks.comparison import DECORRELATED, EXPECTED, Budget, comparison, table
 from experiments.benchmarks.figures import comparison_figure, growth_figure
@@ -147,14 +146,11 @@ def report(groups: Groups, folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute, print the tables, draw the figures, say where they are; or time training: `training`, `growth`."""
+    """Compute, print the tables, draw the figures, say where they are; `training` times training instead."""
     arguments = sys.argv[1:] if arguments is None else arguments
     with told():
         if arguments[:1] == ["training"]:
             training.main(arguments[1:])
-            return
-        if arguments[:1] == ["growth"]:
-            training_growth.main(arguments[1:])
             return
         config = parsed(Config, QUICK, {}, arguments)
         folder = folder_of(config, "benchmarks")

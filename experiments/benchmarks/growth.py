@@ -172,8 +172,8 @@ def report(groups: Groups) -> None:
         frame = found.value.to_pandas()
         exponent = slope(frame.index.to_numpy(), frame["epoch"].to_numpy())
         frame["peak - before"] = frame["peak"] - frame["before"]
-        print(f"\nProcessor seconds of an epoch grow as {name}^{exponent:.2f} ({found.attrs['threads']} threads); MB:")
-        print(frame.to_string(float_format="{:.1f}".format))
+        print(f"\nProcessor seconds of an epoch grow as {name}^{exponent:.2f} (threads: {found.attrs['threads']}); MB:")
+        print(frame.to_string(float_format="{:.2f}".format))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -185,3 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     report(load_result(file, Config))
     if not config.result:
         print(f"results: {file}")
+
+
+if __name__ == "__main__":
+    main()
