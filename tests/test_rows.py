@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import probgeo as pg
 from probgeo.datasets.mapped import as_rows
@@ -76,6 +77,7 @@ def test_plain_binary_files_with_an_offset_are_mapped_too(tmp_path):
 
 
 def test_what_is_not_in_a_file_is_a_tensor(mapped, tmp_path):
+    assert torch.equal(as_rows("x", xr.DataArray(np.array(mapped))), torch.from_numpy(np.array(mapped)))
     for array in (np.array(mapped), mapped * 2, mapped[[3, 1]], np.load(tmp_path / "x.npy", mmap_mode="c")):
         assert torch.equal(as_rows("x", array), torch.from_numpy(np.array(array)))
 

@@ -27,7 +27,7 @@ def as_rows(name: str, x: Any) -> Tensor | FileRows:
         TypeError: no numbers.
         OSError: the store cannot be unpacked.
     """
-    if hasattr(x, "chunks") and len(getattr(x, "shape", ())) == 2:
+    if hasattr(x, "chunks") and not hasattr(x, "to_numpy") and len(getattr(x, "shape", ())) == 2:
         x = np.load(_unpacked(x), mmap_mode="r")
     rows = FileRows.of_array(x) if isinstance(x, np.ndarray) else x
     return rows if isinstance(rows, FileRows) else rows_of(name, x)
