@@ -21,7 +21,7 @@ import probgeo as pg
 from experiments.common.maps import some_rows
 from experiments.common.options import Ensemble, Perceptrons
 from experiments.common.results import Groups, Shown, config_of, convergence, run
-from probgeo.datasets import CountTable, branching_counts, cache_folder, count_table
+from probgeo.datasets import Dataset, branching_counts, cache_folder, count_table, earliest_row
 from probgeo.study import fisher_rao_metric
 
 REFERENCE = "euclidean"  # the distance of the codes
@@ -71,7 +71,7 @@ PRESETS = {
 }
 
 
-def table_of(config: Config) -> CountTable:
+def table_of(config: Config) -> Dataset:
     """The counts that a configuration names; a file that is not here is sought among the data."""
     if config.counts is None:
         return branching_counts()
@@ -79,10 +79,16 @@ def table_of(config: Config) -> CountTable:
     return count_table(path, config.labels, config.pseudotime, config.weights)
 
 
-def study_of(config: Config, folder: Path, table: CountTable) -> pg.Study:
+def pseudotime_of(table: Dataset) -> torch.Tensor:
+    """Of each cell in each lineage, (row, lineage)."""
+    assert table.pseudotime is not None, "all counts have lineages, be they none"
+    return table.pseudotime
+
+
+def study_of(config: Config, folder: Path, table: Dataset) -> pg.Study:
     """The study that a configuration describes: pairs of the root and other cells."""
-    root = table.root() if config.root is None else config.root
-    known = table.pseudotime.isfinite().any(1)
+    root = earliest_row(pseudotime_of(table)) if config.root is None else config.root
+    known = pseudotime_of(table).isfinite().any(1)
     known[root] = False
     cells = known.nonzero().flatten()
     if len(cells) < 3:
@@ -91,11 +97,11 @@ def study_of(config: Config, folder: Path, table: CountTable) -> pg.Study:
     chosen = cells[order[: config.cells]].sort().values
     network = config.perceptron()
     solver = pg.GaussNewton(num_segments=config.segments)
-    library = table.data.x.sum(1).median().item()
+    library = table.x.sum(1).median().item()
     likelihood = pg.likelihoods.NegativeBinomial(pg.likelihoods.RowTotal(library))
     return pg.Study(
         folder,
-        data=table.data.x.to(config.device),
+        data=table.x.to(config.device),
         pairs=torch.stack([torch.full_like(chosen, root), chosen], dim=1),
         models={
             "ensemble": pg.VAE(config.latent, pg.EnsembleDecoder(config.members, network), likelihood, encoder=network)
@@ -112,12 +118,12 @@ def study_of(config: Config, folder: Path, table: CountTable) -> pg.Study:
 
 
 @torch.no_grad()
-def latent_view(study: pg.Study, table: CountTable, num_paths: int = 12, num_codes: int = 800) -> xr.Dataset:
+def latent_view(study: pg.Study, table: Dataset, num_paths: int = 12, num_codes: int = 800) -> xr.Dataset:
     """What the map shows of the first retraining: codes, pseudotime, Fisher-Rao geodesics from the root."""
     model = study.fitted("ensemble", study.seeds[0])
     codes = model.encode(study.data).mean
     # Cells spread evenly over the pseudotimes.
-    time = table.mean_pseudotime()[study.pairs[:, 1].cpu()]
+    time = pseudotime_of(table).nanmean(1)[study.pairs[:, 1].cpu()]
     spread = time.argsort()[torch.linspace(0, len(time) - 1, num_paths).long()]
     start, stop = codes[study.pairs[spread]].unbind(1)
     found = study.measures["Fisher-Rao geodesic"].paths(model, start, stop, codes)
@@ -125,7 +131,7 @@ def latent_view(study: pg.Study, table: CountTable, num_paths: int = 12, num_cod
     return xr.Dataset(
         {
             "codes": (("row", "latent"), codes[rows.to(codes.device)].cpu().numpy()),
-            "pseudotime": ("row", table.mean_pseudotime()[rows].numpy()),
+            "pseudotime": ("row", pseudotime_of(table).nanmean(1)[rows].numpy()),
             "path": (("path", "node", "latent"), found.path.cpu().numpy()),
         }
     )
@@ -136,9 +142,9 @@ def compute(config: Config, folder: Path) -> Groups:
     table = table_of(config)
     study = study_of(config, folder, table)
     distances = study.run().drop_vars(["energy", "euclidean_latent"]).squeeze("model", drop=True)
-    time = table.pseudotime[study.pairs[:, 1].cpu()].numpy()
+    time = pseudotime_of(table)[study.pairs[:, 1].cpu()].numpy()
     distances = distances.assign(pseudotime=(("pair", "lineage"), time))
-    groups = {"distances": distances.assign_attrs(name=table.data.name, num_cells=len(table.data))}
+    groups = {"distances": distances.assign_attrs(name=table.name, num_cells=len(table))}
     return groups | ({"latent": latent_view(study, table)} if config.latent == 2 else {})
 
 

@@ -23,7 +23,7 @@ from experiments.common.images import in_bytes, panels
 from experiments.common.maps import label_names, labelled
 from experiments.common.options import Retrained
 from experiments.common.results import Groups, Shown, convergence, run
-from probgeo.datasets import MultiView
+from probgeo.datasets import Dataset
 from probgeo.seeds import stream
 
 Name: TypeAlias = Literal[
@@ -96,10 +96,10 @@ PRESETS = {
 PREDICTORS = ("mean", "linear", "translation", "own view", "all views")
 
 
-def observations(config: Config) -> tuple[MultiView, MultiView]:
+def observations(config: Config) -> tuple[Dataset, Dataset]:
     """The data to train on, and those held out: the test set where one is published, else a fifth."""
     sets = pg.datasets
-    make: Callable[[], MultiView]
+    make: Callable[[], Dataset]
     if config.dataset in ("mnist-inverse", "mnist-halves"):
         views = sets.image_and_inverse if config.dataset == "mnist-inverse" else sets.image_halves
         train, test = views(sets.mnist()), views(sets.mnist(train=False))
@@ -122,7 +122,7 @@ def observations(config: Config) -> tuple[MultiView, MultiView]:
     return train, test.rows(test.complete().nonzero().flatten())  # errors and distances need both views
 
 
-def spec_of(config: Config, data: MultiView) -> pg.SharedLatentVAE:
+def spec_of(config: Config, data: Dataset) -> pg.SharedLatentVAE:
     """The model that a configuration describes."""
     network = config.perceptron()
     decoder: Any = pg.EnsembleDecoder(config.members, network) if config.members > 1 else pg.Decoder(network)
@@ -134,7 +134,7 @@ def spec_of(config: Config, data: MultiView) -> pg.SharedLatentVAE:
     return pg.SharedLatentVAE(
         {
             name: pg.View(int(np.prod(shape)), network, decoder, pg.Gaussian(), config.noise)
-            for name, shape in data.shapes.items()
+            for name, shape in data.views.items()
         },
         latent=config.latent,
         fusion=fusions[config.fusion],
@@ -152,7 +152,7 @@ def measures_of(config: Config, views: Iterable[str]) -> dict[str, pg.study.Meas
     }
 
 
-def linear_prediction(train: MultiView, test: MultiView, source: str, target: str) -> Tensor:
+def linear_prediction(train: Dataset, test: Dataset, source: str, target: str) -> Tensor:
     """Ridge regression of the target on the source, its penalty by leave-one-out error, on rows that have both."""
     rows = train.complete()
     ridge = RidgeCV(alphas=np.logspace(-3, 5, 17)).fit(
@@ -162,19 +162,19 @@ def linear_prediction(train: MultiView, test: MultiView, source: str, target: st
 
 
 @torch.no_grad()
-def predictions(model: Any, test: MultiView, source: str, target: str) -> dict[str, Tensor]:
+def predictions(model: Any, test: Dataset, source: str, target: str) -> dict[str, Tensor]:
     """What the model says of the target: from the source, from the target itself, from all views."""
     whole = model.reconstruct(test.x.to(next(model.parameters())))
     return {
         "translation": model.translate(test.view(source).to(whole), source, target).cpu(),
         "own view": model.translate(test.view(target).to(whole), target, target).cpu(),
-        "all views": whole[:, test.columns(target)].cpu(),
+        "all views": whole[:, test.place(target)].cpu(),
     }
 
 
-def errors(models: list[Any], train: MultiView, test: MultiView) -> xr.Dataset:
+def errors(models: list[Any], train: Dataset, test: Dataset) -> xr.Dataset:
     """Squared errors per column of the held-out rows, of every predictor and direction; and what a cycle changes."""
-    directions = {f"{a} → {b}": (a, b) for a, b in (tuple(train.shapes), tuple(train.shapes)[::-1])}
+    directions = {f"{a} → {b}": (a, b) for a, b in (tuple(train.views), tuple(train.views)[::-1])}
     found, columns, cycles = [], {}, []
     for source, target in directions.values():
         truth, known = test.view(target), train.view(target)[train.present(target)]
@@ -195,14 +195,14 @@ def errors(models: list[Any], train: MultiView, test: MultiView) -> xr.Dataset:
             **columns,
         },
         {"direction": list(directions), "predictor": list(PREDICTORS)},
-        {"num_rows": len(test), "views": list(train.shapes), "name": train.name},
+        {"num_rows": len(test), "views": list(train.views), "name": train.name},
     )
 
 
 @torch.no_grad()
-def images_of(model: Any, test: MultiView, num_images: int) -> xr.Dataset:
+def images_of(model: Any, test: Dataset, num_images: int) -> xr.Dataset:
     """Images by row: held-out views, reconstructions, translations, cycles, samples, and what becomes of noise."""
-    first, second = test.shapes
+    first, second = test.views
     rows = torch.linspace(0, len(test) - 1, num_images).round().long()
     shown = test.rows(rows[test.labels[rows].argsort(stable=True)])
     images: dict[str, Tensor] = {}
@@ -211,28 +211,28 @@ def images_of(model: Any, test: MultiView, num_images: int) -> xr.Dataset:
         cycle = model.cycle(shown.view(source), source, target)
         images |= {
             source: shown.view(source),
-            f"{source}, reconstructed": whole[:, test.columns(source)],
+            f"{source}, reconstructed": whole[:, test.place(source)],
             f"{source} → {target}": cycle.there,
             f"{source} → {target} → {source}": cycle.back,
         }
     for name, means in (("prior", model.means(num_images)), ("box", model.means_in_box(test.x, num_images))):
-        images |= {f"{name}: {view}": means[:, test.columns(view)] for view in (first, second)}
+        images |= {f"{name}: {view}": means[:, test.place(view)] for view in (first, second)}
     noise = torch.rand(shown.view(first).shape, generator=stream("noise"))
     images |= {"noise": noise, f"noise → {second}": model.translate(noise, first, second)}
     values = ("row", "image", "feature"), in_bytes(torch.stack(list(images.values())))
-    return xr.Dataset({"images": values}, {"row": list(images)}, {"shape": list(test.shapes[first])})
+    return xr.Dataset({"images": values}, {"row": list(images)}, {"shape": list(test.views[first])})
 
 
 def compute(config: Config, folder: Path) -> Groups:
     """Everything that takes time: errors of every prediction, distances of held-out pairs, images, a map."""
     train, test = observations(config)
     training = config.training(schedule=pg.schedules.Cosine(0.05))
-    specs, measures = {config.fusion: spec_of(config, train)}, measures_of(config, train.shapes)
+    specs, measures = {config.fusion: spec_of(config, train)}, measures_of(config, train.views)
     study = config.study(folder, train, test, specs, measures, training=training)
     distances = study.run().drop_vars(["energy", "euclidean_latent"])
     models: list[Any] = [study.fitted(config.fusion, seed).cpu().requires_grad_(False) for seed in study.seeds]
     groups = {"errors": errors(models, train, test), "distances": distances}
-    shapes = list(test.shapes.values())
+    shapes = list(test.views.values())
     if shapes[0] == shapes[1] and len(shapes[0]) == 2:
         groups["images"] = images_of(models[0], test, config.images)
     codes = xr.Dataset({"codes": (("row", "dimension"), models[0].encode(test.x[:400]).mean.numpy())})

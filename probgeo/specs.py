@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probgeo.rows import FileRows, row_blocks
 from probgeo.sources import is_users, source_digest
 
 __all__ = [
@@ -258,6 +259,8 @@ def _made(kind: type, fields: dict[str, Any]) -> Any:
 def digest(*parts: Any) -> str:
     """Sixteen hexadecimal digits that identify specs and arrays by content: equal content, equal digest.
 
+    Rows of a file are read block by block, and once for each version of the file.
+
     Args:
         parts: specs, numbers, strings, and tensors or arrays, which count by dtype, shape and values.
 
@@ -271,8 +274,20 @@ def digest(*parts: Any) -> str:
         >>> pg.specs.digest(pg.VAE(latent=2)) == pg.specs.digest(pg.VAE(latent=3))
         False
     """
+    if len(parts) == 1 and isinstance(parts[0], FileRows):
+        return parts[0].remembered(lambda: _digest(parts))
+    return _digest(parts)
+
+
+def _digest(parts: tuple[Any, ...]) -> str:
     state = hashlib.sha256()
     for part in parts:
+        if isinstance(part, FileRows):
+            state.update(f"{part.numbers}{part.shape}".encode())
+            for _, block in row_blocks(part):
+                state.update(block.cpu().numpy().reshape(-1).view(np.uint8).data)
+            state.update(b"\0")
+            continue
         if isinstance(part, Tensor):
             part = part.detach().cpu().numpy()
         if isinstance(part, np.ndarray):

@@ -12,7 +12,7 @@ NETWORK = pg.nn.MLP((8, 8))
 SPECS = {
     "single": pg.VAE(2, pg.Decoder(NETWORK), encoder=NETWORK),
     "ensemble": pg.VAE(2, pg.EnsembleDecoder(3, NETWORK), encoder=NETWORK),
-    "rbf": pg.VAE(2, pg.RBFDecoder(NETWORK, num_centers=5), encoder=NETWORK),
+    "rbf": pg.VAE(2, pg.RBFDecoder(NETWORK, num_centres=5), encoder=NETWORK),
     "dropout": pg.VAE(2, pg.DropoutDecoder(NETWORK, draws=3), encoder=NETWORK),
     "mean field": pg.VAE(2, pg.BayesianDecoder(NETWORK, draws=3), encoder=NETWORK),
     "counts": pg.VAE(2, pg.Decoder(NETWORK), pg.likelihoods.NegativeBinomial(), encoder=NETWORK),

@@ -89,7 +89,7 @@ def _seconds(call: Callable[[], None]) -> float:
 @torch.no_grad()
 def expected_energy(
     problem: Problem, path: Float[Tensor, "pair node latent"], num_segments: int
-) -> Float[Tensor, "pair"]:
+) -> Float[Tensor, " pair"]:
     """½ N Σ_i mean_s ‖f_s(z_{i+1}) − f_s(z_i)‖² of paths resampled to N + 1 nodes at constant speed.
 
     Between its nodes a path is a straight line, and its ends are the pair's, whatever the method.
@@ -115,7 +115,7 @@ def expected_energy(
 @torch.no_grad()
 def decorrelated_energy(
     problem: Problem, path: Float[Tensor, "pair node latent"], num_segments: int
-) -> Float[Tensor, "pair"]:
+) -> Float[Tensor, " pair"]:
     """Σ_i ‖m(z_{i+1}) − m(z_i)‖² + v(z_i) + v(z_{i+1}), m and v the members' mean and summed variance, as published.
 
     Args:
@@ -140,7 +140,7 @@ def _between_the_ends(problem: Problem, path: Float[Tensor, "pair node latent"])
     return torch.cat([ends[0].double(), path[:, 1:-1].double(), ends[1].double()], dim=1)
 
 
-def _squared_chords(members: torch.nn.Module, nodes: Float[Tensor, "node latent"]) -> Float[Tensor, "segment"]:
+def _squared_chords(members: torch.nn.Module, nodes: Float[Tensor, "node latent"]) -> Float[Tensor, " segment"]:
     chunks = [members(nodes[i : i + POINTS_AT_ONCE + 1]) for i in range(0, len(nodes) - 1, POINTS_AT_ONCE)]
     return torch.cat([values.diff(dim=1).square().sum(2).mean(0) for values in chunks])
 
@@ -156,7 +156,7 @@ def _at_uniform_times(nodes: Float[Tensor, "node latent"], num_segments: int) ->
 
 
 def _at_constant_speed(
-    nodes: Float[Tensor, "node latent"], lengths: Float[Tensor, "segment"], num_segments: int
+    nodes: Float[Tensor, "node latent"], lengths: Float[Tensor, " segment"], num_segments: int
 ) -> Float[Tensor, "new latent"]:
     """num_segments + 1 points of the polygon, equally far apart when its segments have these lengths."""
     travelled = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))

@@ -23,7 +23,7 @@ PAIRS_AT_ONCE = 10  # Pairs do not interact; few at once fit a processor's cache
 
 def sampled_energy(
     values: Float[Tensor, "member pair time observation"], generator: torch.Generator, num_draws: int = DRAWS
-) -> Float[Tensor, "pair"]:
+) -> Float[Tensor, " pair"]:
     """Σ ‖f_s(z_{i+1}) − f_t(z_i)‖², members s and t drawn anew for every segment, mean over the draws.
 
     Args:

@@ -130,8 +130,9 @@ def _table(config: Any) -> Scenario:
     if config.path is None:
         raise ValueError("path: expected a .csv or .tsv file for the scenario 'table'; got none.")
     found = sets.table(config.path, labels=config.label_column)
-    names = [column.name for column in found.columns]
-    return _split(config, found.data, pg.likelihoods.table_likelihood(found.columns), names, normalised=False)
+    columns = found.columns or ()
+    names = [column.name for column in columns]
+    return _split(config, found, pg.likelihoods.table_likelihood(columns), names, normalised=False)
 
 
 def _split(config: Any, data: Dataset, likelihood: Likelihood, names: Sequence[str], normalised: bool) -> Scenario:

@@ -1,9 +1,10 @@
 """Data: published sets (checksummed downloads, cached), folders of images, synthetic manifolds, pairs of rows."""
 
-from probgeo.datasets.counts import CountTable, branching_counts, count_table
-from probgeo.datasets.dataset import Dataset, Normalisation
-from probgeo.datasets.folders import celeba, image_folder, imagenette
-from probgeo.datasets.hands import hand_poses
+from probgeo.datasets.dataset import Column, Dataset, Normalisation
+from probgeo.datasets.files.counts import branching_counts, count_table, earliest_row
+from probgeo.datasets.files.images import celeba, image_folder, imagenette
+from probgeo.datasets.files.tables import table
+from probgeo.datasets.manifolds import blobs, circle, circles, s_curve, sphere, surface, swiss_roll, two_moons
 from probgeo.datasets.pairs import (
     all_pairs,
     class_regions,
@@ -12,8 +13,10 @@ from probgeo.datasets.pairs import (
     sample_pairs,
     sample_triples,
 )
-from probgeo.datasets.photographs import cifar10, cifar100, svhn
-from probgeo.datasets.published import cache_folder, digits, fashion_mnist, mnist, tasic
+from probgeo.datasets.published.hands import hand_poses
+from probgeo.datasets.published.images import cache_folder, digits, fashion_mnist, mnist, tasic
+from probgeo.datasets.published.neurons import neurons_expression, neurons_morphology
+from probgeo.datasets.published.photographs import cifar10, cifar100, svhn
 from probgeo.datasets.scenarios import (
     COLOURS,
     coloured,
@@ -25,26 +28,18 @@ from probgeo.datasets.scenarios import (
     with_labels,
     with_radius,
 )
-from probgeo.datasets.synthetic import blobs, circle, circles, s_curve, sphere, surface, swiss_roll, two_moons
-from probgeo.datasets.tables import Column, Table, table
 from probgeo.datasets.views import (
-    MultiView,
     image_and_inverse,
     image_halves,
     mnist_inverse,
-    neurons_expression,
-    neurons_morphology,
     two_views,
 )
 
 __all__ = [
     "COLOURS",
     "Column",
-    "CountTable",
     "Dataset",
-    "MultiView",
     "Normalisation",
-    "Table",
     "all_pairs",
     "blobs",
     "branching_counts",
@@ -60,6 +55,7 @@ __all__ = [
     "coloured_mnist",
     "count_table",
     "digits",
+    "earliest_row",
     "fashion_mnist",
     "gaussian_covariance",
     "gaussians",

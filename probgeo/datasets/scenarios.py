@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from probgeo.datasets.dataset import Dataset
-from probgeo.datasets.published import mnist
+from probgeo.datasets.published.images import mnist
 
 # Saturated, far apart from each other, and about equally bright.
 COLOURS = {
@@ -151,11 +151,9 @@ def projected(data: Dataset, ambient: int, seed: int = 0) -> Dataset:
     """
     frame, immersion = projection(data.x.shape[1], ambient, seed), data.immersion
     return dataclasses.replace(
-        data,
-        x=_projected(data.x, frame),
-        shape=(ambient,),
+        data.with_x(_projected(data.x, frame), (ambient,)),
         immersion=None if immersion is None else partial(_after, immersion=immersion, frame=frame),
-        normalisation=None,
+        distance=data.distance,
     )
 
 
@@ -185,7 +183,7 @@ def with_columns(data: Dataset, columns: Float[Tensor, "row column"]) -> Dataset
     if columns.ndim != 2 or len(columns) != len(data) or not columns.shape[1]:
         raise ValueError(f"columns: expected shape ({len(data)}, column); got {tuple(columns.shape)}.")
     x = torch.cat([data.x, columns.to(data.x)], dim=1)
-    return dataclasses.replace(data, x=x, shape=(x.shape[1],), immersion=None, distance=None, normalisation=None)
+    return data.with_x(x, (x.shape[1],))
 
 
 def with_labels(data: Dataset) -> Dataset:
@@ -261,7 +259,7 @@ def coloured(data: Dataset, seed: int = 0) -> tuple[Dataset, Float[Tensor, "row 
     codes = torch.from_numpy(np.random.default_rng(seed).integers(0, len(COLOURS), len(data)))
     rgb = torch.tensor(list(COLOURS.values()))[codes]
     x = (data.x[:, :, None] * rgb[:, None]).flatten(1)
-    images = dataclasses.replace(data, name=f"coloured_{data.name}", x=x, shape=(*data.shape, 3))
+    images = dataclasses.replace(data.with_x(x, (*data.shape, 3)), name=f"coloured_{data.name}")
     return images, one_hot(codes, len(COLOURS)).float()
 
 

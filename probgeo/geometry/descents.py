@@ -94,11 +94,11 @@ class Descents(NamedTuple):
     """Paths on their way down, several for a pair."""
 
     path: Float[Tensor, "start node latent"]
-    pair: Int[Tensor, "start"]
-    energy: Float[Tensor, "start"]
+    pair: Int[Tensor, " start"]
+    energy: Float[Tensor, " start"]
     durations: Float[Tensor, "start segment"]
-    steps: Int[Tensor, "start"]
-    status: Int[Tensor, "start"]
+    steps: Int[Tensor, " start"]
+    status: Int[Tensor, " start"]
 
     def those(self, which: Tensor) -> "Descents":
         """Some of them, by a mask or by their numbers."""

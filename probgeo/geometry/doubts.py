@@ -19,7 +19,7 @@ HALVINGS = 40
 
 def doubts(
     metric: Metric, path: Float[Tensor, "batch node latent"], chords: Float[Tensor, "batch segment"]
-) -> tuple[Bool[Tensor, "batch"], Bool[Tensor, "batch"]]:
+) -> tuple[Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
     """Which paths' lengths are rounding, and which leap.
 
     Rounding: chords within 10·eps·‖f‖ could make up a tenth of the length. A leap: on halving a long segment again and
@@ -50,9 +50,9 @@ def doubts(
 def worth_a_look(
     metric: Metric,
     path: Float[Tensor, "batch node latent"],
-    energy: Float[Tensor, "batch"],
-    length: Float[Tensor, "batch"],
-) -> Bool[Tensor, "batch"]:
+    energy: Float[Tensor, " batch"],
+    length: Float[Tensor, " batch"],
+) -> Bool[Tensor, " batch"]:
     """Paths that may have doubts, told without their chords: of uneven speed, or hardly longer than their rounding.
 
     Args:
@@ -66,8 +66,8 @@ def worth_a_look(
 
 
 def _is_leap(
-    metric: Metric, path: Float[Tensor, "batch node latent"], segment: Tensor, chord: Float[Tensor, "batch"]
-) -> Bool[Tensor, "batch"]:
+    metric: Metric, path: Float[Tensor, "batch node latent"], segment: Tensor, chord: Float[Tensor, " batch"]
+) -> Bool[Tensor, " batch"]:
     """Whether the chord of a segment stays, for the most part, in one half of it, however short."""
     rows = torch.arange(len(path), device=path.device)
     first, last = path[rows, segment], path[rows, segment + 1]

@@ -44,15 +44,15 @@ class Geodesics(NamedTuple):
     """
 
     path: Float[Tensor, "batch node latent"]
-    energy: Float[Tensor, "batch"]
-    length: Float[Tensor, "batch"]
-    steps: Int[Tensor, "batch"]
-    status: Int[Tensor, "batch"]
-    rivals: Int[Tensor, "batch"]
-    gap: Float[Tensor, "batch"]
+    energy: Float[Tensor, " batch"]
+    length: Float[Tensor, " batch"]
+    steps: Int[Tensor, " batch"]
+    status: Int[Tensor, " batch"]
+    rivals: Int[Tensor, " batch"]
+    gap: Float[Tensor, " batch"]
 
 
-def energy(metric: Energy, path: Points) -> Float[Tensor, "batch"]:
+def energy(metric: Energy, path: Points) -> Float[Tensor, " batch"]:
     """Discrete energy of each path; ½ N Σ ‖r_i‖² for a metric.
 
     Args:
@@ -78,7 +78,7 @@ def energy(metric: Energy, path: Points) -> Float[Tensor, "batch"]:
     return metric.measure(nodes_of("path", path)).energy
 
 
-def length(metric: Metric, path: Points) -> Float[Tensor, "batch"]:
+def length(metric: Metric, path: Points) -> Float[Tensor, " batch"]:
     """Discrete length L = Σ ‖r_i‖ of each path.
 
     Args:
@@ -176,7 +176,7 @@ def geodesic(
     return solution
 
 
-def _doubted(metric: Metric, found: Geodesics) -> Int[Tensor, "batch"]:
+def _doubted(metric: Metric, found: Geodesics) -> Int[Tensor, " batch"]:
     """The status, once rounding and jumps are looked for where energy and length leave room for them."""
     status = found.status.clone()
     pairs = (status != Status.NONFINITE).nonzero()[:, 0]
@@ -192,8 +192,8 @@ def with_doubts(
     metric: Metric,
     path: Float[Tensor, "batch node latent"],
     chords: Float[Tensor, "batch segment"],
-    status: Int[Tensor, "batch"],
-) -> Int[Tensor, "batch"]:
+    status: Int[Tensor, " batch"],
+) -> Int[Tensor, " batch"]:
     """The status of paths, ROUNDING or JUMP where their length is not to be trusted; NONFINITE stays.
 
     Args:

@@ -233,7 +233,7 @@ class Graph:
         points = torch.cat([self._nodes, ends.to(self._nodes)])
         return near, self._weights(points, edges, self._pieces).reshape(near.shape)
 
-    def _trees(self, near: np.ndarray, weights: np.ndarray, limit: Float[np.ndarray, "end"]) -> Trees:
+    def _trees(self, near: np.ndarray, weights: np.ndarray, limit: Float[np.ndarray, " end"]) -> Trees:
         """Shortest paths, as long as their end's limit at most, from ends given as edges (end, exit) out of each.
 
         An end has edges out only, so that no path leads through another one: pairs do not see each other.
@@ -255,8 +255,8 @@ class Graph:
 
 
 def _groups(
-    first: Int[np.ndarray, "pair"], second: Int[np.ndarray, "pair"], most: int
-) -> Iterator[Int[np.ndarray, "some"]]:
+    first: Int[np.ndarray, " pair"], second: Int[np.ndarray, " pair"], most: int
+) -> Iterator[Int[np.ndarray, " some"]]:
     """Pairs in groups that have at most so many ends between them."""
     rows: list[int] = []
     ends: set[int] = set()

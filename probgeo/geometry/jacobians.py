@@ -74,7 +74,7 @@ class Affine:
         bias: b_s, (member, out).
     """
 
-    def __init__(self, weight: Float[Tensor, "member in out"], bias: Float[Tensor, "member out"]) -> None:
+    def __init__(self, weight: Float[Tensor, " member in out"], bias: Float[Tensor, "member out"]) -> None:
         self.weight = weight
         self.bias = bias
 

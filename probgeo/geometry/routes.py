@@ -26,14 +26,14 @@ class Starts(NamedTuple):
     """Initial paths, several for a pair."""
 
     path: Float[Tensor, "start node latent"]  #: nodes, ends included
-    pair: Int[Tensor, "start"]  #: whose start each is; never decreasing, every pair has one
+    pair: Int[Tensor, " start"]  #: whose start each is; never decreasing, every pair has one
 
 
 class Beaten(NamedTuple):
     """Paths that another one of their pair beats."""
 
-    pair: Int[Tensor, "rival"]
-    excess: Float[Tensor, "rival"]  #: how much longer than the best, relative
+    pair: Int[Tensor, " rival"]
+    excess: Float[Tensor, " rival"]  #: how much longer than the best, relative
 
 
 @runtime_checkable
@@ -54,12 +54,17 @@ class Trees(NamedTuple):
 class Vias(NamedTuple):
     """Nodes that lead from one end of a pair to the other by shortest paths from both."""
 
-    pair: Int[np.ndarray, "via"]
-    node: Int[np.ndarray, "via"]
+    pair: Int[np.ndarray, " via"]
+    node: Int[np.ndarray, " via"]
 
 
 def vias(
-    trees: Trees, first: Int[np.ndarray, "pair"], second: Int[np.ndarray, "pair"], reach: float, share: float, most: int
+    trees: Trees,
+    first: Int[np.ndarray, " pair"],
+    second: Int[np.ndarray, " pair"],
+    reach: float,
+    share: float,
+    most: int,
 ) -> Vias:
     """A node of the shortest path of each pair, and one of each plateau of paths nearly as short; the shortest first.
 
@@ -81,7 +86,7 @@ def vias(
     return Vias(pair, np.concatenate([*found, np.zeros(0, dtype=np.int64)]))
 
 
-def _vias_of_pair(trees: Trees, first: int, second: int, reach: float, share: float) -> Int[np.ndarray, "via"]:
+def _vias_of_pair(trees: Trees, first: int, second: int, reach: float, share: float) -> Int[np.ndarray, " via"]:
     nodes = trees.distance.shape[1] - len(trees.distance)
     to_first, to_second = trees.distance[first, :nodes], trees.distance[second, :nodes]
     before, after = trees.previous[first], trees.previous[second]
@@ -108,7 +113,7 @@ def _vias_of_pair(trees: Trees, first: int, second: int, reach: float, share: fl
 
 
 def trails(
-    previous: Int[np.ndarray, "end node"], row: Int[np.ndarray, "pair"], last: Int[np.ndarray, "pair"]
+    previous: Int[np.ndarray, "end node"], row: Int[np.ndarray, " pair"], last: Int[np.ndarray, " pair"]
 ) -> np.ndarray:
     """Nodes from each row's end to its last node, (pair, step), the end repeated in front of shorter trails."""
     trail = [last]
@@ -133,18 +138,18 @@ def interpolated(
     return torch.lerp(points.gather(1, index - 1), points.gather(1, index), t[..., None])
 
 
-def firsts(pair: Int[Tensor, "start"]) -> Bool[Tensor, "start"]:
+def firsts(pair: Int[Tensor, " start"]) -> Bool[Tensor, " start"]:
     """Which starts are the first of their pair."""
     return torch.cat([pair.new_ones(min(1, len(pair)), dtype=torch.bool), pair[1:] != pair[:-1]])
 
 
-def ranked(pair: Int[Tensor, "start"], energy: Float[Tensor, "start"]) -> Int[Tensor, "start"]:
+def ranked(pair: Int[Tensor, " start"], energy: Float[Tensor, " start"]) -> Int[Tensor, " start"]:
     """Starts by pair, and of each pair the lowest first; those without a finite energy last."""
     order = torch.argsort(energy.nan_to_num(nan=torch.inf), stable=True)
     return order[torch.argsort(pair[order], stable=True)]
 
 
-def excess(pair: Int[Tensor, "start"], energy: Float[Tensor, "start"]) -> Float[Tensor, "start"]:
+def excess(pair: Int[Tensor, " start"], energy: Float[Tensor, " start"]) -> Float[Tensor, " start"]:
     """√(E / E₁) − 1, E₁ the least of the pair's energies: for paths of constant speed, how much longer they are."""
     order = ranked(pair, energy)
     group = firsts(pair[order]).cumsum(0) - 1
@@ -168,9 +173,9 @@ def split(starts: Starts, count: int) -> Iterator[Starts]:
 def distinct(
     metric: Energy,
     path: Float[Tensor, "start node latent"],
-    pair: Int[Tensor, "start"],
-    energy: Float[Tensor, "start"],
-) -> Bool[Tensor, "start"]:
+    pair: Int[Tensor, " start"],
+    energy: Float[Tensor, " start"],
+) -> Bool[Tensor, " start"]:
     """Which paths are the lowest of their valley: E((p + q)/2) > (1 + slack) max(E(p), E(q)) for any two of one pair.
 
     Two paths are in one valley where no ridge is between them, that is where the path halfway costs no more than the

@@ -88,7 +88,7 @@ class Likelihood(abc.ABC):
         """Raise ValueError, with the first offending place, if x is outside the support."""
         for begin in range(0, len(x), _ROWS):
             rows = x[begin : begin + _ROWS]
-            for fault in self.faults(rows):
+            for fault in (*self.faults(rows), _too_large(rows)):
                 places = fault.bad.nonzero()
                 if len(places):
                     row, column = places[0].tolist()
@@ -135,6 +135,13 @@ class TwoParameterLikelihood(Likelihood):
 def not_finite(x: Float[Tensor, "row feature"]) -> Fault:
     """Values that are NaN or infinite."""
     return Fault(~torch.isfinite(x), "finite values", "Remove or impute them.")
+
+
+def _too_large(x: Float[Tensor, "row feature"]) -> Fault:
+    """Values whose squares, summed over rows and features, may be no numbers any more."""
+    limit = torch.finfo(x.dtype).max ** 0.25
+    expected = f"values up to {limit:.0e}, whose squares can be summed in {x.dtype}"
+    return Fault(x.abs() > limit, expected, "Rescale x.")
 
 
 def outside_unit_interval(x: Float[Tensor, "row feature"], name: str) -> Fault:

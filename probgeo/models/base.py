@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric, PullbackMetric
 from probgeo.geometry.points import Points, points_of
+from probgeo.rows import FileRows, row_blocks
 
 
 class Encoding(NamedTuple):
@@ -75,7 +76,7 @@ class LatentModel(abc.ABC):
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
         """E[x | z], averaged over what the decoder is uncertain of; differentiable in z."""
 
-    def reconstruct(self, x: Float[Tensor, "row *feature"]) -> Float[Tensor, "row observation"]:
+    def reconstruct(self, x: Float[Tensor, " row *feature"]) -> Float[Tensor, "row observation"]:
         """E[x | z] at the mean of q(z | x)."""
         return self.decode(self.encode(x).mean)
 
@@ -202,21 +203,25 @@ class ModelSpec(abc.ABC):
         """Functions that the model's metric averages over; 1 where it needs no draws."""
 
     @final
-    def check(self, x: Tensor) -> None:
-        """Raise if x cannot be data of this model.
+    def check(self, x: Tensor | FileRows) -> None:
+        """Raise if x cannot be data of this model; rows of a file are read block by block.
 
         Raises:
             TypeError: x is not a floating-point tensor.
             ValueError: x is not (row, feature), is empty, or has values that the model has no place for.
         """
-        if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
+        if not isinstance(x, Tensor | FileRows) or x.dtype not in (torch.float32, torch.float64):
             raise TypeError(
                 f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x).__name__)}. Use x.float(), or "
                 "x.double()."
             )
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(f"x: expected shape (row, feature), neither empty; got {tuple(x.shape)}.")
-        self._check_values(x)
+        for begin, block in row_blocks(x) if isinstance(x, FileRows) else [(0, x)]:
+            try:
+                self._check_values(block)
+            except ValueError as error:
+                raise ValueError(f"{error} (Rows are counted from row {begin}.)" if begin else str(error)) from error
 
     @final
     def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> Any:  # of the spec's own kind

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgeo.likelihoods import Likelihood, Parameters
+from probgeo.rows import FileRows, in_memory, spread
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,12 @@ def inside(phase: Phase, path: str, data: Callable[[Any, Any], Any]) -> Phase:
     def start_part(module: nn.Module, fitted_to: Any, seed: int) -> None:
         assert start is not None
         with torch.no_grad():
-            given = data(module, fitted_to)
+            given = data(module, in_memory(fitted_to))
         start(module.get_submodule(path), given, seed)
 
     @torch.no_grad()
     def check_part(module: nn.Module, fitted_to: Any) -> None:
-        given = data(module, fitted_to)
+        given = data(module, in_memory(fitted_to))
         if check is not None:
             check(module.get_submodule(path), given)
 
@@ -110,8 +111,8 @@ def with_decoder(phase: Phase) -> Phase:
 
 
 @torch.no_grad()
-def start_from_data(model: Any, x: Float[Tensor, "row feature"], seed: int) -> None:
+def start_from_data(model: Any, x: Float[Tensor, "row feature"] | FileRows, seed: int) -> None:
     """The likelihood's own parameters at values that suit x: a noise level that starts far off is slow to learn."""
-    values: Mapping[str, Tensor] = model.spec.likelihood.initial_parameters(x.shape[1], x)
+    values: Mapping[str, Tensor] = model.spec.likelihood.initial_parameters(x.shape[1], spread(x))
     for name, value in values.items():
         model.shared[name].copy_(value)

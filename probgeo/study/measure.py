@@ -10,9 +10,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from probgeo.datasets.mapped import as_rows
 from probgeo.geometry.geodesics import Status
-from probgeo.geometry.points import rows_of
 from probgeo.models.base import LatentModel, ModelSpec
+from probgeo.rows import FileRows, row_blocks
 from probgeo.study.asked import Asked, checked
 from probgeo.study.jobs import carried_out
 from probgeo.study.measures import DEFAULT_MEASURES, Euclidean, Measure
@@ -65,7 +66,7 @@ def measure(
     Args:
         models: by name, models that were trained independently, on the same data; lists may be of unequal lengths.
         x: observations (row, feature) that the models were trained on, whose codes are where paths may go; a tensor,
-            an array or a table, as all rows here.
+            an array or a table, as all rows here; what is mapped from a file stays there, as in `fit`.
         pairs: rows of `points` (pair, 2) whose distances are measured.
         measures: by name; `euclidean`, the distance of the codes, is always there.
         points: observations that `pairs` refers to, e.g. a test set; None for `x`.
@@ -123,8 +124,7 @@ def measure(
     if not models or not all(len(retrainings) for retrainings in models.values()):
         raise ValueError(f"models: expected at least one, each with at least one training; got {_sizes(models)}.")
     measures = with_euclidean(measures)
-    x = rows_of("x", x)
-    points = checked_points(x, points)
+    x, points = checked_data("x", x, points)
     acquaint((found[0] for found in models.values()), x)
     asked = checked(pairs, triples, regions, len(points), {name: found[0] for name, found in models.items()})
     jobs = [(model, x, points, asked, applicable(measures, model)) for found in models.values() for model in found]
@@ -139,7 +139,7 @@ def _listed(retrainings: Any) -> Any:
     return list(retrainings) if isinstance(retrainings, Iterator) else retrainings
 
 
-def acquaint(models: Iterable[LatentModel | ModelSpec], x: Tensor) -> None:
+def acquaint(models: Iterable[LatentModel | ModelSpec], x: Tensor | FileRows) -> None:
     """Models that read their dimensions off the first rows that they encode have them."""
     for model in models:
         if not hasattr(model, "latent"):
@@ -172,16 +172,24 @@ def with_euclidean(measures: Mapping[str, Measure]) -> dict[str, Measure]:
     return {**measures, EUCLIDEAN: Euclidean()}
 
 
-def checked_points(x: Tensor, points: Rows | None) -> Tensor:
-    """The points that rows are counted in: x, where there are no others.
+def checked_data(name: str, x: Rows, points: Rows | None) -> tuple[Tensor | FileRows, Tensor | FileRows]:
+    """Data, and the points that rows are counted in: x, where there are no others; of the same kind.
 
     Raises:
+        TypeError: neither tensors, arrays nor tables of numbers.
         ValueError: points of other features than x.
     """
-    points = x if points is None else rows_of("points", points).to(x)
-    if points.shape[1:] != x.shape[1:]:
-        raise ValueError(f"points: expected the {x.shape[-1]} features of data; got shape {tuple(points.shape)}.")
-    return points
+    x = as_rows(name, x)
+    if points is None:
+        return x, x
+    points = as_rows("points", points)
+    points = points.to(x.device, x.dtype) if isinstance(points, Tensor) else points.to(x.device)
+    if points.shape[1:] != x.shape[1:] or points.dtype != x.dtype:
+        raise ValueError(
+            f"points: expected the {x.shape[-1]} features of data, {x.dtype}; got shape {tuple(points.shape)}, "
+            f"{points.dtype}."
+        )
+    return x, points
 
 
 def applicable(measures: Mapping[str, Measure], model: LatentModel | ModelSpec) -> dict[str, Measure]:
@@ -190,24 +198,30 @@ def applicable(measures: Mapping[str, Measure], model: LatentModel | ModelSpec) 
 
 
 @torch.no_grad()
-def measured(model: LatentModel, x: Tensor, points: Tensor, asked: Asked, measures: Mapping[str, Measure]) -> Row:
+def measured(
+    model: LatentModel, x: Tensor | FileRows, points: Tensor | FileRows, asked: Asked, measures: Mapping[str, Measure]
+) -> Row:
     """All measures of one model, or why there is nothing to measure."""
     # Each row once, so that equal ends have equal codes to the last digit.
     needed = torch.cat([part.flatten() for parts in asked.rows().values() for part in parts]).unique()
-    codes = model.encode(x).mean.detach()
+    codes = _codes(model, x)
     lost = _fault(codes)
     if lost:
         return lost
     row = {}
     for name, how in measures.items():
         subject = how.subject(model)
-        own = codes if subject is model else subject.encode(x).mean.detach()
+        own = codes if subject is model else _codes(subject, x)
         at_rows = subject.encode(points[needed.to(points.device)]).mean.detach()
         row[name] = xr.merge(
             _labelled(quantity, quantity.measured(how, subject, _codes_of(parts, needed, at_rows), own))
             for quantity, parts in asked.rows().items()
         )
     return row
+
+
+def _codes(model: LatentModel, x: Tensor | FileRows) -> Tensor:
+    return torch.cat([model.encode(block).mean.detach() for _, block in row_blocks(x)])
 
 
 def _codes_of(parts: Sequence[Tensor], needed: Tensor, codes: Tensor) -> list[Tensor]:
@@ -234,7 +248,7 @@ def _labelled(quantity: Quantity, values: Mapping[str, Tensor]) -> xr.Dataset:
 
 
 def assembled(
-    found: Mapping[str, Sequence[Row]], measures: Mapping[str, Measure], asked: Asked, points: Tensor
+    found: Mapping[str, Sequence[Row]], measures: Mapping[str, Measure], asked: Asked, points: Tensor | FileRows
 ) -> xr.Dataset:
     """One dataset of all rows, by model and retraining; warns of those that are lost."""
     length = max(len(rows) for rows in found.values())

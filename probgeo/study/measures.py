@@ -128,7 +128,7 @@ def _applies(metric: Any, model: LatentModel | ModelSpec) -> bool:
 
 def angle_between(
     tensor: Float[Tensor, "batch latent latent"], u: Float[Tensor, "batch latent"], v: Float[Tensor, "batch latent"]
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     """∠(u, v) = 2 atan2(‖u/‖u‖ − v/‖v‖‖, ‖u/‖u‖ + v/‖v‖‖) in G, accurate near 0 and π too; NaN where one is zero.
 
     References:

@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from probgeo.disk import whole_file
+from probgeo.rows import FileRows
 from probgeo.specs import digest
 from probgeo.study.asked import Asked
 from probgeo.study.quantities import Quantity
@@ -23,11 +24,11 @@ REVISION = 2
 class Held:
     """A study's inputs in memory: for work that is done here."""
 
-    x: Tensor
-    points: Tensor
+    x: Tensor | FileRows
+    points: Tensor | FileRows
     asked: Asked
 
-    def load(self) -> tuple[Tensor, Tensor, Asked]:
+    def load(self) -> tuple[Tensor | FileRows, Tensor | FileRows, Asked]:
         """Data, points, and what is asked for."""
         return self.x, self.points, self.asked
 
@@ -36,11 +37,13 @@ class Held:
 class Mapped:
     """A study's inputs in files, by their names, and the device that they go to: for workers, which map them.
 
+    Rows that are in a file already stay there.
+
     Built by `Mapped.written`.
     """
 
-    x: Path
-    points: Path
+    x: Path | FileRows
+    points: Path | FileRows
     pairs: Path
     triples: Path | None
     regions: tuple[tuple[str, Path], ...]
@@ -59,19 +62,20 @@ class Mapped:
 
         asked = held.asked
         return cls(
-            kept(held.x, x_digest),
-            kept(held.points, points_digest),
+            held.x if isinstance(held.x, FileRows) else kept(held.x, x_digest),
+            held.points if isinstance(held.points, FileRows) else kept(held.points, points_digest),
             kept(asked.pairs, digest(asked.pairs)),
             None if asked.triples is None else kept(asked.triples, digest(asked.triples)),
             tuple((name, kept(rows, digest(rows))) for name, rows in asked.regions.items()),
             str(held.x.device),
         )
 
-    def load(self) -> tuple[Tensor, Tensor, Asked]:
+    def load(self) -> tuple[Tensor | FileRows, Tensor | FileRows, Asked]:
         """Data, points, and what is asked for."""
         triples = None if self.triples is None else _mapped(self.triples)
         asked = Asked(_mapped(self.pairs), triples, {name: _mapped(path) for name, path in self.regions})
-        return _mapped(self.x).to(self.device), _mapped(self.points).to(self.device), asked
+        x, points = (part if isinstance(part, FileRows) else _mapped(part) for part in (self.x, self.points))
+        return x.to(self.device), points.to(self.device), asked
 
 
 def _mapped(path: Path) -> Tensor:

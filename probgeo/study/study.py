@@ -7,12 +7,12 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from probgeo.disk import whole_file
-from probgeo.geometry.points import rows_of
 from probgeo.models.base import FittedModel, LatentModel, ModelSpec
 from probgeo.specs import digest, to_config
 from probgeo.study.asked import checked
@@ -24,7 +24,7 @@ from probgeo.study.measure import (
     acquaint,
     applicable,
     assembled,
-    checked_points,
+    checked_data,
     measured,
     with_euclidean,
 )
@@ -46,6 +46,7 @@ class Study:
             a run that was killed, or asks for more seeds, other pairs or other measures, computes what is missing and
             nothing else. A function or class of the user's own is part of a key by its source.
         data: observations (row, feature) that the models are trained on, floating point; everything runs on its device.
+            What is mapped from a file stays there, as in `fit`.
         pairs: rows of `points` (pair, 2) whose distances are measured.
         models: by name, specs to train, or lists of models that were trained elsewhere, one per training.
         seeds: one retraining of every spec per seed; none where there are no specs.
@@ -99,17 +100,18 @@ class Study:
         self.models, self.seeds = dict(models), checked_seeds(seeds)
         _check(self.models, self.seeds)
         self.measures = with_euclidean(measures)
-        self.data = data = rows_of("data", data)
-        self.points = checked_points(data, points)
+        self.data: Any
+        self.points: Any
+        self.data, self.points = checked_data("data", data, points)
         described = {name: self._described(name) for name in self.models}
-        acquaint(described.values(), data)
+        acquaint(described.values(), self.data)
         self.asked = checked(pairs, triples, regions, len(self.points), described)
-        self.pairs = self.asked.pairs.to(data.device)
+        self.pairs = self.asked.pairs.to(self.data.device)
         for model in self.models.values():
             if isinstance(model, ModelSpec):
-                model.check(data)
+                model.check(self.data)
                 model.check(self.points)
-        self._data_digest = digest(data)
+        self._data_digest = digest(self.data)
         self._points_digest = self._data_digest if points is None else digest(self.points)
         # Every key once, before anything is trained: what cannot be named is refused here.
         self._trainings = {name: self._training_keys(name) for name in self.models}

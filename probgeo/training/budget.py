@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probgeo.models.vae import LatentSpec
+from probgeo.rows import FileRows
 from probgeo.training.objective import noise_shapes
 from probgeo.training.recording import bytes_made
 from probgeo.training.stacks import MAX_NOISE, examples, pyro_settings
@@ -22,12 +23,14 @@ PASSES = 3
 
 
 @pyro_settings()
-def bytes_of_retraining(spec: LatentSpec, train: Tensor, held_out: Tensor | None, seed: int, batch_size: int) -> int:
+def bytes_of_retraining(
+    spec: LatentSpec, train: Tensor | FileRows, held_out: Tensor | FileRows | None, seed: int, batch_size: int
+) -> int:
     """Modelled memory: 7 · weights + 3 · all that a forward pass on a minibatch makes + 2 · the noise drawn at once.
 
     On rows held out there is no derivative, so that one forward pass counts; where it makes more than those of the
-    minibatch, it takes their place. Measured peaks were 0.7 to 1.6 times as
-    much for all decoders, hence only half of a memory is given out.
+    minibatch, it takes their place. Measured peaks were 0.7 to 1.6 times as much
+    for all decoders, hence only half of a memory is given out.
 
     Args:
         spec: of the models.
@@ -36,13 +39,13 @@ def bytes_of_retraining(spec: LatentSpec, train: Tensor, held_out: Tensor | None
         seed: of the retraining that is tried.
         batch_size: rows of a minibatch.
     """
-    model = spec.build(train.shape[1], seed).to(train)
+    model = spec.build(train.shape[1], seed).to(train[:1])
     minibatch, *blocks = examples(train, held_out, batch_size)
     weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     made = [bytes_made(partial(noise_shapes, model, rows)) for rows in (minibatch, *blocks)]
     noise = sum(shape.numel() for shape in noise_shapes(model, minibatch).values())
     at_once = min(max(noise, MAX_NOISE), noise * (len(train) // len(minibatch)))
-    return COPIES_OF_WEIGHTS * weights + max(PASSES * made[0], *made) + 2 * at_once * train.element_size()
+    return COPIES_OF_WEIGHTS * weights + max(PASSES * made[0], *made) + 2 * at_once * minibatch.element_size()
 
 
 def memory_of(device: torch.device) -> float:
@@ -58,7 +61,14 @@ def memory_of(device: torch.device) -> float:
     return float(min(limits))
 
 
-def num_at_once(spec: LatentSpec, train: Tensor, held_out: Tensor | None, seed: int, batch_size: int, most: int) -> int:
+def num_at_once(
+    spec: LatentSpec,
+    train: Tensor | FileRows,
+    held_out: Tensor | FileRows | None,
+    seed: int,
+    batch_size: int,
+    most: int,
+) -> int:
     """How many retrainings are trained at once: at most `most`, in half of the device's memory; at least one.
 
     It follows from sizes alone, and not from what else is running, so that one machine divides a stack in one way.

@@ -3,6 +3,7 @@
 import operator
 import os
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probgeo.geometry.points import rows_of
+from probgeo.datasets.mapped import as_rows
+from probgeo.likelihoods import Likelihood
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
+from probgeo.rows import FileRows, in_memory, row_blocks
 from probgeo.seeds import stream
 from probgeo.specs import current_config, digest, to_config
 from probgeo.training import storage
@@ -29,6 +32,13 @@ CHECKPOINT_FORMAT = 2
 
 # Pyro's stack of handlers and torch's random state belong to the process: threads take turns.
 _TURN = threading.RLock()
+
+
+LARGEST_INPUT = 100.0  # beyond which a network's initial weights do not suit what it reads
+
+
+class UnsuitableData(UserWarning):
+    """Data that a model can be trained on, but hardly to any use."""
 
 
 class TrainingDiverged(ArithmeticError):
@@ -81,7 +91,10 @@ def fit(
 
     Args:
         spec: what to train, e.g. `VAE(...)` or `GPLVM(...)`.
-        x: data (row, observation), floating point: a tensor, on whose device training runs, an array or a table.
+        x: data (row, observation), floating point: a tensor, on whose device training runs, an array or a table. An
+            array that is mapped from a file (`numpy.load(..., mmap_mode="r")`) or a store of chunks (zarr, h5py) stays
+            there: no more than blocks of rows are in memory, except where a decoder is fitted to all codes at once
+            (RBF, GP, last layer), and of conditional, shared and Gaussian process latent variable models.
         seeds: one retraining per seed.
         training: epochs, batch size, optimiser, learning rates, validation, early stopping.
         folder: where retraining `seed` is saved, as `folder/seed-<seed>`; finished ones are loaded instead of trained,
@@ -105,6 +118,9 @@ def fit(
         TrainingDiverged: an objective became NaN or infinite; the message names seeds and epochs, and
             its `models` are all retrainings. It is raised again for finished ones: to go on, leave these seeds out.
 
+    Warns:
+        UnsuitableData: all rows are equal, or values are far larger than networks read well.
+
     Example:
         >>> import torch, probgeo as pg
         >>> x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
@@ -119,7 +135,7 @@ def fit(
         raise TypeError(f"training: expected Training(...); got {training!r}.")
     if not isinstance(spec, ModelSpec):
         raise TypeError(f"spec: expected a spec, such as VAE(latent=2); got {_named(spec)}.")
-    x = rows_of("x", x)
+    x = as_rows("x", x)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one seed, none repeated; got {seeds}.")
     if stack < 1:
@@ -133,6 +149,7 @@ def fit(
         models = _finished(Path(folder), seeds, spec, identity) if folder else {}
         pending = [seed for seed in seeds if seed not in models]
         if pending:
+            _warn_of(spec, x)
             stack = _at_once(spec, parts, seeds[0], training.batch_size, stack)
         groups = _groups(Path(folder) if folder else None, seeds, pending, stack, spec, identity)
         epochs = sum(num_epochs(phase, training) for phase in spec.build(x.shape[1], seed=0).phases)
@@ -142,7 +159,7 @@ def fit(
                 bar.set_description(f"training {source}, seeds {some[0]} to {some[-1]}")
                 group: Group
                 if isinstance(spec, GPLVM):
-                    group = SingleGPLVM(spec, x, some[0], training.batch_size)
+                    group = SingleGPLVM(spec, in_memory(x), some[0], training.batch_size)
                 else:
                     assert isinstance(spec, LatentSpec)
                     group = Stack(spec, *parts, some, training.batch_size)
@@ -166,7 +183,9 @@ def fit(
     return found
 
 
-def _at_once(spec: ModelSpec, parts: tuple[Tensor, Tensor | None], seed: int, batch_size: int, most: int) -> int:
+def _at_once(
+    spec: ModelSpec, parts: tuple[Tensor | FileRows, Tensor | FileRows | None], seed: int, batch_size: int, most: int
+) -> int:
     """How many retrainings are trained at once."""
     if isinstance(spec, GPLVM):
         return 1
@@ -188,6 +207,24 @@ def checked_seeds(seeds: Any) -> list[int]:
     except TypeError as error:
         name = f" Did you mean range({seeds})?" if isinstance(seeds, int) else ""
         raise TypeError(f"seeds: {advice}; got {seeds!r}.{name}") from error
+
+
+def _warn_of(spec: ModelSpec, x: Tensor | FileRows) -> None:
+    """Warn of rows that are all equal, and of values that no network reads well."""
+    blocks = [torch.stack(block.aminmax(dim=0)) for _, block in row_blocks(x)]
+    low, high = torch.stack(blocks).amin(0)[0], torch.stack(blocks).amax(0)[1]
+    if torch.equal(low, high):
+        warnings.warn("x: all rows are equal, so that there is nothing to learn.", UnsuitableData, 3)
+    likelihood = getattr(spec, "likelihood", None)
+    as_it_is = likelihood is not None and type(likelihood).encoder_input is Likelihood.encoder_input
+    largest = float(torch.stack([low, high]).abs().nan_to_num().amax())
+    if as_it_is and largest > LARGEST_INPUT:
+        warnings.warn(
+            f"x: values reach {largest:.4g}, and networks read them as they are: training is slow then, or diverges. "
+            "Give images in [0, 1], and other data in units of their standard deviation: Dataset.normalised().",
+            UnsuitableData,
+            3,
+        )
 
 
 def _named(value: Any) -> str:
@@ -213,8 +250,8 @@ def _divergence(model: FittedModel) -> str:
     return model.history.attrs["diverged"] if model.history is not None else ""
 
 
-def _split(x: Tensor, training: Training) -> tuple[Tensor, Tensor | None]:
-    """The rows to train on, and those held out."""
+def _split(x: Tensor | FileRows, training: Training) -> tuple[Tensor | FileRows, Tensor | FileRows | None]:
+    """The rows to train on, and those held out; those of a file stay there."""
     num_held_out = round(training.validation * len(x))
     if len(x) - num_held_out < 2:
         raise ValueError(
@@ -228,7 +265,8 @@ def _split(x: Tensor, training: Training) -> tuple[Tensor, Tensor | None]:
             )
         return x, None
     order = torch.randperm(len(x), generator=stream("validation", len(x))).to(x.device)
-    return x[order[num_held_out:]], x[order[:num_held_out]]
+    held_out, kept = order.split([num_held_out, len(x) - num_held_out])
+    return (x.rows(kept), x.rows(held_out)) if isinstance(x, FileRows) else (x[kept], x[held_out])
 
 
 def _checkpoint(folder: Path, identity: dict[str, Any], spec: ModelSpec, seeds: list[int]) -> Path:

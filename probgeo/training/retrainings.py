@@ -180,7 +180,8 @@ def results(group: Group, state: State) -> Iterator[tuple[int, FittedModel, dict
     """(seed, model, what to say of it, last parameters of the last phase) per retraining."""
     for index, seed in enumerate(state.seeds):
         history = history_of(state, index)
-        model = group.spec.build(group.train.shape[1], seed, history=history).to(group.train)
+        model = group.spec.build(group.train.shape[1], seed, history=history)
+        model = model.to(device=group.train.device, dtype=group.train.dtype)
         model.load_state_dict(group.member(index).state_dict())
         # Seconds are not in the history: there, equal runs are equal.
         extra = {**history.attrs, "seconds": state.seconds[index].item()}

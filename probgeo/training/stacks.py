@@ -18,6 +18,7 @@ from probgeo.models.phase import Phase
 from probgeo.models.vae import LatentSpec
 from probgeo.nn import Stacked
 from probgeo.nn.affine import batched_linear_layers
+from probgeo.rows import FileRows
 from probgeo.training.objective import ELBO, noise_shapes, random_noise, random_rows
 from probgeo.training.optimisers import gradients_of
 from probgeo.training.recording import NotRecordable, Recording
@@ -40,14 +41,14 @@ def pyro_settings() -> Iterator[None]:
 
 
 class Minibatch(NamedTuple):
-    """Rows, noise and β of one step."""
+    """FileRows, noise and β of one step."""
 
     x: Float[Tensor, "retraining row feature"]
     noise: dict[str, Tensor]  #: standard normal, (retraining, *shape), by latent variable
     beta: Float[Tensor, "retraining latent"]
 
 
-def examples(train: Tensor, held_out: Tensor | None, batch_size: int) -> list[Tensor]:
+def examples(train: Tensor | FileRows, held_out: Tensor | FileRows | None, batch_size: int) -> list[Tensor]:
     """Rows like those of a minibatch, then like those that are validated at once: one of each number, largest first."""
     blocks = [] if held_out is None else [held_out[:VALIDATED_ROWS], held_out[: len(held_out) % VALIDATED_ROWS]]
     return [train[:batch_size], *(rows for rows in blocks if len(rows))]
@@ -66,10 +67,16 @@ class Stack:
 
     @pyro_settings()
     def __init__(
-        self, spec: LatentSpec, train: Tensor, held_out: Tensor | None, seeds: Sequence[int], batch_size: int
+        self,
+        spec: LatentSpec,
+        train: Tensor | FileRows,
+        held_out: Tensor | FileRows | None,
+        seeds: Sequence[int],
+        batch_size: int,
     ) -> None:
         self.spec, self.train, self.held_out, self.seeds = spec, train, held_out, tuple(seeds)
-        models = [spec.build(train.shape[1], seed).to(train) for seed in seeds]
+        self.like = train[:1]  # tells device and kind of numbers
+        models = [spec.build(train.shape[1], seed).to(self.like) for seed in seeds]
         self.phases = models[0].phases
         for phase in self.phases:
             if phase.check:
@@ -129,7 +136,7 @@ class Stack:
 
     def minibatches(self, phase: int, epoch: int) -> Iterator[Minibatch]:
         """Those of an epoch."""
-        beta = (self.spec.beta_at(epoch) if phase == 0 else self.spec.final_beta()).to(self.train)
+        beta = (self.spec.beta_at(epoch) if phase == 0 else self.spec.final_beta()).to(self.like)
         steps = len(self.train) // self.batch_size
         order = random_rows(self.seeds, steps, self.batch_size, len(self.train), "order", phase, epoch)
         order = order.to(self.train.device)
@@ -139,7 +146,7 @@ class Stack:
             if step % chunk == 0:  # the noise of a Bayesian decoder's weights is too much to hold for a whole epoch
                 purpose = ("noise", phase, epoch, step)[: 4 if step else 3]
                 noise = random_noise(self.seeds, min(chunk, steps - step), shapes, *purpose)
-                noise = {name: value.to(self.train) for name, value in noise.items()}
+                noise = {name: value.to(self.like) for name, value in noise.items()}
             given = {name: value[:, step % chunk] for name, value in noise.items()}
             yield Minibatch(self.train[order[:, step]], given, beta.expand(len(self.seeds), -1))
 
@@ -152,12 +159,12 @@ class Stack:
         """TERMS on the rows held out, at the final β, with the same noise at every epoch; None without such rows."""
         if self.held_out is None:
             return None
-        sums = self.train.new_zeros(len(TERMS), len(self.seeds))
-        beta = self.spec.final_beta().to(self.train)
+        sums = self.like.new_zeros(len(TERMS), len(self.seeds))
+        beta = self.spec.final_beta().to(self.like)
         for begin in range(0, len(self.held_out), VALIDATED_ROWS):
             rows = self.held_out[begin : begin + VALIDATED_ROWS]
             noise = random_noise(self.seeds, 1, self.shapes[len(rows)], "validation", phase, begin)
-            noise = {name: value[:, 0].to(self.train) for name, value in noise.items()}
+            noise = {name: value[:, 0].to(self.like) for name, value in noise.items()}
             minibatch = Minibatch(rows.expand(len(self.seeds), -1, -1), noise, beta.expand(len(self.seeds), -1))
             sums += self._terms(minibatch) * len(rows)
         return sums / len(self.held_out)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from probgeo.datasets import branching_counts, count_table
+from probgeo.datasets import branching_counts, count_table, earliest_row
 
 COUNTS = np.array([[0, 3, 1], [2, 0, 5], [1, 1, 1], [7, 0, 0]])
 TYPES = ["stem", "blood", "blood", "nerve"]
@@ -55,21 +55,35 @@ def annotated_file(folder, suffix: str):
 )
 def test_every_kind_of_file_gives_the_same_table(read, suffix, tmp_path):
     table = read(tmp_path, suffix)
-    assert torch.equal(table.data.x, torch.from_numpy(COUNTS).float())
-    assert table.genes == ("a", "b", "c")
-    assert [table.data.label_names[code] for code in table.data.labels] == TYPES
+    assert torch.equal(table.x, torch.from_numpy(COUNTS).float())
+    assert table.feature_names == ("a", "b", "c")
+    assert [table.label_names[code] for code in table.labels] == TYPES
     expected = torch.tensor([[0.1, 0.2], [0.5, torch.nan], [0.7, torch.nan], [torch.nan, 0.9]])
     torch.testing.assert_close(table.pseudotime, expected, equal_nan=True)
-    assert table.root() == 0 and table.data.name == "cells"
-    torch.testing.assert_close(table.mean_pseudotime(), torch.tensor([0.15, 0.5, 0.7, 0.9]))
+    assert earliest_row(table.pseudotime) == 0 and table.name == "cells"
+    torch.testing.assert_close(table.pseudotime.nanmean(1), torch.tensor([0.15, 0.5, 0.7, 0.9]))
+
+
+def test_what_else_a_file_says_of_its_cells_stays_with_them(tmp_path):
+    frame = pd.DataFrame(COUNTS, columns=["a", "b", "c"], index=["w", "x", "y", "z"])
+    frame.assign(type=TYPES, depth=[10, 20, 30, 40]).to_csv(tmp_path / "cells.csv")
+    cells = count_table(tmp_path / "cells.csv", "type", library_size="depth")
+    assert torch.equal(cells.library_size, torch.tensor([10.0, 20, 30, 40])) and cells.feature_names == ("a", "b", "c")
+    chosen = cells.subset(["blood"])
+    assert chosen.row_names.tolist() == ["x", "y"] and chosen.library_size.tolist() == [20, 30]
+    assert chosen.obs["type"].tolist() == ["blood", "blood"] and chosen.obs["depth"].tolist() == [20, 30]
+    arrays = {"counts": COUNTS, "cells": np.array(list("wxyz")), "depth": np.arange(4), "pc": np.zeros((4, 2))}
+    np.savez(tmp_path / "cells.npz", **arrays)
+    found = count_table(tmp_path / "cells.npz", library_size="depth")
+    assert found.row_names.tolist() == list("wxyz") and "pc" not in found.obs and len(found.obs) == 4
 
 
 def test_labels_and_pseudotimes_need_not_be_there(tmp_path):
     np.savez(tmp_path / "cells.npz", X=COUNTS)
     table = count_table(tmp_path / "cells.npz", counts="X")
-    assert table.pseudotime.shape == (4, 0) and table.data.label_names == ("cell",)
+    assert table.pseudotime.shape == (4, 0) and table.label_names == ("cell",)
     with pytest.raises(ValueError, match=r"at least one cell with a pseudotime; got none\. Choose the root"):
-        table.root()
+        earliest_row(table.pseudotime)
 
 
 @pytest.mark.parametrize(
@@ -104,23 +118,35 @@ def test_what_a_file_lacks_is_named_with_what_it_has(tmp_path):
         count_table(tmp_path / "cells.csv")
 
 
+def test_an_archive_that_is_far_larger_unpacked_is_refused_before_it_is(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "cells.npz", counts=np.zeros((2000, 2000), np.int64))
+    assert len(count_table(tmp_path / "cells.npz")) == 2000
+    monkeypatch.setattr("probgeo.datasets.files.arrays.UNPACKED", 2**20)
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it is unpacked"))
+    with pytest.raises(ValueError, match=r"cells.npz has [\d,]+ bytes, and 32,000,\d+ unpacked. If you trust it"):
+        count_table(tmp_path / "cells.npz")
+    (tmp_path / "cells.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"expected an npz file; .*cells.npz is none"):
+        count_table(tmp_path / "cells.npz")
+
+
 # --- simulated counts ---
 
 
 def test_simulated_cells_of_the_trunk_are_on_both_lineages_and_others_on_theirs():
     table = branching_counts(num_cells=300, num_genes=20, seed=1)
     on = table.pseudotime.isfinite()
-    expected = torch.tensor([[True, True], [True, False], [False, True]])[table.data.labels]
+    expected = torch.tensor([[True, True], [True, False], [False, True]])[table.labels]
     assert torch.equal(on, expected)
-    assert ((table.mean_pseudotime() < 0.35) == (table.data.labels == 0)).all()
-    assert int(table.mean_pseudotime().argmin()) == table.root()
-    assert table.data.x.shape == (300, 20) and (table.data.x.sum(1) > 0).all()
+    assert ((table.pseudotime.nanmean(1) < 0.35) == (table.labels == 0)).all()
+    assert int(table.pseudotime.nanmean(1).argmin()) == earliest_row(table.pseudotime)
+    assert table.x.shape == (300, 20) and (table.x.sum(1) > 0).all()
 
 
 def test_simulated_counts_are_overdispersed_by_the_total_count():
     # Mean and variance over cells of one state, at library sizes known up to the noise: (v - m) / m² = 1 / r + e^¼ - 1.
     table = branching_counts(num_cells=20_000, num_genes=40, total_count=2.0, library=4000.0, seed=0)
-    early = table.data.x[table.mean_pseudotime() < 0.05]
+    early = table.x[table.pseudotime.nanmean(1) < 0.05]
     mean, variance = early.mean(0), early.var(0)
     excess = (variance - mean) / mean.square()
     expected = (1 + 1 / 2) * float(np.exp(0.25)) - 1
@@ -129,6 +155,6 @@ def test_simulated_counts_are_overdispersed_by_the_total_count():
 
 def test_simulation_depends_on_the_seed_alone_and_refuses_what_is_not_positive():
     first, again, other = (branching_counts(50, 10, seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(first.data.x, again.data.x) and not torch.equal(first.data.x, other.data.x)
+    assert torch.equal(first.x, again.x) and not torch.equal(first.x, other.x)
     with pytest.raises(ValueError, match="expected positive numbers"):
         branching_counts(num_cells=0)

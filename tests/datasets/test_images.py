@@ -12,7 +12,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from probgeo import datasets
-from probgeo.datasets import Dataset, Normalisation, folders, photographs, published
+from probgeo.datasets import Dataset, Normalisation
+from probgeo.datasets.files import images as folders
+from probgeo.datasets.published import images as published
+from probgeo.datasets.published import photographs
 from probgeo.specs import digest
 
 RNG = np.random.default_rng(0)
@@ -134,6 +137,13 @@ def test_a_damaged_archive_is_named_with_both_checksums(cache, load, path):
     with pytest.raises(ValueError, match=f"{path}: expected the MD5 checksum {expected}; got {found}") as caught:
         load()
     assert "delete it to download it again" in str(caught.value)
+
+
+def test_an_image_of_far_too_many_pixels_is_refused_in_words(tmp_path, monkeypatch):
+    Image.new("L", (100, 100)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"bomb.png: expected an image; it cannot be read \(.*decompression bomb"):
+        datasets.image_folder(tmp_path, size=8, cache=tmp_path)
 
 
 def test_an_archive_without_a_batch_is_named(cache, monkeypatch):

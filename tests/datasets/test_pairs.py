@@ -201,9 +201,9 @@ def test_missing_labels_of_tables_are_unlabelled_and_no_class(tmp_path):
     frame.assign(type=["b", None, "a", "b"]).to_csv(tmp_path / "types.csv", index=False)
     frame.assign(day=[2, 10, None, 2]).to_csv(tmp_path / "days.csv", index=False)
     for read in (table, count_table):
-        data = read(tmp_path / "types.csv", labels="type").data
+        data = read(tmp_path / "types.csv", labels="type")
         assert data.labels.tolist() == [1, -1, 0, 1] and data.label_names == ("a", "b")
         assert data.class_counts() == {"a": 1, "b": 2} and repr(data).endswith("2 classes)")
         assert len(data.subset()) == 4 and data.subset(["b"]).labels.tolist() == [1, 1]
-    days = count_table(tmp_path / "days.csv", labels="day").data
+    days = count_table(tmp_path / "days.csv", labels="day")
     assert days.labels.tolist() == [1, 0, -1, 1] and days.label_names == ("10", "2")

@@ -1,17 +1,20 @@
 """Data sets: what a subset, a split, a published file and a failed download are."""
 
+import dataclasses
 import gzip
 import os
 import pickle
 
 import numpy as np
+import pandas as pd
 import pooch
 import pytest
 import requests
 import torch
 
 from probgeo import datasets
-from probgeo.datasets import Dataset, published
+from probgeo.datasets import Dataset
+from probgeo.datasets.published import images as published
 
 IMAGES = pytest.mark.skipif(
     not os.path.isdir(os.path.join(os.environ.get("PROBGEO_DATA", ""), "mnist")),
@@ -127,6 +130,13 @@ def test_split_with_an_empty_part_is_an_error(fraction):
         ("shape", (3, 3)),
         ("colours", ("#000000",)),
         ("latent", torch.zeros(39, 1)),
+        ("library_size", torch.ones(41)),
+        ("pseudotime", torch.zeros(1, 2)),
+        ("test", torch.zeros(39, dtype=torch.bool)),
+        ("obs", pd.DataFrame(index=range(39))),
+        ("feature_names", ("a",)),
+        ("columns", (datasets.Column("a", "real"),)),
+        ("views", {"left": (2, 2)}),
     ],
 )
 def test_fields_that_do_not_belong_together_are_an_error(field, value):
@@ -135,6 +145,56 @@ def test_fields_that_do_not_belong_together_are_an_error(field, value):
     # The shape checks that are on in the tests see a wrong number of labels before the class does.
     with pytest.raises((ValueError, TypeError), match=field):
         Dataset(**fields | {field: value})
+
+
+def full() -> Dataset:
+    """Every part that follows the rows tells which row it is of."""
+    number = torch.arange(40)
+    parts = {
+        "latent": number[:, None].float(),
+        "library_size": number.float(),
+        "pseudotime": number[:, None].float(),
+        "test": number % 2 == 0,
+        "obs": pd.DataFrame({"number": number.numpy()}, index=[f"row {i}" for i in number.tolist()]),
+    }
+    features = {"feature_names": tuple("abcdef"), "views": {"left": (2, 2), "right": (2,)}}
+    return dataclasses.replace(toy(), **parts, **features)
+
+
+@pytest.mark.parametrize(
+    "part", [lambda d: d.rows(torch.tensor([7, 3])), lambda d: d.subset(["a", "c"]), lambda d: d.split(0.3)[1]]
+)
+def test_every_part_of_the_rows_goes_with_them(part):
+    data, chosen = full(), part(full())
+    rows = (chosen.x[:, 0] / 6).long()
+    assert 0 < len(rows) < 40 and torch.equal(chosen.x, data.x[rows]) and torch.equal(chosen.labels, data.labels[rows])
+    for name in ("latent", "library_size", "pseudotime"):
+        assert torch.equal(getattr(chosen, name).flatten(), rows.float())
+    assert torch.equal(chosen.test, rows % 2 == 0)
+    assert chosen.obs["number"].tolist() == rows.tolist()
+    assert chosen.row_names.tolist() == [f"row {i}" for i in rows.tolist()]
+    assert chosen.feature_names == data.feature_names and chosen.views == data.views
+
+
+def test_split_without_a_fraction_is_the_published_one_where_it_is_known():
+    train, test = full().split()
+    assert test.obs["number"].tolist() == list(range(0, 40, 2)) and train.obs["number"].tolist() == list(
+        range(1, 40, 2)
+    )
+    assert [len(part) for part in toy().split()] == [36, 4]
+
+
+def test_other_features_keep_the_rows_parts_and_lose_the_names_of_the_former():
+    wider = datasets.with_columns(full(), torch.ones(40, 1))
+    assert wider.x.shape == (40, 7) and wider.feature_names is None and not wider.views
+    assert torch.equal(wider.library_size, full().library_size) and wider.row_names[3] == "row 3"
+
+
+def test_rows_as_a_frame_have_the_names_of_the_features():
+    data = full()
+    assert list(data.frame(data.x)) == list("abcdef")
+    np.testing.assert_allclose(data.normalised().frame(data.normalised().x), data.x, rtol=1e-5, atol=1e-3)
+    assert data.view("right").tolist() == data.x[:, 4:].tolist()
 
 
 def test_dataset_survives_pickling():
@@ -176,6 +236,8 @@ def test_mnist_has_its_known_mean_and_counts():
     assert float(train.x.double().mean()) == pytest.approx(0.1307, abs=1e-4)
     assert float(train.x.double().std()) == pytest.approx(0.3081, abs=1e-4)
     assert (train.x.min(), train.x.max()) == (0, 1)
+    parts = datasets.mnist(train=None).split()
+    assert all(torch.equal(part.x, half.x) for part, half in zip(parts, (train, test), strict=True))
 
 
 @IMAGES

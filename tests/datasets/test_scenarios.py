@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import probgeo as pg
-from probgeo.datasets import COLOURS, Column, Table
+from probgeo.datasets import COLOURS
 
 sets = pg.datasets
 
@@ -89,11 +89,11 @@ def test_a_table_reads_its_kinds_and_its_missing_values(tmp_path):
     assert [column.name for column in found.columns] == ["kind", "grade", "age", "smoker", "visits"]
     assert [column.kind for column in found.columns] == ["categorical", "categorical", "real", "binary", "count"]
     assert found.columns[1].categories == ("1", "2", "10")
-    assert found.data.x[:, 1].tolist() == [0, 1, 2, 1, 0]
-    assert found.data.labels.tolist() == [0, 0, 1, 1, 0]
-    assert found.data.x.isnan().sum(0).tolist() == [1, 0, 1, 1, 0]
-    assert float(found.data.x[:, 2].nanmean()) == pytest.approx(0, abs=1e-6)
-    back = found.frame(found.data.x)
+    assert found.x[:, 1].tolist() == [0, 1, 2, 1, 0]
+    assert found.labels.tolist() == [0, 0, 1, 1, 0]
+    assert found.x.isnan().sum(0).tolist() == [1, 0, 1, 1, 0]
+    assert float(found.x[:, 2].nanmean()) == pytest.approx(0, abs=1e-6)
+    back = found.frame(found.x)
     np.testing.assert_allclose(back["age"], FRAME["age"], rtol=1e-6)
     assert back["kind"].tolist() == FRAME["kind"].tolist() and back["smoker"].tolist() == FRAME["smoker"].tolist()
 
@@ -110,7 +110,7 @@ def test_the_likelihood_of_a_table_has_a_part_for_each_kind(tmp_path):
     )
     assert likelihood == pg.likelihoods.Mixed(expected)
     assert likelihood.num_means(5) == (3, 3, 1, 1, 1)
-    pg.ConditionalVAE(2, likelihood=likelihood).check(found.data.x)
+    pg.ConditionalVAE(2, likelihood=likelihood).check(found.x)
 
 
 def test_tables_that_cannot_be_read_are_refused(tmp_path):
@@ -129,8 +129,6 @@ def test_tables_that_cannot_be_read_are_refused(tmp_path):
         sets.table(path, kinds={"age": "count"})
     with pytest.raises(ValueError, match="column 'kind': expected two different values"):
         sets.table(path, kinds={"kind": "binary"})
-    with pytest.raises(ValueError, match="columns: expected 2, one per feature; got 1"):
-        Table(sets.two_moons(10), (Column("x", "real"),))
 
 
 def test_arguments_outside_their_range_are_refused():

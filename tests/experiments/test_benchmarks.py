@@ -10,7 +10,7 @@ from torch import nn
 
 import probgeo as pg
 from experiments.benchmarks import __main__ as benchmarks
-from experiments.benchmarks import comparison, methods, others, training
+from experiments.benchmarks import comparison, growth, methods, others, training
 from experiments.benchmarks.growth import slope
 from experiments.benchmarks.measures import decorrelated_energy, expected_energy, floor, timing
 from experiments.benchmarks.problems import Problem, frozen, stored_ensemble
@@ -339,3 +339,15 @@ def test_a_source_by_hand_moves_as_many_numbers_as_the_library_and_its_objective
     moved = sum(value.numel() for path, value in model.named_parameters() if phase.trains(path))
     assert 3 * moved == sum(value.numel() for value in by_hand.parameters() if value.requires_grad)
     assert by_hand(x.expand(3, -1, -1)).isfinite()
+
+
+# --- growth of training ---
+
+
+@pytest.mark.slow
+def test_memory_of_training_on_a_file_does_not_grow_with_its_rows():
+    config = growth.Config(batch_size=4096, epochs=2)
+    small, large = (growth.cost(growth.Case(rows, 50, 1, 1), config) for rows in (100_000, 500_000))
+    added = 400_000 * 50 * 4 / 2**20
+    assert large.peak - large.before < small.peak - small.before + added / 3
+    assert 0 < large.epoch < large.start

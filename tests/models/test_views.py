@@ -35,7 +35,7 @@ def test_rows_of_tables_are_matched_by_their_index_and_others_lack_a_view():
     assert found.present("left").tolist() == [True, True, True, False]
     assert found.present("right").tolist() == [True, False, True, True]
     assert found.complete().tolist() == [True, False, True, False]
-    assert dict(found.shapes) == {"left": (2,), "right": (1,)}
+    assert dict(found.views) == {"left": (2,), "right": (1,)}
 
 
 def test_arrays_are_matched_by_number_or_by_given_keys():
@@ -90,10 +90,10 @@ def test_keys_that_are_there_twice_words_and_other_shapes_are_refused():
 
 def test_a_model_takes_the_set_as_it_is():
     found = two_views(*tables())
-    views = {name: pg.View(int(np.prod(shape))) for name, shape in found.shapes.items()}
+    views = {name: pg.View(int(np.prod(shape))) for name, shape in found.views.items()}
     model = pg.SharedLatentVAE(views)
     model.check(found.x)
-    assert all(model.columns(name) == found.columns(name) for name in found.shapes)
+    assert all(model.columns(name) == found.place(name) for name in found.views)
 
 
 def test_parts_are_disjoint_and_hold_every_row_in_its_order():
@@ -131,14 +131,6 @@ def test_unknown_views_are_refused():
         two_views(*tables()).view("top")
 
 
-def test_fields_that_do_not_belong_together_are_refused():
-    x, labels = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
-    with pytest.raises(ValueError, match="expected products that add up to the 3 columns; got 4"):
-        pg.datasets.MultiView("", x, {"a": (2, 2)}, labels, ("all",))
-    with pytest.raises((ValueError, TypeError), match="labels"):
-        pg.datasets.MultiView("", x, {"a": (3,)}, labels[:1], ("all",))
-
-
 # --- images ---
 
 
@@ -146,14 +138,14 @@ def test_the_inverse_is_the_image_with_black_and_white_exchanged():
     data = pg.datasets.image_and_inverse(pg.datasets.digits())
     assert data.view("image").shape == data.view("inverse").shape == (1797, 64)
     torch.testing.assert_close(data.view("image") + data.view("inverse"), torch.ones(1797, 64))
-    assert data.shapes["inverse"] == (8, 8)
-    assert repr(data) == "MultiView('digits_inverse': 1797 rows of image 1797×(8, 8), inverse 1797×(8, 8))"
+    assert data.views["inverse"] == (8, 8)
+    assert repr(data) == "Dataset('digits_inverse': 1797 rows of image 1797×(8, 8), inverse 1797×(8, 8), 10 classes)"
 
 
 def test_halves_stacked_are_the_image():
     digits = pg.datasets.digits()
     data = pg.datasets.image_halves(digits)
-    assert data.shapes == {"upper": (4, 8), "lower": (4, 8)}
+    assert data.views == {"upper": (4, 8), "lower": (4, 8)}
     upper, lower = (data.view(name).view(-1, 4, 8) for name in ("upper", "lower"))
     assert torch.equal(torch.cat([upper, lower], dim=1), digits.x.view(-1, 8, 8))
     with pytest.raises(ValueError, match="expected images of even height"):
@@ -166,11 +158,11 @@ def test_halves_stacked_are_the_image():
 @needs_neurons
 def test_neurons_have_physiology_and_where_it_is_there_morphology_or_expression():
     morphology = pg.datasets.neurons_morphology()
-    assert dict(morphology.shapes) == {"physiology": (29,), "morphology": (22,)}
+    assert dict(morphology.views) == {"physiology": (29,), "morphology": (22,)}
     assert (len(morphology), int(morphology.complete().sum())) == (817, 369)
     assert morphology.label_names == ("Lamp5", "Pvalb", "Sncg", "Sst", "Vip")
     expression = pg.datasets.neurons_expression()
-    assert dict(expression.shapes) == {"physiology": (29,), "expression": (100,)}
+    assert dict(expression.views) == {"physiology": (29,), "expression": (100,)}
     assert expression.complete().all() and len(expression) == 174
     fewer = pg.datasets.neurons_expression(num_genes=10)
     assert fewer.view("expression").var(0).min() > expression.view("expression").var(0).median()
@@ -220,7 +212,7 @@ def hands(tmp_path):
 
 def test_hands_are_centred_and_depths_rise_towards_the_camera(hands):
     data = pg.datasets.hand_poses(hands, size=16, reach=120.0)
-    assert data.shapes == {"depth": (16, 16), "joints": (48,)}
+    assert data.views == {"depth": (16, 16), "joints": (48,)}
     assert data.label_names == ("seq0", "seq1") and data.labels.tolist() == [0, 1]
     joints = data.view("joints").view(-1, 16, 3)
     torch.testing.assert_close(joints.mean(1), torch.zeros(2, 3), rtol=0, atol=1e-5)

@@ -8,7 +8,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from probgeo.datasets.synthetic import circle, surface
+from probgeo.datasets.manifolds import circle, surface
 from probgeo.geometry.geodesics import GaussNewton
 from probgeo.models.gp.gplvm import GPLVM, FittedGPLVM
 from probgeo.study import Geodesic, StraightLine, Study

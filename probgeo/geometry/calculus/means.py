@@ -33,7 +33,7 @@ class FrechetMean(NamedTuple):
         (tensor([2.]), tensor(4.6667), 'CONVERGED')
     """
 
-    mean: Float[Tensor, "latent"]
+    mean: Float[Tensor, " latent"]
     variance: Float[Tensor, ""]
     steps: int
     status: Status
@@ -109,7 +109,7 @@ def frechet_mean(
 
 def _middles(
     metric: Metric, points: Float[Tensor, "point latent"], init: Search, solver: GaussNewton
-) -> list[Float[Tensor, "latent"]]:
+) -> list[Float[Tensor, " latent"]]:
     """The middles of all local geodesics that the search finds from the first point to the one farthest from it."""
     first = points[:1].expand_as(points)
     far = geodesic(metric, first, points, init=init, solver=solver).length.nan_to_num(nan=0).argmax()
@@ -133,8 +133,8 @@ def _lowest(metric: Metric, found: list[FrechetMean], tolerance: float) -> Frech
 def _descended(
     metric: Metric,
     points: Float[Tensor, "point latent"],
-    weights: Float[Tensor, "point"],
-    mean: Float[Tensor, "latent"],
+    weights: Float[Tensor, " point"],
+    mean: Float[Tensor, " latent"],
     init: Start | Search | None,
     solver: GaussNewton,
     tolerance: float,
@@ -171,7 +171,7 @@ def _descended(
     return FrechetMean(mean, variance, step, max(status, Status(int(logs.geodesics.status.max()))))
 
 
-def _shares(points: Float[Tensor, "point latent"], weights: Points | None) -> Float[Tensor, "point"]:
+def _shares(points: Float[Tensor, "point latent"], weights: Points | None) -> Float[Tensor, " point"]:
     """Weights with sum 1, once all arguments fit."""
     if not len(points):
         raise ValueError("points: expected at least one; got none.")

@@ -44,7 +44,7 @@ class Projection(NamedTuple):
 
     z: Float[Tensor, "row latent"]
     x: Float[Tensor, "row observation"]
-    distance: Float[Tensor, "row"]
+    distance: Float[Tensor, " row"]
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ class Shots(NamedTuple):
 
     point: Float[Tensor, "batch latent"]
     path: Float[Tensor, "batch node latent"]
-    status: Int[Tensor, "batch"]
+    status: Int[Tensor, " batch"]
 
 
 class Logarithms(NamedTuple):
@@ -80,8 +80,8 @@ class Angles(NamedTuple):
         Angles(angle=tensor([1.5708]), status=tensor([0]))
     """
 
-    angle: Float[Tensor, "batch"]
-    status: Int[Tensor, "batch"]
+    angle: Float[Tensor, " batch"]
+    status: Int[Tensor, " batch"]
 
 
 def exponential(metric: Metric, point: Points, velocity: Points, num_segments: int = 256) -> Shots:
@@ -346,7 +346,7 @@ def _balanced(
     force: Float[Tensor, "batch latent"],
     moved: int,
     share: int,
-) -> tuple[Float[Tensor, "batch 3 latent"], Float[Tensor, "batch"]]:
+) -> tuple[Float[Tensor, "batch 3 latent"], Float[Tensor, " batch"]]:
     """The nodes with one of them moved until the energy's gradient at the middle one is `force`, by Broyden's method.
 
     It begins with the Gauss–Newton step of the middle node and moves the other by `share` of it: 1 for the middle node
@@ -390,7 +390,7 @@ def _updated(
     return inverse + (step[..., None] - inverse @ change[..., None]) @ row / length
 
 
-def _settled(error: Float[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+def _settled(error: Float[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
     """Whether an error of `_balanced` is one of rounding."""
     return error <= torch.finfo(error.dtype).eps ** 0.4
 

@@ -45,7 +45,7 @@ class ChordMetric(Metric):
         return pullback_tensor(self._maps, points_of("z", z, "*batch latent"), self._memory)
 
     @final
-    def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "point"]:
+    def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, " point"]:
         """10·eps·‖f‖, eps as measured where the maps compute in less than the points' dtype; at least 10·eps·‖Jz‖."""
         rounding, jets = self._maps.rounding(points), self._maps.jets(points).flatten(2) / self._maps.num_maps**0.5
         own = torch.einsum("pk,pko->po", points, jets[:, 1:]).norm(dim=1) * torch.finfo(points.dtype).eps
@@ -74,7 +74,7 @@ class ChordMetric(Metric):
         return metric
 
     @final
-    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
+    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, " edge"]:
         """Chord lengths of the stacked map."""
         return chord_lengths(self._maps, nodes, edges, self._memory)
 

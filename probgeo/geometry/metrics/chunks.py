@@ -121,7 +121,7 @@ def pullback_tensor(
 
 def chord_lengths(
     maps: Maps, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"], memory: int | None
-) -> Float[Tensor, "edge"]:
+) -> Float[Tensor, " edge"]:
     """(mean_s ‖f_s(y) − f_s(z)‖²)^½ of every edge."""
     values = torch.cat([maps.values(chunk).flatten(1) for chunk in point_chunks(maps, nodes, memory, 1)])
     size = chunk_points(nodes, memory, values.shape[1], fused=maps.fused)

@@ -84,13 +84,13 @@ class DecorrelatedEnergy(Energy):
 
     def _energy(
         self, squared_chords: Float[Tensor, "batch _"], variance: Float[Tensor, "batch node"]
-    ) -> Float[Tensor, "batch"]:
+    ) -> Float[Tensor, " batch"]:
         segments = variance.shape[1] - 1
         ends = (variance[:, 0] + variance[:, -1]) / 2
         chords = squared_chords[:, :segments].sum(1)
         return segments / 2 * chords + self.segments**2 / segments * (variance[:, 1:-1].sum(1) + ends)
 
-    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
+    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, " edge"]:
         """√v ‖m(y) − m(z)‖: the members' disagreement along the edge (the energy's Jacobi metric where v dominates)."""
         values = torch.cat([self._maps.values(chunk) for chunk in point_chunks(self._maps, nodes, self._memory, 1)])
         mean, disagreement = values.mean(1), values.var(1, correction=0).sum(-1).sqrt()

@@ -38,7 +38,7 @@ class Linearization(NamedTuple):
                 [0., 4.]])
     """
 
-    energy: Float[Tensor, "batch"]
+    energy: Float[Tensor, " batch"]
     durations: Float[Tensor, "batch segment"]
     gradient: Float[Tensor, "batch interior latent"]
     diagonal: Float[Tensor, "batch interior latent latent"]
@@ -59,7 +59,7 @@ class Evaluation(NamedTuple):
         Evaluation(energy=tensor([5.]), durations=tensor([[1., 2.]]))
     """
 
-    energy: Float[Tensor, "batch"]
+    energy: Float[Tensor, " batch"]
     durations: Float[Tensor, "batch segment"]
 
 
@@ -94,7 +94,7 @@ class Energy(ABC):
         """E, its gradient and its positive semi-definite Gauss–Newton blocks over the interior nodes of each path."""
 
     @abstractmethod
-    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
+    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, " edge"]:
         """Weights of a graph's edges whose shortest paths come close to this energy's minima."""
 
 
@@ -146,7 +146,7 @@ class Metric(Energy):
             width = self.residuals(points[:1].repeat(2, 1)).numel()
         return chunk_points(points, None, 4 * 8 * width, fused=False)
 
-    def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "point"]:
+    def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, " point"]:
         """Lengths of segments beside these points that are no more than rounding: 10·eps·√(zᵀGz)."""
         squares = torch.einsum("bi,bij,bj->b", points, self.tensor(points), points)
         return 10 * torch.finfo(points.dtype).eps * squares.clamp_min(0).sqrt()
@@ -181,7 +181,7 @@ class Metric(Energy):
         """
         return SubspaceMetric(self, embedding)
 
-    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
+    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, " edge"]:
         """Lengths ‖r‖ of single segments."""
         return self.squared_residuals(nodes[edges])[:, 0].sqrt()
 
@@ -258,7 +258,7 @@ class SumMetric(Metric):
         """The smaller chunk's size."""
         return min(self.first.num_points(points), self.second.num_points(points))
 
-    def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "point"]:
+    def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, " point"]:
         """√(ρ_1² + ρ_2²)."""
         return torch.hypot(self.first.resolution(points), self.second.resolution(points))
 
@@ -277,7 +277,7 @@ class SumMetric(Metric):
         """The sum of the two, pulled back."""
         return SumMetric(self.first.pulled_back(embedding), self.second.pulled_back(embedding))
 
-    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, "edge"]:
+    def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, " edge"]:
         """√(w_1² + w_2²)."""
         return torch.hypot(self.first.edge_weights(nodes, edges), self.second.edge_weights(nodes, edges))
 

@@ -35,7 +35,7 @@ class BlockTridiagonal:
         """E, g and the blocks of H."""
         return self.energy.linearize(path)
 
-    def step(self, model: Linearization, damping: Float[Tensor, "batch"]) -> tuple[Tensor, Tensor]:
+    def step(self, model: Linearization, damping: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
         """δ, and −g·δ − ½ δᵀHδ."""
         scale = model.diagonal.diagonal(dim1=-2, dim2=-1)
         # Directions in which the metric vanishes get a share of the largest entry, so that the sum is definite there.

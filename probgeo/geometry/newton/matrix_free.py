@@ -19,7 +19,7 @@ ACCURACY = 0.1
 class Products(NamedTuple):
     """What a matrix-free model needs around each path."""
 
-    energy: Float[Tensor, "batch"]
+    energy: Float[Tensor, " batch"]
     durations: Float[Tensor, "batch segment"]
     gradient: Float[Tensor, "batch interior latent"]
     path: Float[Tensor, "batch node latent"]
@@ -82,7 +82,7 @@ class MatrixFree:
             self.metric.tensor(path[:, samples]),
         )
 
-    def step(self, model: Products, damping: Float[Tensor, "batch"]) -> tuple[Tensor, Tensor]:
+    def step(self, model: Products, damping: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
         """δ, and −g·δ − ½ δᵀHδ; few iterations, as the preconditioner is close."""
         segments = model.path.shape[1] - 1
         still = (model.gradient == 0).flatten(1).all(1)
@@ -155,7 +155,7 @@ class MatrixFree:
 
 
 def _check_transposed(
-    squares: Float[Tensor, "batch"],
+    squares: Float[Tensor, " batch"],
     vector: Float[Tensor, "batch node latent"],
     pulled: Float[Tensor, "batch node latent"],
 ) -> None:
@@ -170,7 +170,7 @@ def _check_transposed(
         )
 
 
-def _within_paths(path: Float[Tensor, "batch node latent"]) -> Bool[Tensor, "point"]:
+def _within_paths(path: Float[Tensor, "batch node latent"]) -> Bool[Tensor, " point"]:
     """Whether the segment that begins at each node of the sequence of all paths belongs to one path."""
     nodes = path.shape[1]
     return torch.arange(path.shape[0] * nodes, device=path.device) % nodes != nodes - 1

@@ -15,6 +15,7 @@ from probgeo.models.base import Encoding
 from probgeo.models.networks import Networks
 from probgeo.models.phase import Phase, Target, inside, start_from_data, target, with_decoder
 from probgeo.models.vae import data_plate, positive
+from probgeo.rows import FileRows, in_memory
 from probgeo.seeds import stream
 
 
@@ -173,9 +174,9 @@ class ConditionalModel(Networks):
 
 
 @torch.no_grad()
-def _start(model: ConditionalModel, x: Tensor, seed: int) -> None:
+def _start(model: ConditionalModel, x: Tensor | FileRows, seed: int) -> None:
     """The start of any model, on data whose missing values are drawn from those of their columns."""
-    y, covariates = model.split(x)
+    y, covariates = model.split(in_memory(x))
     model.reference.copy_(covariates.mean(0))
     y, missing = y.clone(), y.isnan()
     for column in missing.any(0).nonzero().flatten().tolist():

@@ -166,7 +166,7 @@ class Cycle(NamedTuple):
 
     there: Float[Tensor, "row target"]  #: E[x_target | z]
     back: Float[Tensor, "row source"]  #: E[x_source | z] at the code of `there`
-    difference: Float[Tensor, "row"]  #: root mean square, over the columns, of `back` less the view; units of x
+    difference: Float[Tensor, " row"]  #: root mean square, over the columns, of `back` less the view; units of x
 
 
 class FittedSharedLatentVAE(FittedModel):

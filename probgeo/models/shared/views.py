@@ -19,6 +19,7 @@ from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder, check_parts
 from probgeo.models.phase import Epochs, Phase, Target, inside, target, with_decoder
 from probgeo.nn import MLP, Network, check_count
+from probgeo.rows import FileRows, in_memory
 
 
 def present(block: Float[Tensor, "row feature"]) -> Bool[Tensor, " row"]:
@@ -209,12 +210,14 @@ class Alternation:
 def together(name: str, parts: Sequence[Phase]) -> Phase:
     """All parts of the training at once."""
 
-    def start(model: Any, x: Tensor, seed: int) -> None:
+    def start(model: Any, x: Tensor | FileRows, seed: int) -> None:
+        x = in_memory(x)
         for part in parts:
             if part.start:
                 part.start(model, x, seed)
 
-    def check(model: Any, x: Tensor) -> None:
+    def check(model: Any, x: Tensor | FileRows) -> None:
+        x = in_memory(x)
         for part in parts:
             if part.check:
                 part.check(model, x)

@@ -255,7 +255,7 @@ def varied(network: nn.Module, values: Mapping[str, Tensor], head: nn.Module | N
     return Stacked.varied(whole, {prefix + name: value for name, value in values.items()})
 
 
-def draw_noise(num_draws: int, shape: torch.Size, seed: int, *purpose: Any) -> Float[Tensor, "draw *shape"]:
+def draw_noise(num_draws: int, shape: torch.Size, seed: int, *purpose: Any) -> Float[Tensor, " draw *shape"]:
     """Standard normal noise of each draw, from a stream of its own: the first k of n are the k.
 
     Raises:

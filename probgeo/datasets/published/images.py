@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Shaped
 
 from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.files.arrays import opened_arrays
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _MNIST_MD5 = {
@@ -22,7 +23,7 @@ _MNIST_MD5 = {
     "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-_FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+_FASHION_URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
 _FASHION_MD5 = {
     "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
     "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
@@ -42,7 +43,11 @@ _FASHION_NAMES = (
     "Ankle boot",
 )
 _DIGIT_NAMES = tuple("0123456789")
-_TASIC_URL = "https://raw.githubusercontent.com/berenslab/rna-seq-tsne/master/data/tasic-preprocessed/"
+# Of one commit, whose name is a hash of what it holds.
+_TASIC_URL = (
+    "https://raw.githubusercontent.com/berenslab/rna-seq-tsne/f6a0a75b59f45fda600f36d4c701cf0e54de2bf3/"
+    "data/tasic-preprocessed/"
+)
 _TASIC_SHAPE, _TASIC_TYPES = (23822, 50), 133
 # Sample variances of the first principal components, as printed by users of the published matrix.
 _TASIC_VARIANCES = (1737.30, 1096.20, 411.31, 249.90)
@@ -124,11 +129,11 @@ def digits() -> Dataset:
     return Dataset("digits", x, torch.from_numpy(bunch.target).long(), _DIGIT_NAMES, shape=(8, 8))
 
 
-def mnist(train: bool = True) -> Dataset:
+def mnist(train: bool | None = True) -> Dataset:
     """MNIST: 60 000 (train) or 10 000 (test) handwritten digits of 28 × 28, x in [0, 1].
 
     Args:
-        train: the training images, else the test images.
+        train: the training images, or the test images; None: both, for `Dataset.split`.
 
     Returns:
         the data set, classes "0" … "9".
@@ -147,11 +152,11 @@ def mnist(train: bool = True) -> Dataset:
     return _idx_images("mnist", train, _MNIST_URL, _MNIST_MD5, _DIGIT_NAMES)
 
 
-def fashion_mnist(train: bool = True) -> Dataset:
+def fashion_mnist(train: bool | None = True) -> Dataset:
     """Fashion-MNIST: 60 000 (train) or 10 000 (test) pictures of clothes of 28 × 28, x in [0, 1].
 
     Args:
-        train: the training images, else the test images.
+        train: the training images, or the test images; None: both, for `Dataset.split`.
 
     Returns:
         the data set, classes "T-shirt/top" … "Ankle boot".
@@ -173,8 +178,8 @@ def fashion_mnist(train: bool = True) -> Dataset:
 def tasic(path: str | Path | None = None) -> Dataset:
     """Transcriptomes of 23 822 cells of the mouse cortex, 50 principal components, 133 cell types with colours.
 
-    The published arrays have no published checksum. What is verified instead is that they are 23 822 × 50 finite
-    numbers whose first components have the known variances, with 133 types.
+    The published arrays have no published checksum: they are those of one commit of their repository. It is verified
+    that they are 23 822 × 50 finite numbers whose first components have the known variances, with 133 types.
 
     Args:
         path: a local npz file to read instead, with the arrays x (row, feature), label (row,) codes, label_names
@@ -227,7 +232,7 @@ def tasic(path: str | Path | None = None) -> Dataset:
 
 
 def _npz_table(path: Path) -> Dataset:
-    with np.load(path, allow_pickle=False) as arrays:
+    with opened_arrays(path) as arrays:
         missing = {"x", "label", "label_names", "label_colors"} - set(arrays)
         if missing:
             raise ValueError(f"path: {path} lacks the arrays {sorted(missing)}; it has {sorted(arrays)}.")
@@ -255,15 +260,19 @@ def _hex_colours(colours: Shaped[np.ndarray, "colour ..."]) -> tuple[str, ...]:
     return tuple("#{:02x}{:02x}{:02x}".format(*(int(channel) for channel in colour)) for colour in colours)
 
 
-def _idx_images(folder: str, train: bool, url: str, md5: dict[str, str], label_names: tuple[str, ...]) -> Dataset:
-    """Images and labels of one half of an MNIST-like data set."""
-    prefix = "train" if train else "t10k"
-    images, labels = (
-        _idx_array(cached_file(f"{folder}/{name}", url + name, md5[name]))
-        for name in (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz")
-    )
+def _idx_images(
+    folder: str, train: bool | None, url: str, md5: dict[str, str], label_names: tuple[str, ...]
+) -> Dataset:
+    """Images and labels of one half of an MNIST-like data set, or of both."""
+    halves = {True: ("train",), False: ("t10k",), None: ("train", "t10k")}[train]
+    parts = [
+        [_idx_array(cached_file(f"{folder}/{name}", url + name, md5[name])) for name in names]
+        for names in ([f"{half}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")] for half in halves)
+    ]
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     x = torch.from_numpy(images).flatten(1).float() / 255
-    return Dataset(folder, x, torch.from_numpy(labels).long(), label_names, shape=images.shape[1:])
+    test = torch.arange(len(x)) >= len(parts[0][0]) if train is None else None
+    return Dataset(folder, x, torch.from_numpy(labels).long(), label_names, images.shape[1:], test=test)
 
 
 def _idx_array(path: Path) -> Shaped[np.ndarray, "..."]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from probgeo.datasets.dataset import Dataset, subset_rows
-from probgeo.datasets.published import cache_folder
+from probgeo.datasets.published.images import cache_folder
 from probgeo.disk import whole_file
 from probgeo.specs import digest
 
@@ -266,21 +266,26 @@ def _write(path: Path, files: Sequence[Path], shape: tuple[int, ...], resized: b
 
 def _size(file: Path) -> tuple[int, int]:
     """Height and width of an image."""
-    with _opened(file) as image:
+    with opened_image(file) as image:
         return image.height, image.width
 
 
-def _opened(file: Path) -> Image.Image:
+def opened_image(file: Path) -> Image.Image:
+    """An image file; its pixels are not read yet.
+
+    Raises:
+        ValueError: no image, or one of far too many pixels.
+    """
     try:
         return Image.open(file)
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file}: expected an image; it cannot be read ({error}). Remove or replace it.") from error
 
 
 def _values(file: Path, shape: tuple[int, ...], resized: bool) -> Float32[np.ndarray, " feature"]:
     """The image's values in [0, 1], one flat row."""
     height, width = shape[:2]
-    with _opened(file) as image:
+    with opened_image(file) as image:
         if not resized and (image.height, image.width) != (height, width):
             raise ValueError(
                 f"{file}: expected an image of {height} × {width}, as the first one; got {image.height} × "

@@ -1,93 +1,19 @@
 """Tables of columns of different kinds, with missing values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.dataset import Column, Dataset
 from probgeo.datasets.labels import named_codes
 
 KINDS = ("categorical", "real", "binary", "count")
 
 
-@dataclass(frozen=True)
-class Column:
-    """What a column of a table is.
-
-    Args:
-        name: in the file.
-        kind: categorical (codes 0 … K − 1 of `categories`), real (standardised), binary (0, 1), or count.
-        categories: names of the codes of a categorical column, and of 0 and 1 of a binary one.
-        mean: of a real column before it was standardised, in its own unit.
-        std: its standard deviation.
-
-    Example:
-        >>> import pathlib, tempfile, pandas as pd, probgeo as pg
-        >>> people = pd.DataFrame({"colour": ["red", "blue", "green"], "weight": [1.5, 2.5, 3.5]})
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     people.to_csv(pathlib.Path(folder) / "people.csv", index=False)
-        ...     colour, weight = pg.datasets.table(pathlib.Path(folder) / "people.csv").columns
-        >>> colour
-        Column(name='colour', kind='categorical', categories=('blue', 'green', 'red'), mean=0.0, std=1.0)
-        >>> weight.kind, weight.mean
-        ('real', 2.5)
-    """
-
-    name: str
-    kind: str
-    categories: tuple[str, ...] = ()
-    mean: float = 0.0
-    std: float = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """Rows of columns of different kinds, those of one kind side by side; NaN where a value is missing.
-
-    Args:
-        data: the values, one column of x for each of `columns`; a label of each row.
-        columns: what they are.
-
-    Raises:
-        ValueError: another number of columns.
-
-    Example:
-        >>> import pathlib, tempfile, pandas as pd, probgeo as pg
-        >>> people = pd.DataFrame({"weight": [1.5, 2.5, 3.5], "cats": [0, 3, 1]})
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     people.to_csv(pathlib.Path(folder) / "people.csv", index=False)
-        ...     found = pg.datasets.table(pathlib.Path(folder) / "people.csv")
-        >>> found.frame(found.data.x)["weight"].round(3).tolist()  # back in its own units
-        [1.5, 2.5, 3.5]
-    """
-
-    data: Dataset
-    columns: tuple[Column, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.columns) != self.data.x.shape[1]:
-            raise ValueError(f"columns: expected {self.data.x.shape[1]}, one per feature; got {len(self.columns)}.")
-
-    def frame(self, x: Float[Tensor, "row column"]) -> pd.DataFrame:
-        """Rows like those of this table, e.g. imputed ones, in the units and with the names of the file."""
-        values = x.detach().cpu().double().numpy()
-        shown = {}
-        for column, found in zip(self.columns, values.T, strict=True):
-            if column.categories:
-                codes = pd.array(np.round(found), dtype="Float64").astype("Int64")
-                shown[column.name] = [None if code is pd.NA else column.categories[code] for code in codes]
-            else:
-                shown[column.name] = found * column.std + column.mean
-        return pd.DataFrame(shown)
-
-
-def table(path: str | Path, labels: str | None = None, kinds: Mapping[str, str] | None = None) -> Table:
+def table(path: str | Path, labels: str | None = None, kinds: Mapping[str, str] | None = None) -> Dataset:
     """The table in a text file (.csv, .tsv, also compressed): one row of names, then one row per observation.
 
     Columns with two different values are binary, columns of text categorical, columns of non-negative integers counts,
@@ -101,7 +27,7 @@ def table(path: str | Path, labels: str | None = None, kinds: Mapping[str, str] 
         kinds: kind by name, for columns that are not what they look like, such as codes of categories.
 
     Returns:
-        The table.
+        The values, one column of x for each of `columns`, NaN where missing; `frame` leads back.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -132,14 +58,14 @@ def table(path: str | Path, labels: str | None = None, kinds: Mapping[str, str] 
     if not read:
         raise ValueError(f"path: {path} has no columns beside the labels.")
     read.sort(key=lambda pair: KINDS.index(pair[0].kind))
-    data = Dataset(
+    return Dataset(
         name=path.name.removesuffix("".join(path.suffixes)),
         x=torch.from_numpy(np.stack([values for _, values in read], axis=1).astype(np.float32)),
         labels=codes,
         label_names=names,
         shape=(len(read),),
+        columns=tuple(column for column, _ in read),
     )
-    return Table(data, tuple(column for column, _ in read))
 
 
 def _column(values: pd.Series, name: str, kind: str | None) -> tuple[Column, np.ndarray]:

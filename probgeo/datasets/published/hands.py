@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
-from probgeo.datasets.views import MultiView, two_views
+from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.files.images import opened_image
+from probgeo.datasets.views import two_views
 
 _ICVL_FOCAL_LENGTH = 241.42  # pixels
 _ICVL_JOINTS = 16
@@ -14,7 +15,7 @@ _ICVL_JOINTS = 16
 
 def hand_poses(
     folder: str | Path, train: bool = True, size: int = 32, reach: float = 120.0, max_rows: int | None = None
-) -> MultiView:
+) -> Dataset:
     """Depth images of hands and the positions of 16 joints, from a local copy of ICVL.
 
     The image is a square about the mean of the joints, `reach` wide to each side at their mean depth. Its values fall
@@ -46,7 +47,7 @@ def hand_poses(
         ...     with (pathlib.Path(folder) / "Training" / "labels.txt").open("w") as lines:
         ...         print("first/0.png", *16 * (160, 120, 400), file=lines)  # a hand without extent, in the middle
         ...     data = pg.datasets.hand_poses(folder, size=8)
-        >>> data.shapes, data.view("joints").abs().max().item()
+        >>> data.views, data.view("joints").abs().max().item()
         ({'depth': (8, 8), 'joints': (48,)}, 0.0)
 
     References:
@@ -85,7 +86,7 @@ def _depth_crop(
     """Depths about the centre, in [0, 1], near is 1; by the nearest pixel."""
     if not file.exists():
         raise FileNotFoundError(f"{file}: the image is listed, but there is no such file. Unpack the images again.")
-    with Image.open(file) as image:
+    with opened_image(file) as image:
         depth = np.asarray(image, dtype=np.float64)
     offsets = (np.arange(size) + 0.5) / size * 2 * half - half
     columns, rows = (np.rint(middle + offsets).astype(int) for middle in centre[:2])

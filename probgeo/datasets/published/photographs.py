@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Integer, UInt8
 
 from probgeo.datasets.dataset import Dataset
-from probgeo.datasets.published import cached_file
+from probgeo.datasets.published.images import cached_file
 
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
-_SVHN_URL = "http://ufldl.stanford.edu/housenumbers/"
+_SVHN_URL = "https://ufldl.stanford.edu/housenumbers/"
 # As published on the page of CIFAR; SVHN's are those that torchvision checks.
 _MD5 = {
     "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",

@@ -1,73 +1,28 @@
 """Tables of counts with pseudotimes: any AnnData, npz or csv file, and simulated ones of known pseudotime."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float32
 from torch import Tensor
 
 from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.files.arrays import opened_arrays
 from probgeo.datasets.labels import coded, named_codes
 
 
-@dataclass(frozen=True, eq=False)
-class CountTable:
-    """Counts of cells (rows) by genes (columns), and how far each cell has come.
-
-    Args:
-        data: the counts, and the type of each cell as its label.
-        genes: names of the columns.
-        pseudotime: of each cell in each lineage, in any unit, float32; NaN where a cell is not on a lineage, and no
-            lineages where nothing is known.
-
-    Raises:
-        ValueError: fields that do not belong together.
-
-    Example:
-        >>> import probgeo as pg
-        >>> found = pg.datasets.branching_counts(num_cells=100, num_genes=20)
-        >>> len(found.genes), found.pseudotime.shape  # of both lineages
-        (20, torch.Size([100, 2]))
-    """
-
-    data: Dataset
-    genes: tuple[str, ...]
-    pseudotime: Float[Tensor, "row lineage"]
-
-    def __post_init__(self) -> None:
-        if len(self.genes) != self.data.x.shape[1]:
-            raise ValueError(f"genes: expected {self.data.x.shape[1]} names, one per column; got {len(self.genes)}.")
-        if len(self.pseudotime) != len(self.data):
-            raise ValueError(f"pseudotime: expected {len(self.data)} rows; got {tuple(self.pseudotime.shape)}.")
-
-    def root(self) -> int:
-        """Row of the earliest cell: of those on the most lineages, the one of least mean pseudotime.
-
-        Raises:
-            ValueError: no cell has a pseudotime.
-        """
-        known = self.pseudotime.isfinite().sum(1)
-        if not self.pseudotime.numel() or known.max() == 0:
-            raise ValueError("pseudotime: expected at least one cell with a pseudotime; got none. Choose the root.")
-        return int(self.mean_pseudotime().masked_fill(known < known.max(), torch.inf).nan_to_num(torch.inf).argmin())
-
-    def mean_pseudotime(self) -> Float[Tensor, " row"]:
-        """The mean over the lineages that a cell is on; NaN where it is on none."""
-        return self.pseudotime.nanmean(1)
-
-
 class _Columns(NamedTuple):
-    """What a file holds: counts, names of their columns, what else it says of each row, and names of codes."""
+    """What a file holds: counts, names of their columns, what else it says of each row, and names of codes and rows."""
 
     counts: np.ndarray
     genes: tuple[str, ...]
     others: Mapping[str, np.ndarray]
     code_names: Mapping[str, np.ndarray]
+    cells: pd.Index
 
 
 def count_table(
@@ -76,22 +31,25 @@ def count_table(
     pseudotime: Sequence[str] = (),
     weights: Sequence[str] = (),
     counts: str | None = None,
-) -> CountTable:
+    library_size: str | None = None,
+) -> Dataset:
     """The counts in an AnnData (.h5ad), NumPy (.npz) or text table (.csv, .tsv, also compressed) file.
 
     Args:
         path: the file; cells are rows.
         labels: what holds the cells' types: a column (of `obs`, of the text table) or an array of the npz, names or
             codes, missing where a cell is unlabelled; codes of an npz are named by its array `<labels>_names` if there
-            is one. None: all of one type.
+            is one, cells by `cells`. None: all of one type.
         pseudotime: what holds the pseudotimes, one lineage per column (arrays and `obsm` may hold several lineages).
         weights: what holds the lineages' weights, in the same order; a cell is on a lineage where it is above ½.
             None given: where the pseudotime is finite.
         counts: layer of the AnnData or array of the npz that holds the counts; default X, or the array `counts`. Not
             used of a text table, whose counts are all columns that are not named otherwise.
+        library_size: what holds the library sizes, of which the counts here may be a part.
 
     Returns:
-        The table, checked to hold non-negative integers.
+        The counts, checked to be non-negative integers, with names of genes and cells and, as `obs`, what else the file
+        says of each cell in one number or word.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -104,7 +62,7 @@ def count_table(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     cells.to_csv(pathlib.Path(folder) / "cells.csv", index=False)
         ...     found = pg.datasets.count_table(pathlib.Path(folder) / "cells.csv", labels="type")
-        >>> found.genes, found.data.label_names
+        >>> found.feature_names, found.label_names
         (('Sst', 'Pvalb'), ('glia', 'neuron'))
     """
     path = Path(path)
@@ -118,7 +76,7 @@ def count_table(
     elif kind == ".npz":
         found = _arrays(path, counts or "counts")
     else:
-        found = _text(path, {*pseudotime, *weights, *([labels] if labels else [])})
+        found = _text(path, {*pseudotime, *weights, *filter(None, [labels, library_size])})
     codes, names = _codes(path, found, labels)
     time = _stacked(path, found, pseudotime)
     if weights:
@@ -126,14 +84,42 @@ def count_table(
         if weight.shape != time.shape:
             raise ValueError(f"weights: expected one per pseudotime, {time.shape}; got {weight.shape}.")
         time = np.where(weight > 0.5, time, np.nan)
-    data = Dataset(
+    others = {name: values for name, values in found.others.items() if np.shape(values) == (len(found.counts),)}
+    return Dataset(
         name=path.name.removesuffix("".join(path.suffixes)),
         x=torch.from_numpy(_checked(path, found.counts).astype(np.float32)),
         labels=codes,
         label_names=names,
         shape=(found.counts.shape[1],),
+        feature_names=found.genes,
+        obs=pd.DataFrame(others, index=found.cells),
+        library_size=_floats(_column(path, found, library_size)) if library_size else None,
+        pseudotime=_floats(time),
     )
-    return CountTable(data, found.genes, torch.from_numpy(time.astype(np.float32)))
+
+
+def _floats(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def earliest_row(pseudotime: Float32[Tensor, "row lineage"]) -> int:
+    """Row of the earliest cell: of those on the most lineages, the one of least mean pseudotime.
+
+    Args:
+        pseudotime: as in `Dataset`.
+
+    Raises:
+        ValueError: no cell has a pseudotime.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> pg.datasets.earliest_row(torch.tensor([[3.0, torch.nan], [1.0, 2.0], [0.5, torch.nan]]))  # on both lineages
+        1
+    """
+    known = pseudotime.isfinite().sum(1)
+    if not pseudotime.numel() or known.max() == 0:
+        raise ValueError("pseudotime: expected at least one cell with a pseudotime; got none. Choose the root.")
+    return int(pseudotime.nanmean(1).masked_fill(known < known.max(), torch.inf).nan_to_num(torch.inf).argmin())
 
 
 def _anndata(path: Path, layer: str | None) -> _Columns:
@@ -147,30 +133,31 @@ def _anndata(path: Path, layer: str | None) -> _Columns:
     matrix = table.X if layer is None else table.layers[layer]
     columns = {str(name): table.obs[name].to_numpy() for name in table.obs.columns}
     dense = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
-    return _Columns(dense, tuple(map(str, table.var_names)), {**dict(table.obsm), **columns}, {})
+    return _Columns(dense, tuple(map(str, table.var_names)), {**dict(table.obsm), **columns}, {}, table.obs_names)
 
 
 def _arrays(path: Path, name: str) -> _Columns:
-    with np.load(path, allow_pickle=False) as file:
+    with opened_arrays(path) as file:
         arrays = dict(file)
     if name not in arrays:
         raise ValueError(f"counts: {path} has no array {name!r}; it has {sorted(arrays)}.")
     matrix = arrays.pop(name)
     genes = arrays.get("genes", np.arange(matrix.shape[-1]))
     code_names = {key.removesuffix("_names"): value for key, value in arrays.items() if key.endswith("_names")}
-    return _Columns(matrix, tuple(map(str, genes)), arrays, code_names)
+    cells = pd.Index(arrays.get("cells", np.arange(len(matrix))))
+    return _Columns(matrix, tuple(map(str, genes)), arrays, code_names, cells)
 
 
 def _text(path: Path, names: set[str]) -> _Columns:
     table = pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",")
     if table.columns[0].startswith("Unnamed") or table.columns[0] in ("cell", "cells", "barcode"):
-        table = table.drop(columns=table.columns[0])  # names of the rows
+        table = table.set_index(table.columns[0])  # names of the rows
     counted = table.drop(columns=[name for name in names if name in table])
     wrong = [name for name in counted if not pd.api.types.is_numeric_dtype(counted[name])]
     if wrong:
         raise ValueError(f"path: expected numbers in the columns of {path}; got text in {wrong}. Remove them.")
-    columns = {str(name): table[name].to_numpy() for name in table.columns}
-    return _Columns(counted.to_numpy(), tuple(map(str, counted.columns)), columns, {})
+    columns = {str(name): table[name].to_numpy() for name in names if name in table}
+    return _Columns(counted.to_numpy(), tuple(map(str, counted.columns)), columns, {}, table.index)
 
 
 def _column(path: Path, found: _Columns, name: str) -> np.ndarray:
@@ -211,7 +198,7 @@ def _checked(path: Path, counts: np.ndarray) -> np.ndarray:
 
 def branching_counts(
     num_cells: int = 500, num_genes: int = 60, total_count: float = 4.0, library: float = 500.0, seed: int = 0
-) -> CountTable:
+) -> Dataset:
     """Simulated differentiation: negative binomial counts along a trunk that parts into two lineages at time 0.35.
 
     Each gene is switched on or off once, by up to e^±2, at a time of its own, on the trunk or on one of the branches.
@@ -232,7 +219,7 @@ def branching_counts(
     Example:
         >>> import probgeo as pg
         >>> found = pg.datasets.branching_counts(num_cells=100, num_genes=20)
-        >>> found.data.x.shape, found.data.label_names
+        >>> found.x.shape, found.label_names
         (torch.Size([100, 20]), ('trunk', 'first', 'second'))
     """
     if min(num_cells, num_genes, total_count, library) <= 0:
@@ -253,12 +240,12 @@ def branching_counts(
     counts[:, 0] += counts.sum(1) == 0  # every cell has a count
     trunk = time < 0.35
     on = trunk[:, None] | (lineage[:, None] == np.arange(2))
-    data = Dataset(
+    return Dataset(
         name="branching_counts",
-        x=torch.from_numpy(counts.astype(np.float32)),
+        x=_floats(counts),
         labels=torch.from_numpy(np.where(trunk, 0, 1 + lineage)),
         label_names=("trunk", "first", "second"),
         shape=(num_genes,),
+        feature_names=tuple(f"gene {index}" for index in range(num_genes)),
+        pseudotime=_floats(np.where(on, time[:, None], np.nan)),
     )
-    pseudotime = torch.from_numpy(np.where(on, time[:, None], np.nan).astype(np.float32))
-    return CountTable(data, tuple(f"gene {index}" for index in range(num_genes)), pseudotime)

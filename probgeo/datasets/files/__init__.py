@@ -1,0 +1,1 @@
+"""Data sets in files of your own: tables, counts, folders of images."""

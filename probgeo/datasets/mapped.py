@@ -1,0 +1,58 @@
+"""Rows as they come: tensors, arrays, tables, files that are mapped into memory, stores of chunks."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from probgeo.datasets.published.images import cache_folder
+from probgeo.disk import whole_file
+from probgeo.geometry.points import rows_of
+from probgeo.rows import BLOCK_BYTES, FileRows
+
+
+def as_rows(name: str, x: Any) -> Tensor | FileRows:
+    """Rows as a tensor, or those of a file as they stand there.
+
+    Args:
+        name: of the argument.
+        x: a tensor; an array of NumPy; a table of pandas; an array that is mapped from a file, which stays there; a
+            store of chunks (zarr, h5py), which is unpacked into a file of the folder `unpacked` of the cache folder,
+            block by block, as rows are asked for one by one and a chunk holds many.
+
+    Raises:
+        TypeError: no numbers.
+        OSError: the store cannot be unpacked.
+    """
+    if hasattr(x, "chunks") and not hasattr(x, "to_numpy") and len(getattr(x, "shape", ())) == 2:
+        x = np.load(_unpacked(x), mmap_mode="r")
+    rows = FileRows.of_array(x) if isinstance(x, np.ndarray) else x
+    return rows if isinstance(rows, FileRows) else rows_of(name, x)
+
+
+def _unpacked(store: Any) -> Path:
+    """The file that holds what a store holds, named by its content, written if it is not there."""
+    content = hashlib.sha256(f"{store.dtype}{store.shape}".encode())
+    for _, block in _blocks(store):
+        content.update(block.reshape(-1).view(np.uint8).data)
+    path = cache_folder() / "unpacked" / f"{content.hexdigest()[:16]}.npy"
+    if not path.exists():
+        with whole_file(path) as unfinished:
+            rows = np.lib.format.open_memmap(unfinished, "w+", store.dtype, store.shape)
+            for begin, block in _blocks(store):
+                rows[begin : begin + len(block)] = block
+            rows.flush()
+    return path
+
+
+def _blocks(store: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """One block of rows after another, of whole chunks where these are small enough."""
+    num_rows, num_columns = store.shape
+    step = max(1, BLOCK_BYTES // max(1, num_columns * store.dtype.itemsize))
+    chunk = store.chunks[0] if store.chunks and isinstance(store.chunks[0], int) else 1
+    step = max(step // chunk * chunk, 1)
+    for begin in range(0, num_rows, step):
+        yield begin, np.ascontiguousarray(store[begin : begin + step])

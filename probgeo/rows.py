@@ -1,0 +1,208 @@
+"""Rows of an array in a file, read as tensors when they are asked for: what does not fit into memory stays there."""
+
+import dataclasses
+import json
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probgeo.disk import whole_file
+
+BLOCK_ROWS, BLOCK_BYTES = 2**16, 2**28  # at once, at most
+HELD_BYTES = 2**26  # of a file whose pages may stay with the process; of a larger one, rows are read one by one
+SETTLED = 1.0  # seconds after which a change of a file is sure to have another time than the one before it
+
+
+class _File:
+    """A file that stays as it is; a small one is mapped once, and stays with the process.
+
+    Args:
+        path: of the file.
+        version: its size in bytes, and the time of its last change in nanoseconds.
+    """
+
+    def __init__(self, path: Path, version: tuple[int, int]) -> None:
+        self.path, self.version = path, version
+        self._pages: np.ndarray | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _File, (self.path, self.version)
+
+    def check(self) -> None:
+        """Raise ValueError if the file is not what it was."""
+        if _version(self.path) != self.version:
+            raise ValueError(f"x: {self.path} has changed since it was opened. Open it again.")
+
+    def pages(self) -> np.ndarray:
+        """All bytes, mapped."""
+        pages = np.memmap(self.path, np.uint8, "r") if self._pages is None else self._pages
+        if self.version[0] <= HELD_BYTES:
+            self._pages = pages
+        return pages
+
+    def read(self, places: Iterable[int], into: np.ndarray) -> None:
+        """The bytes at each place, as many as a row of an array has, without a page that is mapped."""
+        if not into.size:
+            return
+        rows, width = memoryview(into.data).cast("B"), into[0].nbytes
+        with self.path.open("rb", buffering=0) as file:
+            for begin, place in zip(range(0, len(rows), width), places, strict=True):
+                if os.preadv(file.fileno(), [rows[begin : begin + width]], place) != width:
+                    raise OSError(f"x: {self.path} ends too early.")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FileRows:
+    """Rows x_1 … x_n of a file, of which no more is in memory than is asked for: `rows[index]` is a tensor of its own.
+
+    It is indexed like the tensor of all rows: by a slice, or by a tensor of row numbers of any shape. Made by
+    `of_array`.
+
+    Args:
+        file: where they are.
+        numbers: NumPy's name of the kind of numbers.
+        whole: rows and features in the file.
+        offset: of the first number in the file, in bytes.
+        strides: bytes between rows, and between features.
+        chosen: numbers of the rows that these are, in this order; None for all.
+        device: where the tensors go.
+    """
+
+    file: _File
+    numbers: str
+    whole: tuple[int, ...]
+    offset: int
+    strides: tuple[int, ...]
+    chosen: Tensor | None = None
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def of_array(cls, array: np.ndarray) -> "FileRows | None":
+        """The rows of an array (row, feature) that is mapped from a file, or of a part of one; None for another.
+
+        What is mapped copy-on-write is another: what was written to it is in memory alone.
+        """
+        mapped: Any = array
+        while isinstance(mapped, np.ndarray) and getattr(mapped, "_mmap", None) is None:
+            mapped = mapped.base
+        if not isinstance(mapped, np.memmap) or mapped.mode == "c" or mapped.filename is None or array.ndim != 2:
+            return None
+        if array.dtype.kind not in "fiub" or not array.dtype.isnative:
+            return None
+        mapped.flush()
+        path = Path(mapped.filename).resolve()
+        pages: Any = mapped._mmap  # type: ignore[attr-defined]
+        first = np.frombuffer(pages, np.uint8).ctypes.data
+        begin = mapped.offset - mapped.offset % mmap.ALLOCATIONGRANULARITY
+        offset = begin + array.ctypes.data - first
+        return cls(_File(path, _version(path)), array.dtype.str, array.shape, offset, array.strides)
+
+    def __len__(self) -> int:
+        return self.whole[0] if self.chosen is None else len(self.chosen)
+
+    def __repr__(self) -> str:
+        return f"FileRows({self.file.path.name!r}: {len(self)} rows of {self.whole[1]})"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(row, feature)."""
+        return len(self), self.whole[1]
+
+    @property
+    def ndim(self) -> int:
+        """2."""
+        return len(self.whole)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensors."""
+        return torch.from_numpy(np.empty(0, self.numbers)).dtype
+
+    def is_floating_point(self) -> bool:
+        """Whether the tensors are."""
+        return self.dtype.is_floating_point
+
+    def to(self, device: str | torch.device) -> "FileRows":
+        """The same rows, whose tensors go to a device."""
+        return dataclasses.replace(self, device=torch.device(device))
+
+    def rows(self, index: Tensor) -> "FileRows":
+        """Some of these rows, in the order of their numbers; nothing is read."""
+        return dataclasses.replace(self, chosen=index.cpu() if self.chosen is None else self.chosen[index.cpu()])
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """The rows as a tensor.
+
+        Raises:
+            ValueError: the file is not what it was.
+        """
+        self.file.check()
+        which: Any = index.cpu() if isinstance(index, Tensor) else index
+        which = which if self.chosen is None else self.chosen[which]
+        which = which.numpy() if isinstance(which, Tensor) else which
+        if self.file.version[0] <= HELD_BYTES or self.strides[1] != np.dtype(self.numbers).itemsize:
+            array: np.ndarray = np.ndarray(self.whole, self.numbers, self.file.pages().data, self.offset, self.strides)
+            return torch.from_numpy(np.array(array[which])).to(self.device)
+        rows = np.arange(*which.indices(self.whole[0])) if isinstance(which, slice) else which
+        if rows.size and not -self.whole[0] <= rows.min() <= rows.max() < self.whole[0]:
+            raise IndexError(f"x: expected numbers of {self.whole[0]} rows; got {rows.min()} … {rows.max()}.")
+        found = np.empty((*rows.shape, self.whole[1]), self.numbers)
+        places = self.offset + rows.ravel() % self.whole[0] * self.strides[0]
+        if isinstance(which, slice) and which.step in (None, 1) and self.strides[0] == found[:1].nbytes:
+            self.file.read(places[:1].tolist(), found.reshape(min(1, len(found)), -1))  # in one piece
+        else:
+            self.file.read(places.tolist(), found.reshape(-1, self.whole[1]))
+        return torch.from_numpy(found).to(self.device)
+
+    def remembered(self, digest: Callable[[], str]) -> str:
+        """The digest of the rows, kept beside the file for as long as its path, size and time stay.
+
+        Args:
+            digest: computes it.
+        """
+        if self.chosen is not None:
+            return digest()
+        path, version = self.file.path, self.file.version
+        place = path.with_name(f"{path.name}.digests.json")
+        here, part = [str(path), *version], f"{self.numbers} {self.whole} {self.offset} {self.strides}"
+        known: dict[str, str] = {}
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            kept = json.loads(place.read_text())
+            known = dict(kept["digests"]) if kept["file"] == here else {}
+        if part not in known:
+            known[part] = digest()
+            if time.time_ns() - version[1] > SETTLED * 1e9:
+                with suppress(OSError), whole_file(place) as unfinished:  # kept where it can be
+                    unfinished.write_text(json.dumps({"file": here, "digests": known}))
+        return known[part]
+
+
+def _version(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def row_blocks(x: Tensor | FileRows) -> Iterator[tuple[int, Tensor]]:
+    """The number of its first row, and the rows, of one block after another, of a size that suits memory."""
+    step = max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(1, x.shape[1] * x.dtype.itemsize)))
+    for begin in range(0, len(x), step):
+        yield begin, x[begin : begin + step]
+
+
+def spread(x: Tensor | FileRows) -> Tensor:
+    """Rows evenly spread over all, as many as suit memory; all where these are no more."""
+    return x[:: max(1, -(-len(x) // BLOCK_ROWS))]
+
+
+def in_memory(x: Tensor | FileRows) -> Tensor:
+    """All rows as one tensor."""
+    return x[:] if isinstance(x, FileRows) else x
