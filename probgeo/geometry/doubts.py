@@ -1,10 +1,10 @@
 """What makes the length of a path doubtful, whatever the solver says of it: rounding, and leaps of the decoder."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-from probgeo.geometry.metrics import Metric
 
 NUM_SAMPLES = 5
 # A segment with this many times its share of the length is looked into,
@@ -17,8 +17,19 @@ NARROW = 1e-7
 HALVINGS = 40
 
 
+@runtime_checkable
+class Chords(Protocol):
+    """What doubts are told by: a metric, or the chords of the members' mean, as `DecorrelatedEnergy` has them."""
+
+    def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
+        """Squared lengths of the segments."""
+
+    def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, " point"]:
+        """Lengths of segments beside these points that are no more than rounding."""
+
+
 def doubts(
-    metric: Metric, path: Float[Tensor, "batch node latent"], chords: Float[Tensor, "batch segment"]
+    metric: Chords, path: Float[Tensor, "batch node latent"], chords: Float[Tensor, "batch segment"]
 ) -> tuple[Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
     """Which paths' lengths are rounding, and which leap.
 
@@ -26,7 +37,7 @@ def doubts(
     again, one half keeps the whole chord until it is narrower than `NARROW` of the segment.
 
     Args:
-        metric: a metric.
+        metric: a metric, or chords.
         path: nodes.
         chords: lengths of their segments, as the metric has them.
 
@@ -48,7 +59,7 @@ def doubts(
 
 
 def worth_a_look(
-    metric: Metric,
+    metric: Chords,
     path: Float[Tensor, "batch node latent"],
     energy: Float[Tensor, " batch"],
     length: Float[Tensor, " batch"],
@@ -56,7 +67,7 @@ def worth_a_look(
     """Paths that may have doubts, told without their chords: of uneven speed, or hardly longer than their rounding.
 
     Args:
-        metric: a metric.
+        metric: a metric, or chords.
         path: nodes.
         energy: E of each path.
         length: L of each path.
@@ -66,7 +77,7 @@ def worth_a_look(
 
 
 def _is_leap(
-    metric: Metric, path: Float[Tensor, "batch node latent"], segment: Tensor, chord: Float[Tensor, " batch"]
+    metric: Chords, path: Float[Tensor, "batch node latent"], segment: Tensor, chord: Float[Tensor, " batch"]
 ) -> Bool[Tensor, " batch"]:
     """Whether the chord of a segment stays, for the most part, in one half of it, however short."""
     rows = torch.arange(len(path), device=path.device)

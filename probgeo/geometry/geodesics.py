@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probgeo.geometry.descents import Descents, GaussNewton, Status, descended
-from probgeo.geometry.doubts import doubts, worth_a_look
+from probgeo.geometry.doubts import Chords, doubts, worth_a_look
 from probgeo.geometry.immersions import plainly
-from probgeo.geometry.metrics import Energy, Metric
+from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Metric
 from probgeo.geometry.metrics.metric import check_energy
 from probgeo.geometry.newton import default_system
 from probgeo.geometry.paths import Straight
@@ -167,7 +167,7 @@ def geodesic(
         searched = isinstance(init, Search)
         parts = [_solved(metric, newton, some, searched, solver) for some in split(starts, count)]
         solution = parts[0] if len(parts) == 1 else Geodesics(*map(torch.cat, zip(*parts, strict=True)))
-        if isinstance(metric, Metric):
+        if isinstance(metric, Metric | DecorrelatedEnergy):
             solution = solution._replace(status=_doubted(metric, solution))
     if throw and (solution.status != Status.CONVERGED).any():
         pairs = (solution.status != Status.CONVERGED).nonzero()[:, 0].tolist()
@@ -176,11 +176,11 @@ def geodesic(
     return solution
 
 
-def _doubted(metric: Metric, found: Geodesics) -> Int[Tensor, " batch"]:
+def _doubted(metric: Metric | DecorrelatedEnergy, found: Geodesics) -> Int[Tensor, " batch"]:
     """The status, once rounding and jumps are looked for where energy and length leave room for them."""
     status = found.status.clone()
     pairs = (status != Status.NONFINITE).nonzero()[:, 0]
-    if len(pairs):
+    if len(pairs) and isinstance(metric, Metric):  # of another energy neither tells: its chords are
         pairs = pairs[worth_a_look(metric, *(values[pairs] for values in found[:3]))]
     if len(pairs):
         chords = metric.squared_residuals(found.path[pairs]).sqrt()
@@ -189,7 +189,7 @@ def _doubted(metric: Metric, found: Geodesics) -> Int[Tensor, " batch"]:
 
 
 def with_doubts(
-    metric: Metric,
+    metric: Chords,
     path: Float[Tensor, "batch node latent"],
     chords: Float[Tensor, "batch segment"],
     status: Int[Tensor, " batch"],
@@ -197,7 +197,7 @@ def with_doubts(
     """The status of paths, ROUNDING or JUMP where their length is not to be trusted; NONFINITE stays.
 
     Args:
-        metric: a metric.
+        metric: a metric, or chords.
         path: nodes.
         chords: lengths of the segments.
         status: what is known otherwise.

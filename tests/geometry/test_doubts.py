@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 import probgeo as pg
 from probgeo.geometry.geodesics import GaussNewton, Status, geodesic, worse
-from probgeo.geometry.metrics import ConformalMetric, ExpectedMetric, PullbackMetric
+from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric
 from probgeo.nn import mlp
 from probgeo.study.measures import StraightLine
-from tests.manifolds import hill
+from tests.manifolds import hill, plane
 
 START, STOP = torch.tensor([[-1.5, 0.05]]), torch.tensor([[1.5, 0.05]])
 
@@ -105,6 +105,8 @@ def test_ensembles_with_kinks_are_not_doubted(activation, latent):
     z = 2 * torch.randn(2, 40, latent, generator=torch.Generator().manual_seed(1))
     status = geodesic(ExpectedMetric(members), *z, solver=GaussNewton(64)).status
     assert not ((status == Status.ROUNDING) | (status == Status.JUMP)).any()
+    status = geodesic(DecorrelatedEnergy(members, 64), *z, solver=GaussNewton(64)).status
+    assert not ((status == Status.ROUNDING) | (status == Status.JUMP)).any()
     field = ConformalMetric(lambda z: (-z.square().sum(-1)).exp(), 1e-3)
     status = geodesic(field, *z, solver=GaussNewton(64)).status
     assert not ((status == Status.ROUNDING) | (status == Status.JUMP)).any()
@@ -123,3 +125,30 @@ def test_ends_nearer_than_rounding_end_as_rounding_not_as_stalled(apart):
     metric = PullbackMetric(lambda z: torch.tanh(z @ weight) + 1)
     solution = geodesic(metric, start, start + apart * away, solver=GaussNewton(num_segments=64))
     assert (solution.status == Status.ROUNDING).all()
+
+
+def disagreeing(decoder) -> DecorrelatedEnergy:
+    """Two members, the decoder moved by ±0.1 in each output: its chords, and a variance of 0.01 in each."""
+    return DecorrelatedEnergy([lambda z: decoder(z) - 0.1, lambda z: decoder(z) + 0.1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_energies_of_members_that_leap_or_are_rounding_are_not_called_converged(dtype):
+    start, stop = torch.tensor([[-1.01, 0.0]], dtype=dtype), torch.tensor([[0.9, 0.0]], dtype=dtype)
+    for decoder in (step, direction, safe_direction):
+        assert geodesic(disagreeing(decoder), start, stop).status == Status.JUMP
+    offset = geodesic(disagreeing(lambda z: hill(z) + 1e5), start, stop).status
+    assert offset == (Status.ROUNDING if dtype == torch.float32 else Status.CONVERGED)
+
+
+def test_energies_of_ends_within_rounding_of_each_other_are_said():
+    apart = geodesic(disagreeing(hill), START, START + 1e-5)
+    assert apart.status == Status.ROUNDING
+    assert geodesic(disagreeing(hill), START, START.clone()).status == Status.CONVERGED
+
+
+def test_energies_of_planes_are_not_doubted():
+    found = geodesic(disagreeing(plane), START, STOP)
+    chord = plane(STOP) - plane(START)
+    torch.testing.assert_close(found.energy, chord.square().sum(1) / 2 + 256**2 * 3 * 0.01, rtol=1e-5, atol=0)
+    assert found.status == Status.CONVERGED

@@ -4,7 +4,6 @@ import copy
 from abc import abstractmethod
 from typing import final
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from probgeo.geometry.metrics.chunks import (
     chunk_size,
     pullback_linearization,
     pullback_tensor,
+    rounding_lengths,
     squared_chords,
 )
 from probgeo.geometry.metrics.metric import Linearization, Metric
@@ -47,9 +47,7 @@ class ChordMetric(Metric):
     @final
     def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, " point"]:
         """10·eps·‖f‖, eps as measured where the maps compute in less than the points' dtype; at least 10·eps·‖Jz‖."""
-        rounding, jets = self._maps.rounding(points), self._maps.jets(points).flatten(2) / self._maps.num_maps**0.5
-        own = torch.einsum("pk,pko->po", points, jets[:, 1:]).norm(dim=1) * torch.finfo(points.dtype).eps
-        return 10 * torch.maximum(rounding * jets[:, 0].norm(dim=1), own)
+        return rounding_lengths(self._maps, points)
 
     @final
     def num_points(self, points: Float[Tensor, "point latent"]) -> int:

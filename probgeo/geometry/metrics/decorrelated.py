@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probgeo.geometry.jacobians import Maps, Members
-from probgeo.geometry.metrics.chunks import from_grams, grams, over_chunks, point_chunks
+from probgeo.geometry.metrics.chunks import from_grams, grams, over_chunks, point_chunks, rounding_lengths
 from probgeo.geometry.metrics.metric import Energy, Evaluation, Linearization
 
 
@@ -81,6 +81,19 @@ class DecorrelatedEnergy(Energy):
             mean.diagonal + 2 * weight * spread[:, 1:-1, 1:, 1:],
             mean.off_diagonal,
         )
+
+    def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
+        """‖m(z_{i+1}) − m(z_i)‖²: chords of the members' mean, by which rounding and leaps are told."""
+
+        def pieces(values: Tensor) -> tuple[Tensor]:
+            return (values.mean(1).diff(dim=0).square().sum(-1),)
+
+        (squares,) = over_chunks(self._maps, self._maps.values, pieces, path, self._memory, 1)
+        return squares[:, :-1]
+
+    def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, " point"]:
+        """Lengths of such chords that are no more than rounding: 10·eps·‖f‖, of the members side by side over √S."""
+        return rounding_lengths(self._maps, points)
 
     def _energy(
         self, squared_chords: Float[Tensor, "batch _"], variance: Float[Tensor, "batch node"]
