@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import probgeo as pg
 from probgeo.geometry.geodesics import GaussNewton, Status, geodesic, worse
-from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric
+from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
 from probgeo.nn import mlp
 from probgeo.study.measures import StraightLine
 from tests.manifolds import hill, plane
@@ -152,3 +152,24 @@ def test_energies_of_planes_are_not_doubted():
     chord = plane(STOP) - plane(START)
     torch.testing.assert_close(found.energy, chord.square().sum(1) / 2 + 256**2 * 3 * 0.01, rtol=1e-5, atol=0)
     assert found.status == Status.CONVERGED
+
+
+@pytest.mark.parametrize("kind", ["tensor", "density"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_path_across_a_step_of_a_field_is_not_called_converged_nor_one_beside_it_doubted(kind, dtype):
+    """Speed 1 where x < 0.2 and 1/3 beyond, as of light that enters glass."""
+
+    def slowness(z: Tensor) -> Tensor:
+        return 1 + 2 * (z[..., 0] > 0.2).to(z)
+
+    identity = torch.eye(2, dtype=dtype)
+    fields = {
+        "tensor": TensorMetric(lambda z: slowness(z)[..., None, None] ** 2 * identity),
+        "density": ConformalMetric(lambda z: 1 / slowness(z) ** 2, 1e-8),
+    }
+    start = torch.tensor([[-1.01, 0.0]] * 5 + [[0.3, -0.5]], dtype=dtype)
+    stop = torch.tensor([[0.9, y] for y in (0.0, 0.01, 0.3, -0.6, 2.0)] + [[0.9, 0.3]], dtype=dtype)
+    found = geodesic(fields[kind], start, stop)
+    assert (found.status[:5] != Status.CONVERGED).all()
+    torch.testing.assert_close(found.length[5], torch.tensor(3.0, dtype=dtype), rtol=1e-5, atol=0)  # 3 · √(0.6² + 0.8²)
+    assert found.status[5] == Status.CONVERGED
