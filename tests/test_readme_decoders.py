@@ -106,7 +106,7 @@ RIGHT: dict[str, Callable[[], list[Decoder]]] = {
     ],
 }
 REFUSED: dict[str, Callable[[], list[Decoder]]] = {
-    "part of it detached": lambda: [detached_hill, data, through_numpy, Once(), rounded, in_lower_precision],
+    "part of it detached": lambda: [detached_hill, data, through_numpy, Once(), rounded],
     "training mode": lambda: [
         seeded(dense, partial(nn.BatchNorm1d, 16)),
         seeded(dense, partial(nn.Dropout, 0.3)),
@@ -115,6 +115,7 @@ REFUSED: dict[str, Callable[[], list[Decoder]]] = {
     "random numbers": lambda: [drawn, lambda z: hill(z) + 0.1 * torch.randn(3)],
     "normalised by its whole batch": lambda: [batch_normalised, lambda z: hill(z) - hill(z).mean(0)],
     "its argument changed": lambda: [moved],
+    "half precision inside": lambda: [in_lower_precision, lambda z: hill(z.bfloat16()).to(z)],
     "integers": lambda: [lambda z: (50 * hill(z)).int(), lambda z: hill(z).half(), lambda z: hill(z) + 0j],
     "tuples, dicts": lambda: [
         from_torch(encode=lambda x: x[:, :2], decode=decode).metric()

@@ -70,6 +70,39 @@ _TRAINING = {
 }
 
 
+class _Traced(TorchFunctionMode):
+    """Inside, the dtypes of fewer bits are noted that anything computed from z takes on the way.
+
+    Args:
+        z: what the rest is computed from; other tensors, such as weights, may be kept in any dtype.
+    """
+
+    def __init__(self, z: Tensor) -> None:
+        super().__init__()
+        self.halves: list[torch.dtype] = []
+        self._held = {id(z): z}  # held, so that no other tensor is given the same identity
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if any(id(x) in self._held for x in _tensors((args, kwargs))):
+            for x in _tensors(found):
+                self._held[id(x)] = x
+                if x.dtype in _HALVES:
+                    self.halves.append(x.dtype)
+        return found
+
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def _tensors(held: Any) -> Iterator[Tensor]:
+    if isinstance(held, Tensor):
+        yield held
+    elif isinstance(held, (tuple, list, dict)):
+        for part in held.values() if isinstance(held, dict) else held:
+            yield from _tensors(part)
+
+
 def check_call(function: Callable[[Tensor], Any], z: Float[Tensor, "point latent"]) -> None:
     """Calls a decoder once, and says in words what torch says of points that do not fit it.
 
@@ -110,8 +143,15 @@ def check_values(values: Callable[[Tensor], Tensor], z: Float[Tensor, "point lat
 def _tried_values(values: Callable[[Tensor], Tensor], points: Float[Tensor, "point latent"], scale: float) -> float:
     """The relative error of the values, once they are those of a function of the point alone."""
     few = points[:8].clone()
-    with watched():
+    traced = _Traced(few)
+    with watched(), traced:
         first = values(few)
+    if traced.halves:
+        raise ValueError(
+            f"decoder: it computes in {traced.halves[0]} inside, too coarsely for chords, and returns "
+            f"{first.dtype}. Compute in float32 throughout: convert the model, .float(), and leave out .half() and "
+            "autocast."
+        )
     if not torch.equal(few, points[:8]):
         raise ValueError(
             "decoder: it changes its argument in place; write `z = z - mean` instead of `z -= mean`, or clone z."

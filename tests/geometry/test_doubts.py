@@ -63,9 +63,46 @@ def test_lengths_that_are_rounding_are_not_called_converged(decoder):
     assert found(decoder, START, STOP) == both(Status.ROUNDING)
 
 
-def test_a_decoder_that_computes_in_half_precision_inside_is_not_called_converged():
-    status = found(lambda z: hill(z.bfloat16().float()), START, STOP)
-    assert status["geodesic"] != Status.CONVERGED and status["straight"] == Status.ROUNDING
+class SoftStep(nn.Module):
+    """Elementwise, so that it runs within the fused kernel, and in half precision."""
+
+    elementwise = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.half().tanh().to(x)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_a_decoder_that_computes_in_half_precision_inside_is_refused(half):
+    def inside(z: Tensor) -> Tensor:
+        return hill(z.to(half)).to(z)
+
+    def at_the_end(z: Tensor) -> Tensor:
+        return hill(z).to(half).float()
+
+    def autocast(z: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=half):
+            return (z @ torch.eye(2, 3)).to(z)
+
+    for decoder in (inside, at_the_end, autocast):
+        for metric in (PullbackMetric(decoder), ExpectedMetric([hill, decoder]), DecorrelatedEnergy([hill, decoder])):
+            with pytest.raises(ValueError, match=rf"decoder: it computes in {half} inside.*float32 throughout"):
+                geodesic(metric, START, STOP)
+        with pytest.raises(ValueError, match=f"computes in {half} inside"):
+            StraightLine().paths(Model(decoder), START, STOP, START)
+    with pytest.raises(ValueError, match=r"computes in torch.float16 inside"):
+        geodesic(PullbackMetric(mlp([2, 8, 8, 3], SoftStep)), START, STOP)
+
+
+def test_weights_kept_in_half_precision_and_computed_with_in_float32_are_right():
+    kept = [torch.tensor([[2.0, 0.0], [0.0, 0.5]]).bfloat16()] * 2
+
+    def decoder(z: Tensor) -> Tensor:
+        return z @ torch.stack(kept)[0].to(z)
+
+    found = geodesic(PullbackMetric(decoder), START, STOP)
+    torch.testing.assert_close(found.length, torch.tensor([6.0]))  # 2 · 3
+    assert found.status == Status.CONVERGED
 
 
 def test_ends_within_rounding_of_each_other_are_said_and_float64_does_not_mind():
