@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from probgeo.likelihoods import Likelihood, Parameters
 from probgeo.models.decoders.decoder import DrawnModule, checked_num_draws, with_head
-from probgeo.nn import MLP, Network, Stacked, check_whole, check_network
+from probgeo.nn import MLP, Network, Stacked, check_network, check_whole
 
 
 class EnsembleModule(DrawnModule):
