@@ -19,7 +19,7 @@ from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder, check_parts
 from probgeo.models.phase import Phase, inside, target, with_decoder
-from probgeo.nn import MLP, Network, check_count
+from probgeo.nn import MLP, Network, check_whole
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class LatentSpec(ModelSpec):
     beta: float | tuple[float, ...] | Warmup
 
     def __post_init__(self) -> None:
-        check_count("latent", self.latent)
+        check_whole("latent", self.latent)
         if self.latent < 1:
             raise ValueError(f"latent: expected at least one dimension; got {self.latent}.")
         if isinstance(self.beta, Sequence):

@@ -95,7 +95,7 @@ def check_network(name: str, network: Any) -> None:
         )
 
 
-def check_count(name: str, number: Any) -> None:
+def check_whole(name: str, number: Any) -> None:
     """TypeError, by the name of the argument, for what is no whole number."""
     if isinstance(number, bool) or not hasattr(number, "__index__"):
         raise TypeError(f"{name}: expected a whole number; got {number!r}.")

@@ -108,6 +108,9 @@ def earliest_row(pseudotime: Float32[Tensor, "row lineage"]) -> int:
     Args:
         pseudotime: as in `Dataset`.
 
+    Returns:
+        Its number, from 0.
+
     Raises:
         ValueError: no cell has a pseudotime.
 

@@ -41,7 +41,7 @@ def neurons_morphology(path: str | Path | None = None) -> Dataset:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     np.savez(pathlib.Path(folder) / "mine.npz", **neurons, **morphology, **families)
         ...     data = pg.datasets.neurons_morphology(pathlib.Path(folder) / "mine.npz")
-        >>> data.shapes
+        >>> data.views
         {'physiology': (29,), 'morphology': (61,)}
 
     References:
@@ -85,7 +85,7 @@ def neurons_expression(path: str | Path | None = None, num_genes: int = 100) -> 
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     np.savez(pathlib.Path(folder) / "mine.npz", **neurons, **expression, **families)
         ...     data = pg.datasets.neurons_expression(pathlib.Path(folder) / "mine.npz", num_genes=5)
-        >>> data.shapes
+        >>> data.views
         {'physiology': (29,), 'expression': (5,)}
 
     References:

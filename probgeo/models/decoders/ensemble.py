@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from probgeo.likelihoods import Likelihood, Parameters
 from probgeo.models.decoders.decoder import DrawnModule, checked_num_draws, with_head
-from probgeo.nn import MLP, Network, Stacked, check_count, check_network
+from probgeo.nn import MLP, Network, Stacked, check_network, check_whole
 
 
 class EnsembleModule(DrawnModule):
@@ -124,7 +124,7 @@ class EnsembleDecoder:
     assignment: SplitBatch | RandomMember = SplitBatch()
 
     def __post_init__(self) -> None:
-        check_count("members", self.members)
+        check_whole("members", self.members)
         if self.members < 1:
             raise ValueError(f"members: expected at least one decoder; got {self.members}.")
         check_network("network", self.network)

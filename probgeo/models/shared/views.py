@@ -18,7 +18,7 @@ from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder, check_parts
 from probgeo.models.phase import Epochs, Phase, Target, inside, target, with_decoder
-from probgeo.nn import MLP, Network, check_count
+from probgeo.nn import MLP, Network, check_whole
 from probgeo.rows import FileRows, in_memory
 
 
@@ -65,7 +65,7 @@ class View:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        check_count("num_features", self.num_features)
+        check_whole("num_features", self.num_features)
         check_parts(self)
         if self.num_features < 1:
             raise ValueError(f"num_features: expected at least one column; got {self.num_features}.")
