@@ -210,3 +210,18 @@ def test_a_path_across_a_step_of_a_field_is_not_called_converged_nor_one_beside_
     assert (found.status[:5] != Status.CONVERGED).all()
     torch.testing.assert_close(found.length[5], torch.tensor(3.0, dtype=dtype), rtol=1e-5, atol=0)  # 3 · √(0.6² + 0.8²)
     assert found.status[5] == Status.CONVERGED
+
+
+def test_fields_are_refused_by_the_name_of_their_argument():
+    def rounded(z: Tensor) -> Tensor:
+        return ((-z.square().sum(-1)).exp() * 255).round() / 255
+
+    half = lambda z: (-z.half().square().sum(-1)).exp().to(z)  # noqa: E731
+    identity = torch.eye(2)
+    for field, words in ((rounded, "its derivative does not belong"), (half, "it computes in torch.float16 inside")):
+        with pytest.raises(ValueError, match=f"^density: {words}"):
+            geodesic(ConformalMetric(field, 0.1), START, STOP)
+        with pytest.raises(ValueError, match=f"^tensor: {words}"):
+            geodesic(TensorMetric(lambda z, field=field: (1 + field(z))[..., None, None] * identity), START, STOP)
+    with pytest.raises(ValueError, match=r"^density: it cannot be called with points"):
+        ConformalMetric(nn.Linear(3, 1), 0.1).tensor(START)

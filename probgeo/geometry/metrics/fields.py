@@ -1,8 +1,9 @@
 """Metrics given as a field over the latent space: any tensor, or an inverse density."""
 
+import contextlib
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any, final
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -41,6 +42,18 @@ def _kind(found: Any) -> str:
     return str(tuple(found.shape)) if isinstance(found, Tensor) else type(found).__name__
 
 
+@contextlib.contextmanager
+def _called(name: str) -> Iterator[None]:
+    """Inside, what is refused is called by the name of the argument, and not a decoder."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        said = str(error)
+        if not said.startswith("decoder: "):
+            raise
+        raise type(error)(name + said.removeprefix("decoder")) from error
+
+
 class FieldMetric(Metric):
     """Any metric tensor field G, with residuals r_i = Lᵀ(z_{i+1} − z_i), LLᵀ = G((z_i + z_{i+1})/2).
 
@@ -48,6 +61,8 @@ class FieldMetric(Metric):
         tensor: differentiable callable (*batch, latent) -> (*batch, latent, latent), symmetric positive definite.
         memory: bytes that one chunk of tensors and derivatives may take; None for what suits the device's caches.
     """
+
+    argument: ClassVar[str] = "tensor"
 
     @abstractmethod
     def __init__(self, tensor: Callable[[Tensor], Tensor], memory: int | None) -> None:
@@ -66,7 +81,8 @@ class FieldMetric(Metric):
         """G(z) at points (*batch, latent)."""
         z = points_of("z", z, "*batch latent")
         points = z.flatten(0, -2) if z.ndim > 1 else z[None]
-        tensors = torch.cat([self._tensor(chunk) for chunk in point_chunks(self._maps, points, self._memory, 1)])
+        with _called(self.argument):
+            tensors = torch.cat([self._tensor(chunk) for chunk in point_chunks(self._maps, points, self._memory, 1)])
         return tensors.reshape(*z.shape, z.shape[-1])
 
     @final
@@ -78,15 +94,18 @@ class FieldMetric(Metric):
     @final
     def num_points(self, points: Float[Tensor, "point latent"]) -> int:
         """A chunk's size."""
-        return chunk_size(self._maps, points, self._memory, 4)
+        with _called(self.argument):
+            return chunk_size(self._maps, points, self._memory, 4)
 
     @final
     def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """E, gradient, and Gauss–Newton blocks with the derivative of L."""
         latent = path.shape[2]
         step, middle = path.diff(dim=1), ((path[:, 1:] + path[:, :-1]) / 2).flatten(0, 1)
-        chunks = point_chunks(self._maps, middle, self._memory, 1 + latent)
-        jets = torch.cat([self._maps.jets(chunk) for chunk in chunks]).view(*step.shape[:2], 1 + latent, latent, latent)
+        with _called(self.argument):
+            chunks = point_chunks(self._maps, middle, self._memory, 1 + latent)
+            jets = torch.cat([self._maps.jets(chunk) for chunk in chunks])
+        jets = jets.view(*step.shape[:2], 1 + latent, latent, latent)
         root = self._root(jets[:, :, 0])
         # ∂L = L Φ(L⁻¹ ∂G L⁻ᵀ), Φ the lower triangle with half its diagonal.
         half = torch.linalg.solve_triangular(root[:, :, None], jets[:, :, 1:], upper=False)
@@ -169,6 +188,8 @@ class ConformalMetric(FieldMetric):
     References:
         Arvanitidis, Hansen and Hauberg, A locally adaptive normal distribution (2016), section 3.
     """
+
+    argument = "density"
 
     def __init__(self, density: Callable[[Tensor], Tensor], floor: float, *, memory: int | None = None) -> None:
         if not callable(density):
