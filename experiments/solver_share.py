@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -66,34 +65,6 @@ class FromOnePath(pg.study.Measure):
         return pg.geodesic(metric, start, stop, init=pg.paths.Graph(metric, codes).__call__, solver=self.solver)
 
 
-@dataclass(frozen=True)
-class FromMany(pg.study.Measure):
-    """The shortest of the default's solution and those from bent lines, all tight."""
-
-    solver: pg.GaussNewton
-    bends: int
-
-    def paths(self, model: pg.LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
-        metric = model.metric()
-        found = [pg.geodesic(metric, start, stop, init=pg.paths.Graph(metric, codes), solver=self.solver)]
-        for index in range(self.bends):
-            found.append(pg.geodesic(metric, start, stop, init=bent(start, stop, index), solver=self.solver))
-        best = torch.stack([each.length for each in found]).nan_to_num(nan=torch.inf).argmin(0)
-        rows = torch.arange(len(start))
-        return pg.Geodesics(*(torch.stack(values)[best, rows] for values in zip(*found, strict=True)))
-
-
-def bent(start: Tensor, stop: Tensor, index: int) -> Tensor:
-    """Lines of 64 segments bent to a random side, by up to their own length; every third one to both sides."""
-    generator = torch.Generator().manual_seed(index)
-    chord = (stop - start).cpu()
-    aside = torch.randn(chord.shape, generator=generator, dtype=chord.dtype)
-    height = 0.2 + 0.8 * torch.rand(len(chord), 1, generator=generator, dtype=chord.dtype)
-    size = chord.norm(dim=1, keepdim=True) / aside.norm(dim=1, keepdim=True)
-    shape = torch.sin(torch.pi * (1 + (index % 3 == 2)) * torch.linspace(0, 1, 65, dtype=chord.dtype))
-    return pg.paths.Straight(64)(start, stop) + (shape[:, None] * (height * size * aside)[:, None]).to(start)
-
-
 def compute(config: Config, folder: Path) -> Groups:
     """Everything that takes time: trainings and distances, which are kept."""
     data, points = config.observations()
@@ -103,7 +74,7 @@ def compute(config: Config, folder: Path) -> Groups:
         "line": FromLine(default),
         "one path": FromOnePath(default),
         "rivals": pg.study.Geodesic(solver=default),
-        "many tight": FromMany(tight, config.bends),
+        "many tight": pg.study.ManyStarts(solver=tight, num_bends=config.bends),
     }
     models = {"ensemble": config.vae(pg.EnsembleDecoder(config.members, config.perceptron()))}
     dataset = config.study(folder, data, points, models, measures).run()
