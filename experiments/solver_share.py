@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 import xarray as xr
-from matplotlib.figure import Figure
 from torch import Tensor
 
 import probgeo as pg
 from experiments.common.options import Ensemble, Observed, Retrained
 from experiments.common.results import Groups, Shown, run
 from probgeo.identifiability import coefficient_of_variation, icc, solver_excess
-from probgeo.plots.style import finish, new_figure
 
 TIGHTER = 1e-4
 
@@ -91,19 +89,6 @@ def table_of(found: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame({name: values.to_series() for name, values in columns.items()}).loc[found.measure.values]
 
 
-def gap_figure(gap: xr.DataArray) -> Figure:
-    """How much longer the second shortest path is, of the pairs that have one: cumulative share of all pairs."""
-    figure = new_figure(4.6, 3.0)
-    axes = figure.subplots()
-    values = gap.values.ravel()
-    finite = sorted(values[values == values])
-    shares = [(index + 1) / max(1, values.size) for index in range(len(finite))]
-    axes.step([0, *finite], [0, *shares], where="post", color="C0")
-    axes.set(xlabel="gap to the second shortest path", ylabel="share of pairs", xlim=(0, None), ylim=(0, None))
-    finish(axes)
-    return figure
-
-
 def said(table: pd.DataFrame, gap: xr.DataArray) -> Sequence[str]:
     """What is to be read."""
     rivals = float(gap.notnull().mean())
@@ -120,7 +105,7 @@ def report(groups: Groups) -> Shown:
     found = groups["distances"]
     table, gap = table_of(found), found.gap.sel(measure="rivals", drop=True)
     print(*said(table, gap), sep="\n")
-    return {"table": table}, {"gaps": gap_figure(gap)}
+    return {"table": table}, {"gaps": pg.plots.rival_gaps(found.sel(measure="rivals", drop=True))}
 
 
 def main(arguments: list[str] | None = None) -> None:
