@@ -95,7 +95,7 @@ def said(table: pd.DataFrame, gap: xr.DataArray) -> Sequence[str]:
     close = float((gap < 0.01).mean())
     return (
         table.to_string(float_format="{:.4f}".format),
-        f"Excess of a length over the shortest that any search found. {rivals:.0%} of geodesics have a rival, "
+        f"Excess of a length over the tight search's, where that is shorter. {rivals:.0%} of geodesics have a rival, "
         f"{close:.0%} one within 1 %.",
     )
 

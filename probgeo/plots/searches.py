@@ -50,7 +50,9 @@ def rival_gaps(dataset: xr.Dataset) -> Figure:
         finite = np.sort(values[np.isfinite(values)])
         shares = np.arange(len(finite) + 1) / len(values)
         named = f"{label}: {shares[-1]:.0%} have a rival".removeprefix(": ")
-        ax.step([0, *finite, 1.05 * longest], [*shares, shares[-1]], where="post", color=colour, label=named)
+        ax.step(
+            [0, *finite, 1.05 * longest], [*shares, shares[-1]], where="post", color=colour, label=named, clip_on=False
+        )
     ax.set(xlabel="second shortest path, longer by", ylabel="geodesics", xlim=(0, 1.05 * longest), ylim=(0, None))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
