@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 import xarray as xr
-from matplotlib.figure import Figure
 from torch import Tensor
 
 import probgeo as pg
 from experiments.common.options import Ensemble, Observed, Retrained
 from experiments.common.results import Groups, Shown, run
 from probgeo.identifiability import coefficient_of_variation, icc, solver_excess
-from probgeo.plots.style import finish, new_figure
 
 TIGHTER = 1e-4
 
@@ -66,34 +63,6 @@ class FromOnePath(pg.study.Measure):
         return pg.geodesic(metric, start, stop, init=pg.paths.Graph(metric, codes).__call__, solver=self.solver)
 
 
-@dataclass(frozen=True)
-class FromMany(pg.study.Measure):
-    """The shortest of the default's solution and those from bent lines, all tight."""
-
-    solver: pg.GaussNewton
-    bends: int
-
-    def paths(self, model: pg.LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
-        metric = model.metric()
-        found = [pg.geodesic(metric, start, stop, init=pg.paths.Graph(metric, codes), solver=self.solver)]
-        for index in range(self.bends):
-            found.append(pg.geodesic(metric, start, stop, init=bent(start, stop, index), solver=self.solver))
-        best = torch.stack([each.length for each in found]).nan_to_num(nan=torch.inf).argmin(0)
-        rows = torch.arange(len(start))
-        return pg.Geodesics(*(torch.stack(values)[best, rows] for values in zip(*found, strict=True)))
-
-
-def bent(start: Tensor, stop: Tensor, index: int) -> Tensor:
-    """Lines of 64 segments bent to a random side, by up to their own length; every third one to both sides."""
-    generator = torch.Generator().manual_seed(index)
-    chord = (stop - start).cpu()
-    aside = torch.randn(chord.shape, generator=generator, dtype=chord.dtype)
-    height = 0.2 + 0.8 * torch.rand(len(chord), 1, generator=generator, dtype=chord.dtype)
-    size = chord.norm(dim=1, keepdim=True) / aside.norm(dim=1, keepdim=True)
-    shape = torch.sin(torch.pi * (1 + (index % 3 == 2)) * torch.linspace(0, 1, 65, dtype=chord.dtype))
-    return pg.paths.Straight(64)(start, stop) + (shape[:, None] * (height * size * aside)[:, None]).to(start)
-
-
 def compute(config: Config, folder: Path) -> Groups:
     """Everything that takes time: trainings and distances, which are kept."""
     data, points = config.observations()
@@ -103,7 +72,7 @@ def compute(config: Config, folder: Path) -> Groups:
         "line": FromLine(default),
         "one path": FromOnePath(default),
         "rivals": pg.study.Geodesic(solver=default),
-        "many tight": FromMany(tight, config.bends),
+        "many tight": pg.study.ManyStarts(solver=tight, num_bends=config.bends),
     }
     models = {"ensemble": config.vae(pg.EnsembleDecoder(config.members, config.perceptron()))}
     dataset = config.study(folder, data, points, models, measures).run()
@@ -120,26 +89,13 @@ def table_of(found: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame({name: values.to_series() for name, values in columns.items()}).loc[found.measure.values]
 
 
-def gap_figure(gap: xr.DataArray) -> Figure:
-    """How much longer the second shortest path is, of the pairs that have one: cumulative share of all pairs."""
-    figure = new_figure(4.6, 3.0)
-    axes = figure.subplots()
-    values = gap.values.ravel()
-    finite = sorted(values[values == values])
-    shares = [(index + 1) / max(1, values.size) for index in range(len(finite))]
-    axes.step([0, *finite], [0, *shares], where="post", color="C0")
-    axes.set(xlabel="gap to the second shortest path", ylabel="share of pairs", xlim=(0, None), ylim=(0, None))
-    finish(axes)
-    return figure
-
-
 def said(table: pd.DataFrame, gap: xr.DataArray) -> Sequence[str]:
     """What is to be read."""
     rivals = float(gap.notnull().mean())
     close = float((gap < 0.01).mean())
     return (
         table.to_string(float_format="{:.4f}".format),
-        f"Excess of a length over the shortest that any search found. {rivals:.0%} of geodesics have a rival, "
+        f"Excess of a length over the tight search's, where that is shorter. {rivals:.0%} of geodesics have a rival, "
         f"{close:.0%} one within 1 %.",
     )
 
@@ -149,7 +105,7 @@ def report(groups: Groups) -> Shown:
     found = groups["distances"]
     table, gap = table_of(found), found.gap.sel(measure="rivals", drop=True)
     print(*said(table, gap), sep="\n")
-    return {"table": table}, {"gaps": gap_figure(gap)}
+    return {"table": table}, {"gaps": pg.plots.rival_gaps(found.sel(measure="rivals", drop=True))}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,6 +11,7 @@ import xarray as xr
 from probgeo.identifiability.comparisons import holm, paired_test, wilcoxon_test
 from probgeo.identifiability.permutations import permutation_test, swap_test
 from probgeo.identifiability.resampling import bootstrap, bootstrap_difference
+from probgeo.identifiability.solver import excess_of_rows
 from probgeo.identifiability.statistics import (
     CORE,
     checked,
@@ -38,6 +39,7 @@ def summary(
     points: np.ndarray | None = None,
     num_permutations: int = 9999,
     family: Mapping[str, Sequence[Label]] | None = None,
+    tight: xr.DataArray | None = None,
 ) -> Table:
     """Variation over retrainings beside what the distance tells apart: one row per (model, measure).
 
@@ -60,6 +62,8 @@ def summary(
         num_resamples, level, seed, points: of the intervals, see `bootstrap`.
         num_permutations: of the tests, see `permutation_test`.
         family: reference -> rows whose tests are to be corrected together by `holm`; None for no correction.
+        tight: distances of a sample of the pairs by a tighter search, from `study.tight_distances`, dims as `distance`:
+            the solver's share of these rows is then stated. None says nothing of it.
 
     Returns:
         DataFrame with, per row: `cv` (mean over pairs), `cv_median`, `spread`, `icc`, `rank_agreement`, each but the
@@ -70,11 +74,14 @@ def summary(
         of a family; `difference_NAME`, the mean CV less the reference's, with `_lower` and `_upper` of
         `bootstrap_difference`; and, to compare with published numbers, `t_NAME`, `p_t_NAME` and `effect_NAME` of the
         one-sided `paired_test` and `p_wilcoxon_NAME` of `wilcoxon_test`. `retrainings` and `pairs` used, and
-        `pairs_missing`, those that the row itself lacks. `print` shows it rounded.
+        `pairs_missing`, those that the row itself lacks. With `tight`, and missing for rows that it lacks:
+        `excess_median`, `excess_quantile_95`, `excess_maximum` and `excess_beaten` by `solver_excess`, over the
+        `excess_pairs` of the sample, whether or not the row's other pairs are used. `print` shows it rounded.
 
     Raises:
         ValueError: a dim is missing, a row has fewer than two retrainings, fewer than two pairs are left, a reference
-            has other pairs or other labels, `family` names no test of the table, or an argument is out of range.
+            has other pairs or other labels, `family` names no test of the table, `tight` has other dims, other pairs
+            or no row of the table, or an argument is out of range.
 
     Example:
         >>> import numpy as np, xarray as xr, probgeo as pg
@@ -116,6 +123,10 @@ def summary(
         counts = {"retrainings": row.sizes["retraining"], "pairs": kept.sum(), "pairs_missing": (~_usable(row)).sum()}
         records.append(record | {name: int(count) for name, count in counts.items()})
     table = Table(records, index=d.indexes["row"])
+    if tight is not None:
+        shares = excess_of_rows(distance, tight)
+        frame = pd.DataFrame([shares.get(label, {}) for label in table.index], index=table.index)
+        table[list(frame)] = frame
     if family:
         _correct(table, family, list(others))
     table.attrs = {"level": level, "unit": unit, "num_pairs": kept.size, "references": list(others)}

@@ -64,12 +64,33 @@ def _parts(table: pd.DataFrame) -> list[pd.DataFrame | str]:
     )
     if table.attrs.get("lost"):
         notes += f" Lost, and left out: {'; '.join(table.attrs['lost'])}."
-    parts: list[pd.DataFrame | str] = [pd.DataFrame(columns, index=table.index), notes]
+    parts: list[pd.DataFrame | str] = [pd.DataFrame(columns, index=table.index), notes, *_solver_shares(table)]
+    num_leading = len(parts)
     for name in references:
         compared = table[table[f"difference_{name}"].notna()]
         if len(compared):
             parts.append(_comparison(compared, name))
-    return [*parts, _comparison_notes(table)] if len(parts) > 2 else parts
+    return [*parts, _comparison_notes(table)] if len(parts) > num_leading else parts
+
+
+def _solver_shares(table: pd.DataFrame) -> list[str]:
+    """A line per row whose distances were held against a tighter search."""
+    if "excess_median" not in table:
+        return []
+    lines = []
+    for label, row in table[table["excess_median"].notna()].iterrows():
+        name = ", ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+        median, upper, most = (_percent(row[f"excess_{each}"]) for each in ("median", "quantile_95", "maximum"))
+        beaten = f"; {_percent(row['excess_beaten'])} of them longer than these" if row["excess_beaten"] else ""
+        lines.append(
+            f"Solver's share, {name}: median excess {median}, 95th percentile {upper}, most {most} over tight "
+            f"searches of {row['excess_pairs']:.0f} pairs per training{beaten}."
+        )
+    return lines
+
+
+def _percent(value: float) -> str:
+    return f"{_short(100 * value, 2)} %"
 
 
 def _comparison_notes(table: pd.DataFrame) -> str:

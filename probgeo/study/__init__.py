@@ -15,6 +15,7 @@ from probgeo.study.measures import (
     fisher_rao_metric,
 )
 from probgeo.study.study import Study
+from probgeo.study.tight import ManyStarts, tight_distances
 
 __all__ = [
     "DEFAULT_MEASURES",
@@ -22,6 +23,7 @@ __all__ = [
     "Euclidean",
     "Geodesic",
     "Given",
+    "ManyStarts",
     "Measure",
     "RetrainingLost",
     "StraightLine",
@@ -31,5 +33,6 @@ __all__ = [
     "expected_metric",
     "fisher_rao_metric",
     "measure",
+    "tight_distances",
     "with_ambient_distances",
 ]
