@@ -10,7 +10,7 @@ from torch import Tensor
 from probgeo.geometry.descents import Descents, GaussNewton, Status, descended
 from probgeo.geometry.doubts import Chords, doubts, worth_a_look
 from probgeo.geometry.immersions import plainly
-from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Metric
+from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Evaluation, Metric
 from probgeo.geometry.metrics.metric import check_energy
 from probgeo.geometry.newton import default_system
 from probgeo.geometry.paths import Straight
@@ -270,7 +270,10 @@ def _solved(metric: Energy, newton: Any, starts: Starts, searched: bool, solver:
 
     if not equal.all():
         path, pair = path[~equal[pair]], pair[~equal[pair]]
-        begun = Descents(path, pair, *metric.measure(path), torch.zeros_like(pair), torch.zeros_like(pair))
+        # Only starts that are compared with each other are measured before their first level does so.
+        unknown = Evaluation(path.new_full((len(path),), torch.nan), torch.ones_like(path[:, 1:, 0]))
+        measured = metric.measure(path) if searched else unknown
+        begun = Descents(path, pair, *measured, torch.zeros_like(pair), torch.zeros_like(pair))
         descents, beaten = descended(metric, newton, begun, searched, solver)
         steps[descents.pair], status[descents.pair] = descents.steps, descents.status
         best = descents.those(descents.status != Status.NONFINITE)
