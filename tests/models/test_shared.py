@@ -330,7 +330,7 @@ def test_noise_adds_no_divergence():
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_retraining_equals_the_one_trained_alone_and_survives_storage(name, tmp_path):
     chosen = spec(decoder=DECODERS[name], fusion=FUSIONS["shared layers"], alternation=pg.views.Alternation(1))
-    x = data(20)
+    x = data(40)
     together = pg.fit(chosen, x, (3, 1), training=QUICK, progress=False, folder=tmp_path)
     (alone,) = pg.fit(chosen, x, (1,), training=QUICK, progress=False)
     for path, value in alone.state_dict().items():
