@@ -14,10 +14,11 @@ import torch
 import xarray as xr
 
 import probgeo as pg
+from experiments.benchmarks.alone import run
 from experiments.benchmarks.methods import from_straight
 from experiments.benchmarks.problems import Problem
-from experiments.common.options import Output, parsed
-from experiments.common.results import Groups, folder_of, load_result, save_result
+from experiments.common.options import Output
+from experiments.common.results import Groups
 
 
 def growth(cases: Mapping[str, Mapping[int, tuple[Problem, int]]], num_repeats: int, patience: float) -> xr.Dataset:
@@ -178,13 +179,7 @@ def report(groups: Groups) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Compute, print the table, say where it is."""
-    config = parsed(Config, QUICK, {}, arguments)
-    file = config.result or folder_of(config, "benchmarks-growth") / "growth.nc"
-    if not config.result:
-        save_result(compute(config), config, file)
-    report(load_result(file, Config))
-    if not config.result:
-        print(f"results: {file}")
+    run(Config, compute, report, QUICK, arguments)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import probgeo as pg
+from experiments.benchmarks.alone import run
 from experiments.benchmarks.sources import SOURCES, WIDTH, Layers, code, normal_nll, rows_of
-from experiments.common.options import Output, parsed
-from experiments.common.results import Groups, folder_of, load_result, save_result
+from experiments.common.options import Output
+from experiments.common.results import Groups
 from probgeo.training.budget import bytes_of_retraining
 
 METHODS = ("probgeo", "plain models", "stack by hand", "products alone")
@@ -292,10 +293,4 @@ def report(groups: Groups) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Compute, print the table, say where it is."""
-    config = parsed(Config, QUICK, {}, arguments)
-    file = config.result or folder_of(config, "benchmarks-training") / "training.nc"
-    if not config.result:
-        save_result(compute(config), config, file)
-    report(load_result(file, Config))
-    if not config.result:
-        print(f"results: {file}")
+    run(Config, compute, report, QUICK, arguments)
