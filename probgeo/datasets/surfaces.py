@@ -90,7 +90,7 @@ def plane_with_hole(
 
 
 def folded_sheet(
-    num_points: int = 1000, noise: float = 0.0, seed: int = 0, ambient: int = 10, gap: float = 0.3
+    num_points: int = 1000, noise: float = 0.0, seed: int = 0, ambient: int = 10, gap: float = 0.15
 ) -> Dataset:
     """A sheet folded in the middle, its halves close to each other; flat: distance √((s_a − s_b)² + (h_a − h_b)²).
 
