@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 import probgeo as pg
+from probgeo.identifiability import bootstrap_difference
 
 Kind = Literal["truth", "agreement", "triples"]
 MANIFOLDS: dict[str, Callable[..., pg.datasets.Dataset]] = {
@@ -65,7 +66,7 @@ def known(name: str, rows: int, pairs: int, ambient: int, noise: float, latent: 
         return _manifold(name, rows, pairs, ambient, noise, latent)
     if name not in REAL:
         raise ValueError(f"data: expected some of {', '.join([*MANIFOLDS, *REAL])}; got {name!r}.")
-    found = {"haematopoiesis": _haematopoiesis, "tasic_markers": _tasic_markers}.get(name, None)
+    found = {"haematopoiesis": _haematopoiesis, "tasic_markers": _tasic_markers}.get(name)
     data = found(rows, pairs) if found else _triples(pg.datasets.load(name), rows, pairs)
     return replace(data, latent=latent)
 
@@ -124,13 +125,18 @@ def _tasic_markers(rows: int, pairs: int) -> Known:
     with np.load(file, allow_pickle=False) as arrays:
         x, kind, name, group = (arrays[key] for key in ("log10_cpm", "label", "label_names", "class_label"))
     words = [str(each).split() for each in name]
-    subclass = np.array([" ".join(each[: 2 if each[0].startswith("L") and each[0][1].isdigit() else 1]) for each in words])
-    chosen_rows = np.sort(np.random.default_rng(0).choice(len(x), min(rows, len(x)), replace=False))
+    layers = [each[0].startswith("L") and each[0][1].isdigit() for each in words]
+    subclass = np.array([" ".join(each[: 1 + layer]) for each, layer in zip(words, layers, strict=True)])
+    rng = np.random.default_rng(0)
+    chosen_rows = np.sort(rng.choice(len(x), min(rows, len(x)), replace=False))
     x, kind, group = x[chosen_rows], kind[chosen_rows], group[chosen_rows]
-    chosen = pg.sample_pairs(kind, pairs)
-    i, j = chosen.numpy().T
-    level = (kind[i] != kind[j]).astype(float) + (subclass[kind[i]] != subclass[kind[j]]) + (group[i] != group[j])
-    return Known(torch.from_numpy(x / x.std()).float(), chosen, level, "agreement")
+    i, j = np.triu_indices(len(x), 1)
+    level = (kind[i] != kind[j]).astype(int) + (subclass[kind[i]] != subclass[kind[j]]) + (group[i] != group[j])
+    # As many pairs of each level.
+    some = np.concatenate([rng.permutation(np.flatnonzero(level == each))[: -(-pairs // 4)] for each in range(4)])
+    some = rng.permutation(some)[:pairs]
+    chosen = torch.from_numpy(np.stack([i[some], j[some]], axis=1))
+    return Known(torch.from_numpy(x / x.std()).float(), chosen, level[some].astype(float), "agreement")
 
 
 def neighbours_that_join(x: Tensor, pairs: Tensor) -> tuple[np.ndarray, int]:
@@ -146,9 +152,41 @@ def neighbours_that_join(x: Tensor, pairs: Tensor) -> tuple[np.ndarray, int]:
 
 
 def rightness(distance: xr.DataArray, reference: xr.DataArray, kind: Kind) -> xr.Dataset:
-    """`mean`, `lower`, `upper`: of Spearman's ρ with the reference, or of the share of triples."""
+    """`mean`, `lower`, `upper`: of Spearman's ρ with the reference, or of the share of triples.
+
+    Args:
+        distance: of the pairs, dims (retraining, pair).
+        reference: of the same pairs, see `Known`, dims (pair,).
+        kind: see `Known`.
+    """
     if kind != "triples":
         return pg.identifiability.agreement(distance, reference)
+    return pg.identifiability.triplet_agreement(*_halves(distance))
+
+
+def gain(
+    distance: xr.DataArray, other: xr.DataArray, reference: xr.DataArray, kind: Kind
+) -> tuple[float, float, float]:
+    """By how much the first of two distances is more right, with the bounds of the bootstrap's 95 % interval."""
+    if kind == "triples":
+        a, b = (np.sign(far - near) / 2 for near, far in map(_halves, (distance, other)))
+        bounds = bootstrap_difference(_mean, a, b)
+        return float(_mean(a) - _mean(b)), *bounds.values.tolist()
+    a, b = (xr.concat([d, reference.reset_coords(drop=True).broadcast_like(d)], "of") for d in (distance, other))
+    bounds = bootstrap_difference(_mean_rho, a, b)
+    return float(_mean_rho(a) - _mean_rho(b)), *bounds.values.tolist()
+
+
+def _mean(right: xr.DataArray) -> xr.DataArray:
+    return right.mean(["retraining", "pair"])
+
+
+def _mean_rho(both: xr.DataArray) -> xr.DataArray:
+    return pg.identifiability.rank_correlation(both.isel(of=0), both.isel(of=1)).mean("retraining")
+
+
+def _halves(distance: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Distances of anchors to rows of their class, and to others."""
     half = distance.sizes["pair"] // 2
-    found = distance.isel(pair=slice(half)), distance.isel(pair=slice(half, None))
-    return pg.identifiability.triplet_agreement(*found)
+    near, far = distance.isel(pair=slice(half)), distance.isel(pair=slice(half, None))
+    return tuple(d.reset_coords(drop=True) for d in (near, far))
