@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from probgeo.disk import whole_file
-from probgeo.rows import FileRows
+from probgeo.rows import FileRows, StoredRows
 from probgeo.specs import digest
 from probgeo.study.asked import Asked
 from probgeo.study.devices import own_device
@@ -25,11 +25,11 @@ REVISION = 2
 class Held:
     """A study's inputs in memory: for work that is done here."""
 
-    x: Tensor | FileRows
-    points: Tensor | FileRows
+    x: Tensor | StoredRows
+    points: Tensor | StoredRows
     asked: Asked
 
-    def load(self, own: bool = True) -> tuple[Tensor | FileRows, Tensor | FileRows, Asked]:
+    def load(self, own: bool = True) -> tuple[Tensor | StoredRows, Tensor | StoredRows, Asked]:
         """Data, points, and what is asked for."""
         return self.x, self.points, self.asked
 
@@ -43,20 +43,20 @@ class Kept:
         numbers: file of the rows' numbers in another array.
     """
 
-    file: Path | FileRows
+    file: Path | StoredRows
     numbers: Path | None = None
 
     @property
     def paths(self) -> list[Path]:
         """All that is read."""
         own = self.file.file.path if isinstance(self.file, FileRows) else self.file
-        return [own, *([self.numbers] if self.numbers else [])]
+        return [path for path in (own, self.numbers) if isinstance(path, Path)]
 
-    def load(self) -> Tensor | FileRows:
+    def load(self) -> Tensor | StoredRows:
         """The rows."""
-        if not isinstance(self.file, FileRows):
+        if isinstance(self.file, Path):
             return _mapped(self.file)
-        return self.file if self.numbers is None else replace(self.file, chosen=_mapped(self.numbers))
+        return self.file if self.numbers is None else self.file.rows(_mapped(self.numbers))
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class Mapped:
                     np.save(file, tensor.cpu().numpy())
             return path
 
-        def rows(x: Tensor | FileRows, key: str) -> Kept:
-            if not isinstance(x, FileRows):
+        def rows(x: Tensor | StoredRows, key: str) -> Kept:
+            if isinstance(x, Tensor):
                 return Kept(kept(x, key))
-            if x.chosen is None:
+            if not isinstance(x, FileRows) or x.chosen is None:
                 return Kept(x)
             return Kept(replace(x, chosen=None), kept(x.chosen, digest(x.chosen)))
 
@@ -109,7 +109,7 @@ class Mapped:
         rows = [self.pairs, *([self.triples] if self.triples else []), *(path for _, path in self.regions)]
         return [*self.x.paths, *self.points.paths, *rows]
 
-    def load(self, own: bool = True) -> tuple[Tensor | FileRows, Tensor | FileRows, Asked]:
+    def load(self, own: bool = True) -> tuple[Tensor | StoredRows, Tensor | StoredRows, Asked]:
         """Data, points, and what is asked for.
 
         Args:
