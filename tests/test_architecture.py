@@ -12,6 +12,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py"))
 # A file imports only from files before it; a folder without a dot is one entry, free within.
 ORDER = (
     "disk",
+    "netcdf",
     "rows",
     "sources",
     "specs",
@@ -67,6 +68,7 @@ ORDER = (
     "masks",
     "posteriors",
     "views",
+    "training.bounded",
     "training.storage",
     "training.objective",
     "training.schedules",
