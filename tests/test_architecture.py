@@ -13,6 +13,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py"))
 ORDER = (
     "disk",
     "jobs",
+    "netcdf",
     "rows",
     "sources",
     "specs",
@@ -68,6 +69,7 @@ ORDER = (
     "masks",
     "posteriors",
     "views",
+    "training.bounded",
     "training.storage",
     "training.objective",
     "training.schedules",

@@ -1,6 +1,7 @@
 """Where a study keeps what: trainings, measurements and the inputs of its workers, under keys that are hashes."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from probgeo.disk import whole_file
+from probgeo.netcdf import read_netcdf, write_netcdf
 from probgeo.rows import FileRows, StoredRows
 from probgeo.specs import digest
 from probgeo.study.asked import Asked
@@ -81,7 +83,7 @@ class Mapped:
 
         def kept(tensor: Tensor, key: str) -> Path:
             path = folder / f"{key}.npy"
-            if not path.exists():
+            if not _holds(path, tensor):
                 with whole_file(path) as unfinished, unfinished.open("wb") as file:
                     np.save(file, tensor.cpu().numpy())
             return path
@@ -121,6 +123,14 @@ class Mapped:
         return self.x.load().to(device), self.points.load().to(device), asked
 
 
+def _holds(path: Path, tensor: Tensor) -> bool:
+    """Whether a file holds a tensor: what workers would read is looked at before they do."""
+    with suppress(OSError, ValueError, EOFError):
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        return found.dtype == tensor.cpu().numpy().dtype and np.array_equal(found, tensor.cpu().numpy(), equal_nan=True)
+    return False
+
+
 def _mapped(path: Path) -> Tensor:
     # Mapped copy-on-write: torch wants memory that it may write to, and the file stays as it is.
     return torch.from_numpy(np.load(path, mmap_mode="c"))
@@ -144,13 +154,7 @@ def write_rows(files: Mapping[Quantity, Path], dataset: xr.Dataset | str) -> Non
             own = [name for name, values in dataset.items() if quantity.dim in values.dims]
             scalars = ["seconds"] if quantity.dim == "pair" else []
             part = dataset[own + scalars].drop_vars([c for c in dataset.coords if c != "draw"], errors="ignore")
-        write_dataset(file, part)
-
-
-def write_dataset(file: Path, dataset: xr.Dataset) -> None:
-    """One netCDF file, whole or not at all."""
-    with whole_file(file) as unfinished:
-        dataset.to_netcdf(unfinished, engine="h5netcdf")
+        write_netcdf(file, part)
 
 
 def read_rows(files: Mapping[Quantity, Path]) -> xr.Dataset | str:
@@ -161,11 +165,7 @@ def read_rows(files: Mapping[Quantity, Path]) -> xr.Dataset | str:
     """
     parts = []
     for file in files.values():
-        try:
-            with xr.open_dataset(file, engine="h5netcdf") as stored:
-                parts.append(stored.load())
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"folder: {file} is damaged ({error}). Delete it to measure it again.") from error
+        parts.append(read_netcdf(file, "Delete it to measure it again; all else stays."))
         if parts[-1].attrs.get("lost"):
             return parts[-1].attrs["lost"]
     return xr.merge(parts)
