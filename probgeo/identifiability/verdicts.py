@@ -123,9 +123,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
             right += f", by the check {said}"
         name = ", ".join(map(str, label)) if isinstance(label, tuple) else str(label)
         right += f"; solver's share: {words['solver']}" if searched else ""
-        found.append(
-            f"{name}: survives: {words['survives']}; tells apart: {words['tells_apart']}; right: {right}{share}."
-        )
+        found.append(f"{name}: survives: {words['survives']}; tells apart: {words['tells_apart']}; right: {right}.")
     return [*found, *table.attrs.get("warnings", []), RULES + ("" if searched else " Solver's share: unknown, of all.")]
 
 
