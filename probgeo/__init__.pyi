@@ -35,6 +35,7 @@ from .geometry.metrics import (
     PullbackMetric,
     TensorMetric,
 )
+from .geometry.neighbours import neighbours
 from .geometry.newton import BlockTridiagonal, MatrixFree
 from .likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood
 from .models.base import Encoding, LatentModel, ModelSpec
@@ -115,6 +116,7 @@ __all__ = [
     "measure",
     "metrics",
     "neighbour_pairs",
+    "neighbours",
     "nn",
     "paths",
     "plots",
