@@ -50,20 +50,32 @@ from probgeo.identifiability.statistics import (
     spread,
     variation_by_length,
 )
+from probgeo.identifiability.structure import (
+    between_groups,
+    cluster_agreement,
+    co_assignment,
+    edge_shares,
+    neighbour_reliability,
+)
 from probgeo.identifiability.summaries import comparable, summary
+from probgeo.identifiability.survival import survival
 from probgeo.identifiability.tables import Table
 from probgeo.identifiability.trainings import with_trainings
 
 __all__ = [
     "Table",
+    "between_groups",
     "between_within_ratio",
     "bootstrap",
     "bootstrap_difference",
     "calibration",
+    "cluster_agreement",
+    "co_assignment",
     "coefficient_of_variation",
     "comparable",
     "conformal_quantile",
     "corrected_coefficient_of_variation",
+    "edge_shares",
     "error_scale",
     "ess",
     "exchangeable_coverage",
@@ -78,6 +90,7 @@ __all__ = [
     "matrix_of_pairs",
     "mean_between_retrainings",
     "neighbour_overlap",
+    "neighbour_reliability",
     "pair_halves",
     "paired_test",
     "permutation_test",
@@ -93,6 +106,7 @@ __all__ = [
     "solver_excess",
     "spread",
     "summary",
+    "survival",
     "swap_test",
     "variation_by_length",
     "wilcoxon_test",
