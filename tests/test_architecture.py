@@ -108,6 +108,7 @@ SPEAKERS = {
     "matplotlib": {"plots"},
     "seaborn": {"plots"},
     "pooch": {"datasets"},
+    "scvi": {"adapters"},
 }
 LINES = 400
 STATEMENT_LINES = 60

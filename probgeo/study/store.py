@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from probgeo.disk import whole_file
-from probgeo.rows import FileRows
+from probgeo.rows import StoredRows
 from probgeo.specs import digest
 from probgeo.study.asked import Asked
 from probgeo.study.quantities import Quantity
@@ -24,11 +24,11 @@ REVISION = 2
 class Held:
     """A study's inputs in memory: for work that is done here."""
 
-    x: Tensor | FileRows
-    points: Tensor | FileRows
+    x: Tensor | StoredRows
+    points: Tensor | StoredRows
     asked: Asked
 
-    def load(self) -> tuple[Tensor | FileRows, Tensor | FileRows, Asked]:
+    def load(self) -> tuple[Tensor | StoredRows, Tensor | StoredRows, Asked]:
         """Data, points, and what is asked for."""
         return self.x, self.points, self.asked
 
@@ -42,8 +42,8 @@ class Mapped:
     Built by `Mapped.written`.
     """
 
-    x: Path | FileRows
-    points: Path | FileRows
+    x: Path | StoredRows
+    points: Path | StoredRows
     pairs: Path
     triples: Path | None
     regions: tuple[tuple[str, Path], ...]
@@ -62,19 +62,19 @@ class Mapped:
 
         asked = held.asked
         return cls(
-            held.x if isinstance(held.x, FileRows) else kept(held.x, x_digest),
-            held.points if isinstance(held.points, FileRows) else kept(held.points, points_digest),
+            held.x if isinstance(held.x, StoredRows) else kept(held.x, x_digest),
+            held.points if isinstance(held.points, StoredRows) else kept(held.points, points_digest),
             kept(asked.pairs, digest(asked.pairs)),
             None if asked.triples is None else kept(asked.triples, digest(asked.triples)),
             tuple((name, kept(rows, digest(rows))) for name, rows in asked.regions.items()),
             str(held.x.device),
         )
 
-    def load(self) -> tuple[Tensor | FileRows, Tensor | FileRows, Asked]:
+    def load(self) -> tuple[Tensor | StoredRows, Tensor | StoredRows, Asked]:
         """Data, points, and what is asked for."""
         triples = None if self.triples is None else _mapped(self.triples)
         asked = Asked(_mapped(self.pairs), triples, {name: _mapped(path) for name, path in self.regions})
-        x, points = (part if isinstance(part, FileRows) else _mapped(part) for part in (self.x, self.points))
+        x, points = (part if isinstance(part, StoredRows) else _mapped(part) for part in (self.x, self.points))
         return x.to(self.device), points.to(self.device), asked
 
 
