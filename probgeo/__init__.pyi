@@ -50,7 +50,7 @@ from .models.gp.gplvm import GPLVM
 from .models.shared.spec import SharedLatentVAE
 from .models.shared.views import View
 from .models.vae import VAE, Warmup
-from .study import Euclidean, Geodesic, Measure, StraightLine, Study
+from .study import Euclidean, Geodesic, Measure, StraightLine, Study, expected_metric, fisher_rao_metric
 from .study.measure import measure
 from .training.fit import Training, TrainingDiverged, fit
 from .training.storage import load, save
@@ -105,6 +105,8 @@ __all__ = [
     "datasets",
     "distance_matrix",
     "energy",
+    "expected_metric",
+    "fisher_rao_metric",
     "fit",
     "geodesic",
     "graph_distances",

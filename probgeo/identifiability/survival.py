@@ -66,11 +66,11 @@ def survival(
     check_level(level)
     if num_resamples < 2:
         raise ValueError(f"num_resamples: expected at least 2; got {num_resamples}.")
-    given = {"neighbours": neighbours, "clusters": clusters, "order": order, "groups": groups}
-    given = {name: values for name, values in given.items() if values is not None}
+    named = {"neighbours": neighbours, "clusters": clusters, "order": order, "groups": groups}
+    given = [(name, values) for name, values in named.items() if values is not None]
     if not given:
         raise ValueError("survival: expected neighbours, clusters, an order or distances between groups; got none.")
-    for name, values in given.items():
+    for name, values in given:
         measures = values["measure"].values.tolist() if "measure" in values.coords else []
         if reference not in measures:
             raise ValueError(f"{name}: expected the measure {reference!r} along the dim measure; got {measures}.")
@@ -84,7 +84,7 @@ def survival(
     if groups is not None:
         couples["groups, rank"] = orders_between(groups, "pair")
     rng = np.random.default_rng(seed)
-    rows = {}
+    rows: dict = {}
     for what, between in couples.items():
         rows |= _rows(what, between, reference, _counts(rng, num_resamples, between.sizes["one"]), level)
         if what == "neighbours" and neighbours is not None:
@@ -128,14 +128,13 @@ def _icc_rows(groups: xr.DataArray, reference: str, num_resamples: int, level: f
     rows, count = {}, d.sizes["retraining"]
     for measure in d["measure"].values.tolist():
         own, other = (d.sel(measure=name, drop=True) for name in (measure, reference))
-        options = {"num_resamples": num_resamples, "level": level, "seed": seed}
-        lower, upper = bootstrap(icc, own, **options).values if count > 2 else (np.nan, np.nan)
+        lower, upper = bootstrap(icc, own, num_resamples, level, seed).values if count > 2 else (np.nan, np.nan)
         row = {"value": icc(own).item(), "lower": lower, "upper": upper, "by_chance": 0.0, "retrainings": count}
         row |= dict.fromkeys(("difference", "difference_lower", "difference_upper"), np.nan)
         if measure != reference:
             row["difference"] = row["value"] - icc(other).item()
             if count > 2:
-                bounds = bootstrap_difference(icc, own, other, **options).values
+                bounds = bootstrap_difference(icc, own, other, num_resamples, level, seed).values
                 row["difference_lower"], row["difference_upper"] = bounds
         rows["groups, icc", measure] = row
     return rows
