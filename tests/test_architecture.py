@@ -32,6 +32,8 @@ ORDER = (
     "geometry.newton",
     "geometry.doubts",
     "geometry.paths",
+    "geometry.lines",
+    "geometry.neighbours",
     "geometry.routes",
     "geometry.graph",
     "geometry.descents",

@@ -2,5 +2,6 @@
 
 from probgeo.adapters.scvi import SCVIModel, from_scvi, negative_binomial_metric, saved_scvi
 from probgeo.adapters.torch import TorchModel, from_torch
+from probgeo.adapters.written import to_anndata
 
-__all__ = ["SCVIModel", "TorchModel", "from_scvi", "from_torch", "negative_binomial_metric", "saved_scvi"]
+__all__ = ["SCVIModel", "TorchModel", "from_scvi", "from_torch", "negative_binomial_metric", "saved_scvi", "to_anndata"]

@@ -186,6 +186,13 @@ def test_graph_distances_do_not_depend_on_the_other_sources():
     assert np.allclose(graph_distances(metric, z, z[66:67], graph=graph)[0], whole[66], rtol=1e-12)
 
 
+def test_every_part_of_graph_distances_shows_its_progress(capsys):
+    z = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = graph_distances(PullbackMetric(mlp([3, 8, 9]).double()), z, z[:5], num_checked=12, progress=True)
+    shown = capsys.readouterr().err
+    assert all(part in shown for part in ("lines", "graph", "geodesics to check")) and found.shape == (5, 40)
+
+
 def test_wrong_argument_is_a_named_error():
     with pytest.raises(ValueError, match="points: expected"):
         distance_matrix(ensemble(), points()[0])
