@@ -98,7 +98,7 @@ class Config(Retrained, Ensemble):
 
 
 QUICK = {
-    "data": ("surface", "torus", "digits"),
+    "data": ("surface", "digits"),
     "rows": 300,
     "members": 2,
     "retrainings": 3,
@@ -300,7 +300,7 @@ def figure_of(table: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(table.index.get_level_values("data")))
     num_columns = min(4, len(names))
     num_rows = -(-len(names) // num_columns)
-    figure = Figure(figsize=(3.1 * num_columns, 2.9 * num_rows + 0.7), layout="constrained")
+    figure = Figure(figsize=(max(3.1 * num_columns, 7), 2.9 * num_rows + 0.9), layout="constrained")
     panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     colours = dict(zip(MEASURES, sns.color_palette("colorblind", len(MEASURES)), strict=True))
     models = list(dict.fromkeys(table.index.get_level_values("model")))
@@ -310,22 +310,21 @@ def figure_of(table: pd.DataFrame) -> Figure:
     for axes, name in zip(panels, names, strict=False):
         for (model, measure), row in table.loc[name].iterrows():
             bar = [[max(0, row.right - row.right_lower)], [max(0, row.right_upper - row.right)]]
-            axes.errorbar(
-                row.cv, row.right, yerr=bar, color=colours[measure], marker=markers[model], markersize=6, linewidth=1
-            )
+            axes.errorbar(row.cv, row.right, bar, color=colours[measure], linewidth=0.8, alpha=0.5)
+            axes.plot(row.cv, row.right, color=colours[measure], marker=markers[model], markersize=7, alpha=0.9)
         axes.set(title=name.replace("_", " "), xlim=(-0.02, None))
         axes.margins(y=0.1)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     figure.supxlabel("CV over retrainings")
-    figure.supylabel("ρ with the truth or reference (digits, fashion: share of triples)")
+    figure.supylabel("right: ρ, or share of triples")
     handles = [Line2D([], [], color=colours[measure], linewidth=4, label=measure) for measure in MEASURES]
     handles += [
         Line2D([], [], color="black", marker=marker, linewidth=0, label=model)
         for model, marker in markers.items()
         if model in models
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
     sns.despine(figure)
     return figure
 
