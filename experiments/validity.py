@@ -116,14 +116,16 @@ def measured(config: Config, folder: Path, name: str) -> xr.Dataset:
     data = known(name, config.rows, config.pairs, config.ambient, config.noise, config.latent)
     network = config.perceptron()
     sources = decoders(network, config.members)
-    models = {each: pg.VAE(data.latent, sources[each], pg.Gaussian(), encoder=network) for each in config.models}
+    models: dict[str, Any] = {
+        each: pg.VAE(data.latent, sources[each], pg.Gaussian(), encoder=network) for each in config.models
+    }
     solver = config.solver()
     measures: dict[str, pg.study.Measure] = {
         "geodesic": pg.Geodesic(solver=solver),
         "straight": pg.StraightLine(num_segments=config.segments),
     }
-    tight = pg.GaussNewton(config.segments, tolerance=TIGHTER, coarse_tolerance=TIGHTER, max_steps=100)
-    many: dict[str, pg.study.Measure] = {"geodesic": pg.study.ManyStarts(solver=tight, num_bends=config.bends)}
+    to_the_end = pg.GaussNewton(config.segments, tolerance=TIGHTER, coarse_tolerance=TIGHTER, max_steps=100)
+    many: dict[str, pg.study.Measure] = {"geodesic": pg.study.ManyStarts(solver=to_the_end, num_bends=config.bends)}
     some = np.sort(np.random.default_rng(0).choice(len(data.pairs), config.tight, replace=False))
 
     def distances(pairs: Tensor, measures: Mapping[str, pg.study.Measure]) -> xr.Dataset:
@@ -157,9 +159,9 @@ def measured(config: Config, folder: Path, name: str) -> xr.Dataset:
 
 
 def few_digits(values: Any) -> Any:
-    """Rounded to a relative error of 1e-4: the file is small."""
+    """Rounded to a relative error of 2e-4: the file is small."""
     mantissa, exponent = np.frexp(values)
-    return np.ldexp(np.round(mantissa * 2**13) / 2**13, exponent)
+    return np.ldexp(np.round(mantissa * 2**12) / 2**12, exponent)
 
 
 def compute(config: Config, folder: Path) -> Groups:
