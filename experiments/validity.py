@@ -45,6 +45,8 @@ AGAINST = {
     "isomap": "the shortest path through neighbours, without a model",
 }
 STABLE, RIGHT = 0.2, 0.9
+IN_SHORT = """each cell: right, CV, ICC; of ambient and isomap, which need no model, right alone (CV 0, ICC 1).
+"""
 NOTE = """CV, spread, ICC, rank: as in the table of digits. right: Spearman's ρ with the true distance on
 manifolds, with differences of pseudotime (haematopoiesis) and levels of the taxonomy (tasic_markers),
 which is agreement and not truth; for digits and fashion_mnist the share of triples whose two of a class
@@ -231,12 +233,31 @@ def table_of(name: str, found: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame.from_dict(records, orient="index").rename_axis(["data", "model", "measure"])
 
 
+def number(value: float, digits: int = 3) -> str:
+    """Without the zero in front of the point."""
+    return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("0.", ".", 1)
+
+
+def overview(table: pd.DataFrame) -> str:
+    """A line per data set and model: how right each distance is, its CV and its ICC; what no model was needed for."""
+    lines = {}
+    for data, of_data in table.groupby("data", sort=False):
+        free = of_data.xs(WITHOUT_MODEL, level="model").loc[data]
+        for model, of_model in of_data.groupby("model", sort=False):
+            if model == WITHOUT_MODEL:
+                continue
+            rows = of_model.loc[data, model]
+            cells = {
+                measure: " ".join([number(row.right), number(row.cv, 2), number(row.icc, 2)])
+                for measure, row in rows.iterrows()
+            }
+            without = {measure: number(free.right[measure]) for measure in OF_DATA}
+            lines[data, model] = cells | without | {"solver": number(rows.excess["geodesic"], 4)}
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis(["data", "model"]).to_string()
+
+
 def shown(table: pd.DataFrame) -> str:
     """The table, rounded."""
-
-    def number(value: float, digits: int = 3) -> str:
-        return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("0.", ".", 1)
-
     columns = {
         "CV": table.cv.map(number),
         "spread": table.spread.map(lambda value: number(value, 2)),
@@ -334,8 +355,7 @@ def figure_of(table: pd.DataFrame) -> Figure:
 def report(groups: Groups) -> Shown:
     """The table of all data sets, what it says in words, and the map of variation and rightness."""
     table = pd.concat([table_of(name, found) for name, found in sets_of(groups)])
-    print(shown(table))
-    print(NOTE)
+    print(overview(table), IN_SHORT, shown(table), NOTE, sep="\n")
     print(stable_and_wrong(table, groups))
     print(*said(groups), sep="\n")
     for name, found in sets_of(groups):

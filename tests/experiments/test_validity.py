@@ -61,6 +61,16 @@ def test_the_table_tells_right_from_stable():
     assert "2 of 3 stable rows: made up ensemble euclidean, made up ensemble reconstructed" in " ".join(words.split())
 
 
+def test_the_overview_has_a_line_per_model_with_what_needed_none_beside_it():
+    [(name, found)] = validity.sets_of(made_up())
+    table = validity.table_of(name, found)
+    header, _, line = validity.overview(table).splitlines()
+    assert header.split() == ["geodesic", "straight", "euclidean", "reconstructed", "ambient", "isomap", "solver"]
+    geodesic = table.loc[(name, "ensemble", "geodesic")]
+    assert line.split()[3:6] == [validity.number(geodesic.right), ".01", "1.00"]
+    assert line.split()[-2:] == ["1.000", validity.number(geodesic.excess, 4)]
+
+
 def test_words_say_where_a_geodesic_is_worth_its_price():
     words = " ".join("\n".join(validity.said(made_up())).split())
     chord, line, graph = words.split("geodesic against")[1:]
