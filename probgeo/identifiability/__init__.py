@@ -53,9 +53,12 @@ from probgeo.identifiability.statistics import (
 from probgeo.identifiability.summaries import comparable, summary
 from probgeo.identifiability.tables import Table
 from probgeo.identifiability.trainings import with_trainings
+from probgeo.identifiability.trust import Trust, trust, trust_of_trainings
+from probgeo.identifiability.verdicts import verdict
 
 __all__ = [
     "Table",
+    "Trust",
     "between_within_ratio",
     "bootstrap",
     "bootstrap_difference",
@@ -94,7 +97,10 @@ __all__ = [
     "spread",
     "summary",
     "swap_test",
+    "trust",
+    "trust_of_trainings",
     "variation_by_length",
+    "verdict",
     "wilcoxon_test",
     "with_trainings",
 ]

@@ -1,6 +1,7 @@
 """A study: distances, angles and volumes in many retrainings -> one labelled dataset; resumes, on any executor."""
 
 from probgeo.study.given import Given
+from probgeo.study.manifold import manifold_check
 from probgeo.study.measure import RetrainingLost, measure, with_ambient_distances
 from probgeo.study.measures import (
     DEFAULT_MEASURES,
@@ -32,6 +33,7 @@ __all__ = [
     "decorrelated_energy",
     "expected_metric",
     "fisher_rao_metric",
+    "manifold_check",
     "measure",
     "tight_distances",
     "with_ambient_distances",
