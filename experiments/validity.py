@@ -33,6 +33,8 @@ from probgeo.identifiability import (
     solver_excess,
     spread,
 )
+from probgeo.identifiability.verdicts import RIGHT as ACCEPTED
+from probgeo.identifiability.verdicts import SURVIVES
 
 TIGHTER = 1e-4
 WITHOUT_MODEL = "data"
@@ -44,7 +46,7 @@ AGAINST = {
     "straight": "the straight line under the same metric",
     "isomap": "the shortest path through neighbours, without a model",
 }
-STABLE, RIGHT = 0.2, 0.9
+STABLE, RIGHT = SURVIVES[1], ACCEPTED[1]  # what a verdict calls no more than roughly so
 IN_SHORT = """each cell: right, CV, ICC; of ambient and isomap, which need no model, right alone (CV 0, ICC 1).
 """
 NOTE = """CV, spread, ICC, rank: as in the table of digits. right: Spearman's ρ with the true distance on

@@ -55,9 +55,12 @@ from probgeo.identifiability.statistics import (
 from probgeo.identifiability.summaries import comparable, summary
 from probgeo.identifiability.tables import Table
 from probgeo.identifiability.trainings import with_trainings
+from probgeo.identifiability.trust import Trust, trust, trust_of_trainings
+from probgeo.identifiability.verdicts import verdict
 
 __all__ = [
     "Table",
+    "Trust",
     "agreement",
     "between_within_ratio",
     "bootstrap",
@@ -99,7 +102,10 @@ __all__ = [
     "summary",
     "swap_test",
     "triplet_agreement",
+    "trust",
+    "trust_of_trainings",
     "variation_by_length",
+    "verdict",
     "wilcoxon_test",
     "with_trainings",
 ]
