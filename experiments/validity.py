@@ -64,7 +64,7 @@ class Config(Retrained, Ensemble):
 
     preset: Literal["whole"] | None = None
     """whole: all manifolds and four real sets at 10 retrainings, which needs their files."""
-    data: tuple[str, ...] = ("surface", "s_curve", "swiss_roll", "folded_sheet", "plane_with_hole", "sphere", "torus")
+    data: tuple[str, ...] = (*MANIFOLDS, "digits")
     """Manifolds, and of real data digits (bundled), fashion_mnist, haematopoiesis, tasic_markers."""
     models: tuple[Source, ...] = ("rbf", "ensemble")
     """Sources of uncertainty."""
