@@ -12,6 +12,8 @@ FILES = sorted(path for path in ROOT.rglob("*.py"))
 # A file imports only from files before it; a folder without a dot is one entry, free within.
 ORDER = (
     "disk",
+    "jobs",
+    "netcdf",
     "rows",
     "sources",
     "specs",
@@ -30,6 +32,8 @@ ORDER = (
     "geometry.newton",
     "geometry.doubts",
     "geometry.paths",
+    "geometry.lines",
+    "geometry.neighbours",
     "geometry.routes",
     "geometry.graph",
     "geometry.descents",
@@ -67,6 +71,7 @@ ORDER = (
     "masks",
     "posteriors",
     "views",
+    "training.bounded",
     "training.storage",
     "training.objective",
     "training.schedules",

@@ -3,6 +3,7 @@
 from probgeo.adapters.anndata import from_anndata
 from probgeo.adapters.scvi import SCVIModel, from_scvi, negative_binomial_metric, saved_scvi
 from probgeo.adapters.torch import TorchModel, from_torch
+from probgeo.adapters.written import to_anndata
 
 __all__ = [
     "SCVIModel",
@@ -12,4 +13,5 @@ __all__ = [
     "from_torch",
     "negative_binomial_metric",
     "saved_scvi",
+    "to_anndata",
 ]

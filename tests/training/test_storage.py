@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from probgeo import disk
 from probgeo.likelihoods import Bernoulli
 from probgeo.models.decoders.ensemble import EnsembleDecoder
 from probgeo.models.decoders.rbf import RBFDecoder
@@ -126,7 +127,7 @@ def test_tensors_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def dying(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(storage.os, "replace", dying)
+    monkeypatch.setattr(disk.os, "replace", dying)
     with pytest.raises(KeyboardInterrupt):
         storage.write_tensors(path, {"matrix": torch.zeros(1)})
     assert torch.equal(storage.read_tensors(path)["matrix"], matrix)
