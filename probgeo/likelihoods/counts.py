@@ -153,6 +153,12 @@ class CountLikelihood(Likelihood):
     def num_outputs(self, num_features: int) -> int:
         return num_features - isinstance(self.library, LibraryColumn)
 
+    def num_means(self, num_features: int) -> tuple[int, ...]:
+        """One of each column but that of the library sizes."""
+        if not isinstance(self.library, LibraryColumn):
+            return (1,) * num_features
+        return tuple(int(column != self.library.column % num_features) for column in range(num_features))
+
     def encoder_input(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row input"]:
         """log(1 + counts at the reference library size): the code should not know how deeply a row was counted."""
         return torch.log1p(self._rates(x))
