@@ -13,6 +13,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py"))
 ORDER = (
     "disk",
     "netcdf",
+    "jobs",
     "rows",
     "sources",
     "specs",
@@ -108,6 +109,7 @@ SPEAKERS = {
     "matplotlib": {"plots"},
     "seaborn": {"plots"},
     "pooch": {"datasets"},
+    "scvi": {"adapters"},
 }
 LINES = 400
 STATEMENT_LINES = 60
