@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgeo.likelihoods.likelihood import Fault, Likelihood, Parameters, TwoParameterLikelihood, not_finite
+from probgeo.specs import check_numbers
 
 # Logarithms of rates are cut off here: every square of a rate is still finite in single precision.
 _LARGEST_LOG_RATE = 30.0
@@ -78,6 +79,7 @@ class LibraryColumn:
     reference: float
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _check_reference(self.reference)
 
     def counts(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row observation"]:

@@ -15,7 +15,7 @@ from probgeo.disk import is_read_only
 from probgeo.jobs import TaskLost, carried_out, groups, num_workers
 from probgeo.models.base import FittedModel, LatentModel, ModelSpec
 from probgeo.netcdf import read_netcdf, write_netcdf
-from probgeo.specs import digest, to_config
+from probgeo.specs import check_whole, digest, to_config
 from probgeo.study.asked import checked
 from probgeo.study.claim import claim
 from probgeo.study.identity import model_key
@@ -149,6 +149,9 @@ class Study:
         Warns:
             RetrainingLost: a training diverged, its codes collapsed, or it took its workers with it: its rows are NaN.
         """
+        check_whole("num_pairs", num_pairs)
+        if stack is not None:
+            check_whole("stack", stack)
         if num_pairs < 1 or (stack is not None and stack < 1):
             raise ValueError(f"stack, num_pairs: expected at least 1; got {stack} and {num_pairs}.")
         files = {
@@ -170,9 +173,10 @@ class Study:
         )
         if not missing and (known := self._known(key)) is not None:
             return known
+        executor = executor if missing else None
         held = Held(self.data, self.points, self.asked)
         inputs: Inputs = held
-        if executor and missing:
+        if executor:
             folder = self.folder.resolve() / "inputs"
             inputs = mapped = Mapped.written(held, folder, self._data_digest, self._points_digest)
             check_seen(executor, self.folder.resolve(), mapped.paths)
