@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probgeo.rows import FileRows, row_blocks
+from probgeo.rows import StoredRows, row_blocks
 from probgeo.sources import is_users, source_digest
 
 __all__ = [
@@ -274,7 +274,7 @@ def digest(*parts: Any) -> str:
         >>> pg.specs.digest(pg.VAE(latent=2)) == pg.specs.digest(pg.VAE(latent=3))
         False
     """
-    if len(parts) == 1 and isinstance(parts[0], FileRows):
+    if len(parts) == 1 and isinstance(parts[0], StoredRows):
         return parts[0].remembered(lambda: _digest(parts))
     return _digest(parts)
 
@@ -282,7 +282,7 @@ def digest(*parts: Any) -> str:
 def _digest(parts: tuple[Any, ...]) -> str:
     state = hashlib.sha256()
     for part in parts:
-        if isinstance(part, FileRows):
+        if isinstance(part, StoredRows):
             state.update(f"{part.numbers}{part.shape}".encode())
             for _, block in row_blocks(part):
                 state.update(block.cpu().numpy().reshape(-1).view(np.uint8).data)

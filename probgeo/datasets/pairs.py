@@ -96,6 +96,49 @@ def sample_triples(labels: Labels, num_triples: int, seed: int = 0) -> Int64[Ten
     return torch.from_numpy(np.concatenate([corner[:, None], others], axis=1))
 
 
+def sample_class_triples(labels: Labels, num_triples: int, seed: int = 0) -> Int64[Tensor, "triple 3"]:
+    """Triples (anchor, a row of its class, a row of another class): which of the two is nearer?
+
+    Anchors are drawn uniformly without replacement, the two others uniformly.
+
+    Args:
+        labels: class of each row, a code or a name, from torch, NumPy, pandas or a list; it is unlabelled where it is
+            negative, NaN or None: such rows are in no triple.
+        num_triples: how many.
+        seed: of the draw.
+
+    Returns:
+        row indices.
+
+    Raises:
+        ValueError: num_triples below one, or more than there are rows in classes of at least two; one class only.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> labels = torch.tensor([0, 0, 1, 1, 1])
+        >>> anchor, same, other = pg.datasets.sample_class_triples(labels, num_triples=4).T
+        >>> bool((labels[anchor] == labels[same]).all()), bool((labels[anchor] == labels[other]).any())
+        (True, False)
+    """
+    if num_triples < 1:
+        raise ValueError(f"num_triples: expected at least 1; got {num_triples}.")
+    codes = coded(labels).codes.numpy()
+    names, sizes = np.unique(codes[codes >= 0], return_counts=True)
+    if len(names) < 2:
+        raise ValueError(f"labels: expected at least two classes; got {len(names)}.")
+    anchors = np.flatnonzero(np.isin(codes, names[sizes > 1]))
+    if num_triples > len(anchors):
+        raise ValueError(f"num_triples: {len(anchors)} rows are in classes of at least two; got {num_triples}.")
+    rng = np.random.default_rng(seed)
+    triples = []
+    for anchor in rng.choice(anchors, num_triples, replace=False):
+        alike = codes == codes[anchor]
+        other = rng.choice(np.flatnonzero((codes >= 0) & ~alike))
+        alike[anchor] = False
+        triples.append([anchor, rng.choice(np.flatnonzero(alike)), other])
+    return torch.tensor(triples, dtype=torch.int64)
+
+
 def class_regions(x: Points, labels: Labels, share: float = 0.9) -> dict[str, Int64[Tensor, " chosen"]]:
     """The rows of each class nearest to its mean, by class: regions without the class's outliers.
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
-from tqdm import tqdm
 
 from probgeo.disk import whole_file
 from probgeo.geometry.geodesics import GaussNewton, Geodesics, Start, Status, geodesic
@@ -18,6 +18,7 @@ from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import Energy, Metric
 from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, latent_points
+from probgeo.jobs import all_of, carried_out
 
 
 def distance_matrix(
@@ -28,6 +29,7 @@ def distance_matrix(
     solver: GaussNewton | None = None,
     folder: str | os.PathLike | None = None,
     num_pairs: int = 2048,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> xr.DataArray:
     """Geodesic distances d(z_i, z_j) of all pairs of points, solved in tiles of pairs.
@@ -40,6 +42,9 @@ def distance_matrix(
         solver: by default `GaussNewton(num_segments=256)`.
         folder: where finished tiles are kept, so that a killed run resumes; None keeps nothing.
         num_pairs: pairs solved together in a tile, which bounds the memory.
+        executor: any `concurrent.futures.Executor`; a tile is then a task, which the metric is sent with, and the
+            distances are equal bit for bit at as many threads. Its workers need not see the folder. None solves them
+            here.
         progress: show a progress bar with the remaining time.
 
     Returns:
@@ -49,6 +54,8 @@ def distance_matrix(
     Raises:
         ValueError: `points` is no matrix, `num_pairs` is below one, or the folder holds distances of other points,
             of another metric or of another solver.
+        TypeError: a metric that cannot be sent to other processes.
+        RuntimeError: the workers that solved a tile died each time.
 
     Example:
         >>> import torch, probgeo as pg
@@ -71,18 +78,28 @@ def distance_matrix(
     order = np.lexsort(points.double().cpu().numpy().T[::-1])
     pairs = torch.from_numpy(order[np.stack(np.triu_indices(len(points), 1), axis=1)])
     store = None if folder is None else _Tiles(Path(folder), metric, points, solver, num_pairs)
+    tiles = [tile.clone() for tile in pairs.split(num_pairs) if len(tile)]
+    found: dict[int, np.ndarray] = {}
+    for tile in range(len(tiles)):
+        if store is not None and (values := store.read(tile)) is not None:
+            found[tile] = values
+    missing = [tile for tile in range(len(tiles)) if tile not in found]
+
+    def keep(job: int, values: np.ndarray) -> None:
+        found[missing[job]] = values
+        if store is not None:
+            store.write(missing[job], values)
+
+    if init is None and missing and executor is None:
+        init = Graph(metric, points)
+    jobs = [(metric, points, tiles[tile], init, solver) for tile in missing]
+    all_of(carried_out(solved_tile, jobs, executor, "distances", progress, keep), "tiles of pairs")
     matrix = np.zeros((len(points),) * 2)
     status = np.full(matrix.shape, int(Status.CONVERGED))
-    for tile, rows in enumerate(tqdm(pairs.split(num_pairs), desc="distances", unit="tile", disable=not progress)):
-        found = None if store is None else store.read(tile)
-        if found is None:
-            init = Graph(metric, points) if init is None and len(points) > 1 else init
-            found = _solved(metric, points, rows, init, solver)
-            if store is not None:
-                store.write(tile, found)
+    for tile, rows in enumerate(tiles):
         first, second = rows.numpy().T
-        for values, tile_values in ((matrix, found[0]), (status, found[1])):
-            values[first, second] = values[second, first] = tile_values
+        for whole, part in zip((matrix, status), found[tile], strict=True):
+            whole[first, second] = whole[second, first] = part
     return xr.DataArray(
         matrix,
         dims=("start", "stop"),
@@ -92,10 +109,15 @@ def distance_matrix(
     )
 
 
-def _solved(
-    metric: Energy, points: Tensor, pairs: Int[Tensor, "pair 2"], init: Start | None, solver: GaussNewton
+def solved_tile(
+    metric: Energy,
+    points: Tensor,
+    pairs: Int[Tensor, "pair 2"],
+    init: Start | None,
+    solver: GaussNewton,
 ) -> np.ndarray:
     """Distances and status of some pairs, (2, pair)."""
+    init = Graph(metric, points) if init is None else init  # each worker's own: of the same points it is the same
     start, stop = points[pairs.T.to(points.device)]
     found: Geodesics = geodesic(metric, start, stop, init=init, solver=solver)
     return torch.stack([found.length.double(), found.status.double()]).cpu().numpy()
@@ -164,6 +186,7 @@ def graph_distances(
     graph: Graph | None = None,
     num_checked: int = 100,
     solver: GaussNewton | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> xr.DataArray:
     """Distances from each source to every point along a graph's edges, with their error against geodesics on a sample.
@@ -177,6 +200,8 @@ def graph_distances(
         graph: by default `Graph(metric, points, num_nodes=40_000)`.
         num_checked: pairs, evenly drawn, for which the geodesic is solved from the graph's path.
         solver: for these; by default `GaussNewton(num_segments=256)`.
+        executor: any `concurrent.futures.Executor`; 64 sources are then a task, which the graph is sent with, and the
+            distances are equal bit for bit at as many threads. None searches here.
         progress: show a progress bar with the remaining time.
 
     Returns:
@@ -185,6 +210,8 @@ def graph_distances(
 
     Raises:
         ValueError: `points` or `sources` is no matrix, or their latent dimensions differ.
+        TypeError: a metric that cannot be sent to other processes.
+        RuntimeError: the workers that searched from some sources died each time.
 
     Example:
         >>> import torch, probgeo as pg
@@ -202,7 +229,7 @@ def graph_distances(
             f"{tuple(sources.shape)}."
         )
     graph = Graph(metric, points, num_nodes=40_000) if graph is None else graph
-    matrix = graph.distances(sources, points, progress=progress)
+    matrix = graph.distances(sources, points, executor=executor, progress=progress)
     array = xr.DataArray(matrix, dims=("source", "point"), name="distance")
     # Evenly spread over the matrix by the golden ratio: no random state is drawn on.
     entry = np.unique((np.arange(num_checked) * 0.6180339887498949 % 1 * matrix.size).astype(np.int64))

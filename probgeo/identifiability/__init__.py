@@ -3,12 +3,14 @@
 A low coefficient of variation is not yet identifiability: a constant has none. So the variation over retrainings
 (`coefficient_of_variation`) is read beside what the distance tells apart (`spread`, `icc`, `rank_agreement`). Whether a
 difference would hold in other trainings is told by `permutation_test`, for independent trainings, and `swap_test`, for
-two measures of the same ones; whether one training's error bar can be trusted, by `calibration`.
+two measures of the same ones; whether it is right, by `agreement` with what is known; whether one training's error bar
+can be trusted, by `calibration`.
 
 Every function takes an `xarray.DataArray` from any source, reduces the dims it names and keeps all others (model,
 measure, ...). A missing distance makes a statistic missing; only `summary` leaves pairs out, and counts them.
 """
 
+from probgeo.identifiability.agreements import agreement, relative_error, triplet_agreement
 from probgeo.identifiability.chains import ess, inference_data, rhat
 from probgeo.identifiability.comparisons import holm, paired_test, wilcoxon_test
 from probgeo.identifiability.error_bars import (
@@ -59,6 +61,7 @@ from probgeo.identifiability.verdicts import verdict
 __all__ = [
     "Table",
     "Trust",
+    "agreement",
     "between_within_ratio",
     "bootstrap",
     "bootstrap_difference",
@@ -89,6 +92,7 @@ __all__ = [
     "procrustes_disagreement",
     "rank_agreement",
     "rank_correlation",
+    "relative_error",
     "relative_frobenius",
     "retrainings_needed",
     "retrainings_to_detect",
@@ -97,6 +101,7 @@ __all__ = [
     "spread",
     "summary",
     "swap_test",
+    "triplet_agreement",
     "trust",
     "trust_of_trainings",
     "variation_by_length",

@@ -1,5 +1,7 @@
 """A study: distances, angles and volumes in many retrainings -> one labelled dataset; resumes, on any executor."""
 
+from probgeo.jobs import TaskLost
+from probgeo.study.cluster import Workers
 from probgeo.study.given import Given
 from probgeo.study.manifold import manifold_check
 from probgeo.study.measure import RetrainingLost, measure, with_ambient_distances
@@ -29,7 +31,9 @@ __all__ = [
     "RetrainingLost",
     "StraightLine",
     "Study",
+    "TaskLost",
     "ViewMetric",
+    "Workers",
     "decorrelated_energy",
     "expected_metric",
     "fisher_rao_metric",

@@ -224,4 +224,4 @@ def test_a_task_carries_no_data(tmp_path):
         training=pg.Training(epochs=1, batch_size=1000), points=x[:3000], triples=triples, regions=regions,
     )  # fmt: skip
     study.run(executor, progress=False)
-    assert len(executor.sizes) == 2 and max(executor.sizes) < 10_000
+    assert len(executor.sizes) == 3 and max(executor.sizes) < 10_000

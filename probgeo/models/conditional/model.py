@@ -15,7 +15,7 @@ from probgeo.models.base import Encoding
 from probgeo.models.networks import Networks
 from probgeo.models.phase import Phase, Target, inside, start_from_data, target, with_decoder
 from probgeo.models.vae import data_plate, positive
-from probgeo.rows import FileRows, in_memory
+from probgeo.rows import StoredRows, in_memory
 from probgeo.seeds import stream
 
 
@@ -174,7 +174,7 @@ class ConditionalModel(Networks):
 
 
 @torch.no_grad()
-def _start(model: ConditionalModel, x: Tensor | FileRows, seed: int) -> None:
+def _start(model: ConditionalModel, x: Tensor | StoredRows, seed: int) -> None:
     """The start of any model, on data whose missing values are drawn from those of their columns."""
     y, covariates = model.split(in_memory(x))
     model.reference.copy_(covariates.mean(0))

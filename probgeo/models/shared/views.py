@@ -19,7 +19,7 @@ from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder, check_parts
 from probgeo.models.phase import Epochs, Phase, Target, inside, target, with_decoder
 from probgeo.nn import MLP, Network, check_whole
-from probgeo.rows import FileRows, in_memory
+from probgeo.rows import StoredRows, in_memory
 
 
 def present(block: Float[Tensor, "row feature"]) -> Bool[Tensor, " row"]:
@@ -210,13 +210,13 @@ class Alternation:
 def together(name: str, parts: Sequence[Phase]) -> Phase:
     """All parts of the training at once."""
 
-    def start(model: Any, x: Tensor | FileRows, seed: int) -> None:
+    def start(model: Any, x: Tensor | StoredRows, seed: int) -> None:
         x = in_memory(x)
         for part in parts:
             if part.start:
                 part.start(model, x, seed)
 
-    def check(model: Any, x: Tensor | FileRows) -> None:
+    def check(model: Any, x: Tensor | StoredRows) -> None:
         x = in_memory(x)
         for part in parts:
             if part.check:
