@@ -98,7 +98,7 @@ class Study:
         triples: Rows | None = None,
         regions: Mapping[str, Rows] | None = None,
     ) -> None:
-        self.folder, self.training = Path(folder), training
+        self.folder, self.training = Path(folder).absolute(), training  # also for workers in another directory
         self.models, self.seeds = dict(models), checked_seeds(seeds)
         _check(self.models, self.seeds)
         self.measures = with_euclidean(measures)
@@ -171,9 +171,9 @@ class Study:
         held = Held(self.data, self.points, self.asked)
         inputs: Inputs = held
         if executor and missing:
-            folder = self.folder.resolve() / "inputs"
+            folder = self.folder / "inputs"
             inputs = mapped = Mapped.written(held, folder, self._data_digest, self._points_digest)
-            check_seen(executor, self.folder.resolve(), mapped.paths)
+            check_seen(executor, self.folder, mapped.paths)
         lost = self._train(missing, inputs, executor, progress, stack)
         jobs: list[tuple] = []
         owners: list[tuple[str, int]] = []
@@ -244,7 +244,7 @@ class Study:
     def _model_or_folder(self, name: str, index: int) -> LatentModel | Path:
         model = self.models[name]
         if isinstance(model, ModelSpec):
-            return (self._training_folder(name) / f"seed-{self.seeds[index]}").resolve()
+            return self._training_folder(name) / f"seed-{self.seeds[index]}"
         return model[index]
 
     def _known(self, key: str) -> xr.Dataset | None:
@@ -295,7 +295,7 @@ class Study:
         for name, model in self.models.items():
             if isinstance(model, ModelSpec):
                 seeds = [self.seeds[index] for index in dict.fromkeys(i for n, i, _ in missing if n == name)]
-                _, known = wanted.setdefault(self._training_folder(name).resolve(), (model, []))
+                _, known = wanted.setdefault(self._training_folder(name), (model, []))
                 known += [seed for seed in seeds if seed not in known]
         workers = 1 if executor is None else num_workers(executor)
         each = -(-sum(len(seeds) for _, seeds in wanted.values()) // workers) if workers else 1
@@ -315,7 +315,7 @@ class Study:
         lost = {}
         for name, model in self.models.items():
             for index, seed in enumerate(self.seeds if isinstance(model, ModelSpec) else ()):
-                folder = self._training_folder(name).resolve()
+                folder = self._training_folder(name)
                 if not (folder / f"seed-{seed}").exists() and (folder, seed) in killed:
                     lost[name, index] = killed[folder, seed]
                 elif diverged := storage.read_config(folder / f"seed-{seed}")["extra"]["diverged"]:
