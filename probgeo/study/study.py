@@ -100,7 +100,7 @@ class Study:
         triples: Rows | None = None,
         regions: Mapping[str, Rows] | None = None,
     ) -> None:
-        self.folder, self.training = Path(folder), training
+        self.folder, self.training = Path(folder).absolute(), training  # also for workers in another directory
         self.models, self.seeds = dict(models), checked_seeds(seeds)
         _check(self.models, self.seeds)
         self.measures = with_euclidean(measures)
@@ -177,9 +177,9 @@ class Study:
         held = Held(self.data, self.points, self.asked)
         inputs: Inputs = held
         if executor:
-            folder = self.folder.resolve() / "inputs"
+            folder = self.folder / "inputs"
             inputs = mapped = Mapped.written(held, folder, self._data_digest, self._points_digest)
-            check_seen(executor, self.folder.resolve(), mapped.paths)
+            check_seen(executor, self.folder, mapped.paths)
         lost = self._train(missing, inputs, executor, progress, stack)
         jobs: list[tuple] = []
         owners: list[tuple[str, int]] = []
@@ -254,7 +254,7 @@ class Study:
     def _model_or_folder(self, name: str, index: int) -> LatentModel | Path:
         model = self.models[name]
         if isinstance(model, ModelSpec):
-            return (self._training_folder(name) / f"seed-{self.seeds[index]}").resolve()
+            return self._training_folder(name) / f"seed-{self.seeds[index]}"
         return model[index]
 
     def _known(self, key: str) -> xr.Dataset | None:
@@ -287,7 +287,7 @@ class Study:
         wanted: dict[Path, tuple[ModelSpec, list[int]]] = {}
         for name, model in self.models.items():
             if isinstance(model, ModelSpec):
-                folder = self._training_folder(name).resolve()
+                folder = self._training_folder(name)
                 unmeasured = {self.seeds[index] for n, index, _ in missing if n == name}
                 # Of a training that was deleted the distances may be there still.
                 seeds = [s for s in self.seeds if s in unmeasured or not (folder / f"seed-{s}").exists()]
@@ -312,7 +312,7 @@ class Study:
         lost = {}
         for name, model in self.models.items():
             for index, seed in enumerate(self.seeds if isinstance(model, ModelSpec) else ()):
-                folder = self._training_folder(name).resolve()
+                folder = self._training_folder(name)
                 if not (folder / f"seed-{seed}").exists() and (folder, seed) in killed:
                     lost[name, index] = killed[folder, seed]
                 elif diverged := storage.read_config(folder / f"seed-{seed}")["extra"]["diverged"]:
