@@ -1,4 +1,4 @@
-"""What several trainings agree on, written into an AnnData: codes, neighbours under the metric, how reliable they are."""
+"""What several trainings agree on, written into an AnnData: codes, and neighbours with their reliability."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -208,6 +208,6 @@ def _statistics(dataset: xr.Dataset) -> dict[str, dict[str, float]]:
         {"cv": coefficient_of_variation(d).mean("pair"), "icc": icc(d), "rank": rank_agreement(d)}
     ).stack(row=("model", "measure"))
     return {
-        f"{model} {measure}": {name: float(found[name].sel(row=(model, measure))) for name in found}
+        f"{model} {measure}": {str(name): float(found[name].sel(row=(model, measure))) for name in found}
         for model, measure in found.row.values
     }
