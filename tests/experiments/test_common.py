@@ -167,3 +167,14 @@ def test_experiments_use_what_is_public_of_the_library(path):
             assert not [name for name in (*node.module.split("."), *(a.name for a in node.names)) if name[0] == "_"]
         elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
             assert node.attr in NAMED_TUPLES or (isinstance(node.value, ast.Name) and node.value.id == "self")
+
+
+def test_labels_stay_whole_that_are_longer_than_those_of_the_file_that_others_came_from(tmp_path):
+    short = xr.Dataset({"cv": ("measure", [0.1])}, {"measure": ["straight"]})
+    save_result({"distances": short}, Config(), tmp_path / "short.nc")
+    read = load_result(tmp_path / "short.nc")["distances"]
+    read.measure.encoding["dtype"] = "<U8"  # as a study's file is read
+    longer = xr.concat([read, short.assign_coords(measure=["reconstructed"])], "measure")
+    save_result({"distances": longer}, Config(), tmp_path / "longer.nc")
+    found = load_result(tmp_path / "longer.nc")["distances"]
+    assert found.measure.values.tolist() == ["straight", "reconstructed"]
