@@ -13,6 +13,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py"))
 ORDER = (
     "disk",
     "jobs",
+    "netcdf",
     "rows",
     "sources",
     "specs",
@@ -31,6 +32,8 @@ ORDER = (
     "geometry.newton",
     "geometry.doubts",
     "geometry.paths",
+    "geometry.lines",
+    "geometry.neighbours",
     "geometry.routes",
     "geometry.graph",
     "geometry.descents",
@@ -68,6 +71,7 @@ ORDER = (
     "masks",
     "posteriors",
     "views",
+    "training.bounded",
     "training.storage",
     "training.objective",
     "training.schedules",
@@ -107,6 +111,7 @@ SPEAKERS = {
     "matplotlib": {"plots"},
     "seaborn": {"plots"},
     "pooch": {"datasets"},
+    "scvi": {"adapters"},
 }
 LINES = 400
 STATEMENT_LINES = 60

@@ -9,9 +9,11 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probgeo.datasets.mapped import as_rows
 from probgeo.geometry.metrics import Metric, PullbackMetric
 from probgeo.geometry.points import Points, points_of
-from probgeo.rows import FileRows, row_blocks
+from probgeo.rows import StoredRows, row_blocks
+from probgeo.seeds import check_seed
 
 
 class Encoding(NamedTuple):
@@ -75,6 +77,10 @@ class LatentModel(abc.ABC):
     @abc.abstractmethod
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
         """E[x | z], averaged over what the decoder is uncertain of; differentiable in z."""
+
+    def rows(self, x: Any) -> Tensor | StoredRows:
+        """The rows of x as `encode` reads them: by default its numbers, those of a `Dataset` or an AnnData too."""
+        return as_rows("x", x)
 
     def reconstruct(self, x: Float[Tensor, " row *feature"]) -> Float[Tensor, "row observation"]:
         """E[x | z] at the mean of q(z | x)."""
@@ -203,21 +209,21 @@ class ModelSpec(abc.ABC):
         """Functions that the model's metric averages over; 1 where it needs no draws."""
 
     @final
-    def check(self, x: Tensor | FileRows) -> None:
+    def check(self, x: Tensor | StoredRows) -> None:
         """Raise if x cannot be data of this model; rows of a file are read block by block.
 
         Raises:
             TypeError: x is not a floating-point tensor.
             ValueError: x is not (row, feature), is empty, or has values that the model has no place for.
         """
-        if not isinstance(x, Tensor | FileRows) or x.dtype not in (torch.float32, torch.float64):
+        if not isinstance(x, Tensor | StoredRows) or x.dtype not in (torch.float32, torch.float64):
             raise TypeError(
                 f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x).__name__)}. Use x.float(), or "
                 "x.double()."
             )
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(f"x: expected shape (row, feature), neither empty; got {tuple(x.shape)}.")
-        for begin, block in row_blocks(x) if isinstance(x, FileRows) else [(0, x)]:
+        for begin, block in row_blocks(x) if isinstance(x, StoredRows) else [(0, x)]:
             try:
                 self._check_values(block)
             except ValueError as error:
@@ -225,9 +231,14 @@ class ModelSpec(abc.ABC):
 
     @final
     def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> Any:  # of the spec's own kind
-        """The model with weights drawn from `seed`; torch's global random state is left as found."""
+        """The model with weights drawn from `seed`; torch's global random state is left as found.
+
+        Raises:
+            TypeError, ValueError: a seed that is no whole number, or of more than 64 bits.
+        """
+        check_seed("seed", seed)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(int(seed))
             return self._built(num_features, history)
 
     @abc.abstractmethod

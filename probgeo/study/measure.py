@@ -10,11 +10,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probgeo.datasets.mapped import as_rows
+from probgeo.datasets.mapped import as_rows, is_table
 from probgeo.geometry.geodesics import Status
 from probgeo.jobs import TaskLost, carried_out
 from probgeo.models.base import LatentModel, ModelSpec
-from probgeo.rows import FileRows, row_blocks
+from probgeo.rows import StoredRows, row_blocks
 from probgeo.study.asked import Asked, checked
 from probgeo.study.measures import DEFAULT_MEASURES, Euclidean, Measure
 from probgeo.study.quantities import Quantity
@@ -66,7 +66,8 @@ def measure(
     Args:
         models: by name, models that were trained independently, on the same data; lists may be of unequal lengths.
         x: observations (row, feature) that the models were trained on, whose codes are where paths may go; a tensor,
-            an array or a table, as all rows here; what is mapped from a file stays there, as in `fit`.
+            an array or a table, as all rows here; what is mapped from a file stays there, as in `fit`. Of an AnnData or
+            a `Dataset` each model reads what it needs beside the numbers, such as the batch of each cell.
         pairs: rows of `points` (pair, 2) whose distances are measured.
         measures: by name; `euclidean`, the distance of the codes, is always there.
         points: observations that `pairs` refers to, e.g. a test set; None for `x`.
@@ -124,11 +125,16 @@ def measure(
     if not models or not all(len(retrainings) for retrainings in models.values()):
         raise ValueError(f"models: expected at least one, each with at least one training; got {_sizes(models)}.")
     measures = with_euclidean(measures)
+    given, others = x, points
     x, points = checked_data("x", x, points)
     acquaint((found[0] for found in models.values()), x)
     asked = checked(pairs, triples, regions, len(points), {name: found[0] for name, found in models.items()})
     rows = asked.rows()
-    jobs = [(model, x, points, rows, applicable(measures, model)) for found in models.values() for model in found]
+    jobs = [
+        (model, *own_rows(model, given, others, x, points), rows, applicable(measures, model))
+        for found in models.values()
+        for model in found
+    ]
     results = carried_out(measured, jobs, executor, "measuring distances", progress)
     each = iter(str(result) if isinstance(result, TaskLost) else result for result in results)
     found = {name: [next(each) for _ in retrainings] for name, retrainings in models.items()}
@@ -141,7 +147,7 @@ def _listed(retrainings: Any) -> Any:
     return list(retrainings) if isinstance(retrainings, Iterator) else retrainings
 
 
-def acquaint(models: Iterable[LatentModel | ModelSpec], x: Tensor | FileRows) -> None:
+def acquaint(models: Iterable[LatentModel | ModelSpec], x: Tensor | StoredRows) -> None:
     """Models that read their dimensions off the first rows that they encode have them."""
     for model in models:
         if not hasattr(model, "latent"):
@@ -174,7 +180,7 @@ def with_euclidean(measures: Mapping[str, Measure]) -> dict[str, Measure]:
     return {**measures, EUCLIDEAN: Euclidean()}
 
 
-def checked_data(name: str, x: Rows, points: Rows | None) -> tuple[Tensor | FileRows, Tensor | FileRows]:
+def checked_data(name: str, x: Rows, points: Rows | None) -> tuple[Tensor | StoredRows, Tensor | StoredRows]:
     """Data, and the points that rows are counted in: x, where there are no others; of the same kind.
 
     Raises:
@@ -194,6 +200,16 @@ def checked_data(name: str, x: Rows, points: Rows | None) -> tuple[Tensor | File
     return x, points
 
 
+def own_rows(
+    model: LatentModel, given: Rows, others: Rows | None, x: Tensor | StoredRows, points: Tensor | StoredRows
+) -> tuple[Tensor | StoredRows, Tensor | StoredRows]:
+    """Data and points as a model reads them: beside the numbers x and points, it may read more of what was given."""
+    own = model.rows(given) if is_table(given) else x
+    if others is None:
+        return own, own
+    return own, model.rows(others) if is_table(others) else points
+
+
 def applicable(measures: Mapping[str, Measure], model: LatentModel | ModelSpec) -> dict[str, Measure]:
     """The measures that a model has what it needs for."""
     return {name: how for name, how in measures.items() if how.applies_to(model)}
@@ -202,8 +218,8 @@ def applicable(measures: Mapping[str, Measure], model: LatentModel | ModelSpec) 
 @torch.no_grad()
 def measured(
     model: LatentModel,
-    x: Tensor | FileRows,
-    points: Tensor | FileRows,
+    x: Tensor | StoredRows,
+    points: Tensor | StoredRows,
     asked: Mapping[Quantity, Sequence[Tensor]],
     measures: Mapping[str, Measure],
 ) -> Row:
@@ -234,7 +250,7 @@ def measured(
     return row
 
 
-def _codes(model: LatentModel, x: Tensor | FileRows) -> Tensor:
+def _codes(model: LatentModel, x: Tensor | StoredRows) -> Tensor:
     return torch.cat([model.encode(block).mean.detach() for _, block in row_blocks(x)])
 
 
@@ -262,7 +278,7 @@ def _labelled(quantity: Quantity, values: Mapping[str, Tensor]) -> xr.Dataset:
 
 
 def assembled(
-    found: Mapping[str, Sequence[Row]], measures: Mapping[str, Measure], asked: Asked, points: Tensor | FileRows
+    found: Mapping[str, Sequence[Row]], measures: Mapping[str, Measure], asked: Asked, points: Tensor | StoredRows
 ) -> xr.Dataset:
     """One dataset of all rows, by model and retraining; warns of those that are lost."""
     length = max(len(rows) for rows in found.values())

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probgeo.disk import whole_file
+from probgeo.disk import is_read_only
 from probgeo.jobs import TaskLost, carried_out, groups, num_workers
 from probgeo.models.base import FittedModel, LatentModel, ModelSpec
-from probgeo.specs import digest, to_config
+from probgeo.netcdf import read_netcdf, write_netcdf
+from probgeo.specs import check_whole, digest, to_config
 from probgeo.study.asked import checked
+from probgeo.study.claim import claim
 from probgeo.study.identity import model_key
 from probgeo.study.measure import (
     Row,
@@ -29,14 +31,13 @@ from probgeo.study.measure import (
 from probgeo.study.measures import DEFAULT_MEASURES, Measure
 from probgeo.study.probe import check_seen
 from probgeo.study.quantities import Quantity
-from probgeo.study.store import Held, Inputs, Mapped, measurement_key, read_rows, write_dataset
+from probgeo.study.store import Held, Inputs, Mapped, measurement_key, read_rows
 from probgeo.study.tasks import jobs_of, join_tiles, measure_into, tiles_of, train_into
 from probgeo.training import storage
 from probgeo.training.fit import Training, checked_seeds, fit
 
 STACK = 10  # retrainings that are trained at once, at most
 TILE = 2048  # pairs that are measured at once
-FIRST_VERSION = "0.1.0"  # whose studies did not say which version wrote them
 
 
 class Study:
@@ -65,6 +66,7 @@ class Study:
             too few rows or in too many dimensions.
         FileExistsError: the folder holds a study of other data, training or models under the same names, or of a
             version whose studies this one does not continue.
+        OSError: the disk is full, or may not be written to; a finished study can be read all the same.
 
     Example:
         >>> import tempfile, torch, probgeo as pg
@@ -147,6 +149,9 @@ class Study:
         Warns:
             RetrainingLost: a training diverged, its codes collapsed, or it took its workers with it: its rows are NaN.
         """
+        check_whole("num_pairs", num_pairs)
+        if stack is not None:
+            check_whole("stack", stack)
         if num_pairs < 1 or (stack is not None and stack < 1):
             raise ValueError(f"stack, num_pairs: expected at least 1; got {stack} and {num_pairs}.")
         files = {
@@ -168,9 +173,10 @@ class Study:
         )
         if not missing and (known := self._known(key)) is not None:
             return known
+        executor = executor if missing else None
         held = Held(self.data, self.points, self.asked)
         inputs: Inputs = held
-        if executor and missing:
+        if executor:
             folder = self.folder / "inputs"
             inputs = mapped = Mapped.written(held, folder, self._data_digest, self._points_digest)
             check_seen(executor, self.folder, mapped.paths)
@@ -192,7 +198,11 @@ class Study:
             join_tiles(paths, tiles)
         dataset = self._assembled(files, lost)
         dataset.attrs["key"] = key
-        write_dataset(self.folder / "study.nc", dataset)
+        try:
+            write_netcdf(self.folder / "study.nc", dataset)
+        except OSError as error:
+            if missing or not is_read_only(error):  # of what is there already it is no more than a copy
+                raise
         return dataset
 
     def fitted(self, name: str, seed: int) -> FittedModel:
@@ -250,10 +260,10 @@ class Study:
     def _known(self, key: str) -> xr.Dataset | None:
         """The dataset of a study that was finished, if nothing else is asked for now."""
         try:
-            with xr.open_dataset(self.folder / "study.nc", engine="h5netcdf") as stored:
-                return stored.load() if stored.attrs.get("key") == key else None
-        except (OSError, ValueError):
+            stored = read_netcdf(self.folder / "study.nc", "")
+        except (OSError, ValueError):  # it is made anew of the measurements
             return None
+        return stored if stored.attrs.get("key") == key else None
 
     def _claim(self) -> None:
         """Note in the folder whose study it is; refuse another's."""
@@ -266,24 +276,7 @@ class Study:
                 for name, model in self.models.items()
             },
         }
-        path = self.folder / "study.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            if "probgeo" not in found:
-                raise FileExistsError(
-                    f"folder: {self.folder} holds a study of probgeo {FIRST_VERSION}, whose keys and distances are not "
-                    f"those of {version('probgeo')}: choose another folder; its models can be loaded and measured."
-                )
-            different = [key for key in ("data", "training") if found[key] != config[key]]
-            shared = found["models"].keys() & config["models"].keys()
-            different += [f"model {name!r}" for name in shared if found["models"][name] != config["models"][name]]
-            if different:
-                raise FileExistsError(
-                    f"folder: {self.folder} holds a study of other {', '.join(different)}. Choose another folder."
-                )
-            config["models"] = found["models"] | config["models"]
-        with whole_file(path) as unfinished:
-            unfinished.write_text(json.dumps(config, indent=2))
+        claim(self.folder / "study.json", config)
 
     # --- the work ---
 
@@ -294,9 +287,13 @@ class Study:
         wanted: dict[Path, tuple[ModelSpec, list[int]]] = {}
         for name, model in self.models.items():
             if isinstance(model, ModelSpec):
-                seeds = [self.seeds[index] for index in dict.fromkeys(i for n, i, _ in missing if n == name)]
-                _, known = wanted.setdefault(self._training_folder(name), (model, []))
+                folder = self._training_folder(name)
+                unmeasured = {self.seeds[index] for n, index, _ in missing if n == name}
+                # Of a training that was deleted the distances may be there still.
+                seeds = [s for s in self.seeds if s in unmeasured or not (folder / f"seed-{s}").exists()]
+                _, known = wanted.setdefault(folder, (model, []))
                 known += [seed for seed in seeds if seed not in known]
+        wanted = {folder: (spec, seeds) for folder, (spec, seeds) in wanted.items() if seeds}
         workers = 1 if executor is None else num_workers(executor)
         each = -(-sum(len(seeds) for _, seeds in wanted.values()) // workers) if workers else 1
         size = stack or min(STACK, max(1, each))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probgeo.models.vae import LatentSpec
-from probgeo.rows import FileRows
+from probgeo.rows import StoredRows
 from probgeo.training.objective import noise_shapes
 from probgeo.training.recording import bytes_made
 from probgeo.training.stacks import MAX_NOISE, examples, pyro_settings
@@ -39,7 +39,7 @@ def within(num_bytes: float) -> Iterator[None]:
 
 @pyro_settings()
 def bytes_of_retraining(
-    spec: LatentSpec, train: Tensor | FileRows, held_out: Tensor | FileRows | None, seed: int, batch_size: int
+    spec: LatentSpec, train: Tensor | StoredRows, held_out: Tensor | StoredRows | None, seed: int, batch_size: int
 ) -> int:
     """Modelled memory: 7 · weights + 3 · all that a forward pass on a minibatch makes + 2 · the noise drawn at once.
 
@@ -78,8 +78,8 @@ def memory_of(device: torch.device) -> float:
 
 def num_at_once(
     spec: LatentSpec,
-    train: Tensor | FileRows,
-    held_out: Tensor | FileRows | None,
+    train: Tensor | StoredRows,
+    held_out: Tensor | StoredRows | None,
     seed: int,
     batch_size: int,
     most: int,

@@ -17,9 +17,9 @@ from probgeo.likelihoods import Likelihood
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
-from probgeo.rows import FileRows, in_memory, row_blocks
-from probgeo.seeds import stream
-from probgeo.specs import current_config, digest, to_config
+from probgeo.rows import StoredRows, in_memory, row_blocks
+from probgeo.seeds import check_seed, stream
+from probgeo.specs import check_real, check_whole, current_config, digest, to_config
 from probgeo.training import storage
 from probgeo.training.budget import num_at_once
 from probgeo.training.gplvm import SingleGPLVM
@@ -138,6 +138,8 @@ def fit(
     x = as_rows("x", x)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one seed, none repeated; got {seeds}.")
+    check_whole("stack", stack)
+    check_real("checkpoint_seconds", checkpoint_seconds)
     if stack < 1:
         raise ValueError(f"stack: expected at least 1; got {stack}.")
     spec.check(x)
@@ -184,7 +186,11 @@ def fit(
 
 
 def _at_once(
-    spec: ModelSpec, parts: tuple[Tensor | FileRows, Tensor | FileRows | None], seed: int, batch_size: int, most: int
+    spec: ModelSpec,
+    parts: tuple[Tensor | StoredRows, Tensor | StoredRows | None],
+    seed: int,
+    batch_size: int,
+    most: int,
 ) -> int:
     """How many retrainings are trained at once."""
     if isinstance(spec, GPLVM):
@@ -198,18 +204,21 @@ def checked_seeds(seeds: Any) -> list[int]:
 
     Raises:
         TypeError: something else, with what was probably meant.
+        ValueError: one of more than 64 bits.
     """
     advice = "expected a sequence of whole numbers, such as range(10)"
     if isinstance(seeds, Training):
         raise TypeError(f"seeds: {advice}; got {seeds!r}. Give it by name: fit(spec, x, training=...).")
     try:
-        return [operator.index(seed) for seed in seeds]
+        for seed in (found := list(seeds)):
+            check_seed("seeds", seed)
+        return [operator.index(seed) for seed in found]
     except TypeError as error:
         name = f" Did you mean range({seeds})?" if isinstance(seeds, int) else ""
         raise TypeError(f"seeds: {advice}; got {seeds!r}.{name}") from error
 
 
-def _warn_of(spec: ModelSpec, x: Tensor | FileRows) -> None:
+def _warn_of(spec: ModelSpec, x: Tensor | StoredRows) -> None:
     """Warn of rows that are all equal, and of values that no network reads well."""
     blocks = [torch.stack(block.aminmax(dim=0)) for _, block in row_blocks(x)]
     low, high = torch.stack(blocks).amin(0)[0], torch.stack(blocks).amax(0)[1]
@@ -250,7 +259,7 @@ def _divergence(model: FittedModel) -> str:
     return model.history.attrs["diverged"] if model.history is not None else ""
 
 
-def _split(x: Tensor | FileRows, training: Training) -> tuple[Tensor | FileRows, Tensor | FileRows | None]:
+def _split(x: Tensor | StoredRows, training: Training) -> tuple[Tensor | StoredRows, Tensor | StoredRows | None]:
     """The rows to train on, and those held out; those of a file stay there."""
     num_held_out = round(training.validation * len(x))
     if len(x) - num_held_out < 2:
@@ -266,7 +275,7 @@ def _split(x: Tensor | FileRows, training: Training) -> tuple[Tensor | FileRows,
         return x, None
     order = torch.randperm(len(x), generator=stream("validation", len(x))).to(x.device)
     held_out, kept = order.split([num_held_out, len(x) - num_held_out])
-    return (x.rows(kept), x.rows(held_out)) if isinstance(x, FileRows) else (x[kept], x[held_out])
+    return (x.rows(kept), x.rows(held_out)) if isinstance(x, StoredRows) else (x[kept], x[held_out])
 
 
 def _checkpoint(folder: Path, identity: dict[str, Any], spec: ModelSpec, seeds: list[int]) -> Path:
