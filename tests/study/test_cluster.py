@@ -131,7 +131,9 @@ def test_a_folder_that_workers_do_not_see_is_said_before_anything_is_trained(tmp
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("this user may not mount anything")
     (tmp_path / "study").mkdir()
-    local = distributed.LocalCluster(1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+    local = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    )
     with local as cluster, distributed.Client(cluster) as client:
         command = (
             f"{sys.executable} -m distributed.cli.dask_worker {cluster.scheduler_address} --no-nanny --no-dashboard"
