@@ -166,6 +166,7 @@ def others_warnings() -> Iterator[None]:
 def compute(config: Config, folder: Path) -> Groups:
     """Everything that takes time: trainings, distances, structure, maps, and an AnnData where anndata is installed."""
     cells = cells_of(config)
+    given_batches = batches(cells, config) if config.batch else None
     try:
         adata = annotated(cells, config)
     except ImportError:
@@ -195,7 +196,7 @@ def compute(config: Config, folder: Path) -> Groups:
     table = identifiability.survival(made["neighbours"], made["clusters"], made["order"], made["groups"])
     groups = {
         "distances": found.drop_vars(["energy", "euclidean_latent"]).assign_attrs(
-            name=cells.name, num_cells=len(cells)
+            data=cells.name, num_cells=len(cells)
         ),
         "survival": xr.Dataset(
             {"value": (("row", "column"), table.to_numpy())},
@@ -207,8 +208,8 @@ def compute(config: Config, folder: Path) -> Groups:
         ),
         "map": mapped(cells, models, given, adata, graphs, made, config, folder),
     }
-    if config.batch:
-        ends = batches(cells, config)[np.stack([found["start"].values, found["stop"].values])]
+    if given_batches is not None:
+        ends = given_batches[np.stack([found["start"].values, found["stop"].values])]
         groups["batches"] = identifiability.between_groups(found.distance, *ends).to_dataset(name="distance")
     return groups
 
