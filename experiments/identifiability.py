@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import probgeo as pg
 from experiments.common.decoders import Source, decoders
 from experiments.common.maps import field, label_names, labelled, latent_map, some_rows
-from experiments.common.options import Ensemble, Observed, Retrained
+from experiments.common.options import Ensemble, Observed, OnWorkers, Retrained
 from experiments.common.released import AsReleased, SummedAsReleased
 from experiments.common.results import Groups, Shown, config_of, convergence, run
 from probgeo.study import decorrelated_energy
@@ -23,7 +23,7 @@ Architecture = Literal["conv-ensemble", "injective"]
 
 
 @dataclass(frozen=True)
-class Config(Retrained, Ensemble, Observed):
+class Config(Retrained, Ensemble, Observed, OnWorkers):
     """Compare distances over retrainings: CV, spread over pairs, ICC, rank agreement, paired tests."""
 
     preset: Literal["mnist-3", "mnist", "fashion-mnist", "mnist-50"] | None = None
@@ -152,7 +152,7 @@ def compute(config: Config, folder: Path) -> Groups:
         triples=pg.sample_triples(points.labels, config.angles, seed=0) if config.angles else None,
         regions=pg.class_regions(points.x, points.labels) if config.volumes else None,
     )
-    distances = study.run().drop_vars(["energy", "euclidean_latent"])  # in study.nc, and in `distance`
+    distances = config.run(study).drop_vars(["energy", "euclidean_latent"])  # in study.nc, and in `distance`
     groups = {"distances": distances.assign(elbo=elbos(study))}
     return groups | ({"latent": latent_views(study, data)} if config.latent == 2 else {})
 

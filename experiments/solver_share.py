@@ -15,7 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common.options import Ensemble, Observed, Retrained
+from experiments.common.options import Ensemble, Observed, OnWorkers, Retrained
 from experiments.common.results import Groups, Shown, run
 from probgeo.identifiability import coefficient_of_variation, icc, solver_excess
 
@@ -23,7 +23,7 @@ TIGHTER = 1e-4
 
 
 @dataclass(frozen=True)
-class Config(Retrained, Ensemble, Observed):
+class Config(Retrained, Ensemble, Observed, OnWorkers):
     """The CV over retrainings by four searches of the same geodesics."""
 
     members: int = 5
@@ -75,7 +75,7 @@ def compute(config: Config, folder: Path) -> Groups:
         "many tight": pg.study.ManyStarts(solver=tight, num_bends=config.bends),
     }
     models = {"ensemble": config.vae(pg.EnsembleDecoder(config.members, config.perceptron()))}
-    dataset = config.study(folder, data, points, models, measures).run()
+    dataset = config.run(config.study(folder, data, points, models, measures))
     kept = dataset[["distance", "status", "rivals", "gap"]].sel(model="ensemble", measure=list(measures), drop=True)
     return {"distances": kept}
 

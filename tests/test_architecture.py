@@ -12,6 +12,8 @@ FILES = sorted(path for path in ROOT.rglob("*.py"))
 # A file imports only from files before it; a folder without a dot is one entry, free within.
 ORDER = (
     "disk",
+    "jobs",
+    "netcdf",
     "rows",
     "sources",
     "specs",
@@ -69,6 +71,7 @@ ORDER = (
     "masks",
     "posteriors",
     "views",
+    "training.bounded",
     "training.storage",
     "training.objective",
     "training.schedules",

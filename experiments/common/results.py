@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import h5netcdf
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -16,13 +15,14 @@ from matplotlib.figure import Figure
 
 import probgeo as pg
 from experiments.common.options import Config, name_of, parsed
-from probgeo.disk import whole_file
+from probgeo.disk import seal, whole_file
+from probgeo.netcdf import read_groups
 
 Groups: TypeAlias = Mapping[str, xr.Dataset]
 Shown: TypeAlias = tuple[Mapping[str, pd.DataFrame], Mapping[str, Figure]]
 DOTS_PER_INCH = 150
 # Options that the first stored results do not hold yet.
-NEWER = {"alone", "angles", "as_released", "dataset", "volumes"}
+NEWER = {"alone", "angles", "as_released", "cluster", "dataset", "stack", "volumes", "workers"}
 
 
 def run(
@@ -146,6 +146,7 @@ def save_result(groups: Groups, config: Any, path: Path) -> None:
                 if variable.dtype.kind in "fiu"
             }
             rounded(dataset).assign_attrs(attrs).to_netcdf(file, "a", group=group, engine="h5netcdf", encoding=encoding)
+        seal(file)
 
 
 def load_result(path: Path, kind: type | None = None) -> dict[str, xr.Dataset]:
@@ -162,13 +163,11 @@ def load_result(path: Path, kind: type | None = None) -> dict[str, xr.Dataset]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ValueError(f"result: expected the .nc file of an experiment; {path} {what}.")
     try:
-        with h5netcdf.File(path) as file:
-            names = list(file.groups)
-        groups = {name: xr.load_dataset(path, group=name, engine="h5netcdf") for name in names}
+        groups = read_groups(path, "Run the experiment again.")
         attrs = next(iter(groups.values())).attrs
         options = set(json.loads(attrs["config"]))
     except (OSError, KeyError, StopIteration, ValueError) as error:
-        raise ValueError(f"result: expected the .nc file of an experiment; {path} is none.") from error
+        raise ValueError(f"result: expected the .nc file of an experiment; {path} is none, or damaged.") from error
     if kind is None:
         return groups
     # Older files do not say of which experiment they are, but by which options: no two have the same.

@@ -156,6 +156,7 @@ def saved_scvi(folder: str | Path, adata: Any = None, **options: Any) -> list["S
         >>> import pytest
         >>> scvi = pytest.importorskip("scvi", reason="scvi-tools is not installed")
         >>> import anndata, numpy, tempfile, probgeo as pg
+        >>> scvi.settings.verbosity = 40  # errors alone
         >>> adata = anndata.AnnData(numpy.random.default_rng(0).poisson(3.0, (20, 6)).astype("float32"))
         >>> scvi.model.SCVI.setup_anndata(adata)
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
 """Shortest paths in a graph over the encodings, as starts near the global minimum."""
 
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from typing import final
 
 import numpy as np
@@ -10,13 +11,14 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 from torch import Tensor
-from tqdm import tqdm
 
 from probgeo.geometry.lines import line_lengths
 from probgeo.geometry.metrics import Energy
 from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, check_alike, check_latent, latent_points
 from probgeo.geometry.routes import Starts, Trees, interpolated, trails, vias
+from probgeo.jobs import all_of, carried_out
+from probgeo.specs import check_whole
 
 LINE_PIECES = 32
 MEMORY = 2**28  # bytes of shortest paths that are held at a time, roughly
@@ -60,6 +62,8 @@ class Graph:
         self, metric: Energy, encodings: Points, *, num_nodes: int | None = None, progress: bool = False
     ) -> None:
         encodings = latent_points("encodings", encodings)
+        if num_nodes is not None:
+            check_whole("num_nodes", num_nodes)
         if num_nodes is not None and num_nodes < 4:
             raise ValueError(f"num_nodes: expected at least 4; got {num_nodes}.")
         if encodings.ndim != 2 or len(encodings) < 2 or not encodings.isfinite().all():
@@ -183,12 +187,15 @@ class Graph:
         path[:, 0], path[:, -1] = start[index], stop[index]
         return Starts(path, index), np.concatenate([*lengths, np.zeros(0)])
 
-    def distances(self, start: Points, stop: Points, *, progress: bool = False) -> Float[np.ndarray, "start stop"]:
+    def distances(
+        self, start: Points, stop: Points, *, executor: Executor | None = None, progress: bool = False
+    ) -> Float[np.ndarray, "start stop"]:
         """Lengths, in the graph's weights, of the shortest paths from every start to every stop.
 
         Args:
             start: first points, (start, latent); the graph is searched once for each.
             stop: last points, (stop, latent).
+            executor: any `concurrent.futures.Executor`, for 64 starts at a time; None searches here.
             progress: show a progress bar with the remaining time.
 
         Returns:
@@ -200,12 +207,11 @@ class Graph:
         """
         start, stop = self._ends(start, stop)
         near, weights = self._exits(start)
-        near_stop, weights_stop = self._exits(stop)
-        found = np.full((len(start), len(stop)), np.inf)
-        for rows in tqdm(np.array_split(np.arange(len(start)), -(-len(start) // 64)), "graph", disable=not progress):
-            reached = self._trees(near[rows], weights[rows], np.full(len(rows), np.inf)).distance
-            for node, weight in zip(near_stop.T, weights_stop.T, strict=True):
-                found[rows] = np.minimum(found[rows], reached[:, node] + weight)
+        exits = self._exits(stop)
+        near_stop = exits[0]
+        blocks = np.array_split(np.arange(len(start)), -(-len(start) // 64))
+        jobs = [(self, near[rows], weights[rows], exits) for rows in blocks]
+        found = np.concatenate(all_of(carried_out(reached, jobs, executor, "graph", progress), "blocks of starts"))
         # Points of one cell are joined by a line that passes no node.
         close = np.argwhere(near[:, :1] == near_stop[:, 0])
         lines = self._weights(torch.cat([start, stop.to(start)]), close + np.array([0, len(start)]), 2)
@@ -261,6 +267,15 @@ def _groups(
         ends |= new
     if rows:
         yield np.array(rows)
+
+
+def reached(graph: Graph, near: np.ndarray, weights: np.ndarray, exits: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Lengths from some starts to all stops through the graph, by the nodes near each and the ways there."""
+    distance = graph._trees(near, weights, np.full(len(near), np.inf)).distance
+    found = np.full((len(near), len(exits[0])), np.inf)
+    for node, weight in zip(exits[0].T, exits[1].T, strict=True):
+        found = np.minimum(found, distance[:, node] + weight)
+    return found
 
 
 def _grid(encodings: Float[Tensor, "point latent"], num_nodes: int) -> tuple[Tensor, np.ndarray]:

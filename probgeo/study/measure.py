@@ -12,10 +12,10 @@ from torch import Tensor
 
 from probgeo.datasets.mapped import as_rows, is_table
 from probgeo.geometry.geodesics import Status
+from probgeo.jobs import TaskLost, carried_out
 from probgeo.models.base import LatentModel, ModelSpec
 from probgeo.rows import StoredRows, row_blocks
 from probgeo.study.asked import Asked, checked
-from probgeo.study.jobs import carried_out
 from probgeo.study.measures import DEFAULT_MEASURES, Euclidean, Measure
 from probgeo.study.quantities import Quantity
 
@@ -129,13 +129,15 @@ def measure(
     x, points = checked_data("x", x, points)
     acquaint((found[0] for found in models.values()), x)
     asked = checked(pairs, triples, regions, len(points), {name: found[0] for name, found in models.items()})
+    rows = asked.rows()
     jobs = [
-        (model, *own_rows(model, given, others, x, points), asked, applicable(measures, model))
+        (model, *own_rows(model, given, others, x, points), rows, applicable(measures, model))
         for found in models.values()
         for model in found
     ]
-    rows = iter(carried_out(measured, jobs, executor, "measuring distances", progress))
-    found = {name: [next(rows) for _ in retrainings] for name, retrainings in models.items()}
+    results = carried_out(measured, jobs, executor, "measuring distances", progress)
+    each = iter(str(result) if isinstance(result, TaskLost) else result for result in results)
+    found = {name: [next(each) for _ in retrainings] for name, retrainings in models.items()}
     dataset = assembled(found, measures, asked, points)
     return dataset.assign_coords(num_members=("model", [found[0].num_members for found in models.values()]))
 
@@ -218,12 +220,20 @@ def measured(
     model: LatentModel,
     x: Tensor | StoredRows,
     points: Tensor | StoredRows,
-    asked: Asked,
+    asked: Mapping[Quantity, Sequence[Tensor]],
     measures: Mapping[str, Measure],
 ) -> Row:
-    """All measures of one model, or why there is nothing to measure."""
+    """All measures of one model, or why there is nothing to measure.
+
+    Args:
+        model: a fitted model.
+        x: what it was trained on.
+        points: that rows are counted in.
+        asked: rows, see `Asked.rows`.
+        measures: by name.
+    """
     # Each row once, so that equal ends have equal codes to the last digit.
-    needed = torch.cat([part.flatten() for parts in asked.rows().values() for part in parts]).unique()
+    needed = torch.cat([part.flatten() for parts in asked.values() for part in parts]).unique()
     codes = _codes(model, x)
     lost = _fault(codes)
     if lost:
@@ -235,7 +245,7 @@ def measured(
         at_rows = subject.encode(points[needed.to(points.device)]).mean.detach()
         row[name] = xr.merge(
             _labelled(quantity, quantity.measured(how, subject, _codes_of(parts, needed, at_rows), own))
-            for quantity, parts in asked.rows().items()
+            for quantity, parts in asked.items()
         )
     return row
 

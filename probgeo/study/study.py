@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probgeo.disk import whole_file
+from probgeo.disk import is_read_only
+from probgeo.jobs import TaskLost, carried_out, groups, num_workers
 from probgeo.models.base import FittedModel, LatentModel, ModelSpec
-from probgeo.specs import digest, to_config
+from probgeo.netcdf import read_netcdf, write_netcdf
+from probgeo.specs import check_whole, digest, to_config
 from probgeo.study.asked import checked
+from probgeo.study.claim import claim
 from probgeo.study.identity import model_key
-from probgeo.study.jobs import carried_out, groups
 from probgeo.study.measure import (
     Row,
     Rows,
@@ -25,16 +26,18 @@ from probgeo.study.measure import (
     applicable,
     assembled,
     checked_data,
-    measured,
     with_euclidean,
 )
 from probgeo.study.measures import DEFAULT_MEASURES, Measure
+from probgeo.study.probe import check_seen
 from probgeo.study.quantities import Quantity
-from probgeo.study.store import Held, Inputs, Mapped, measurement_key, read_rows, write_dataset, write_rows
+from probgeo.study.store import Held, Inputs, Mapped, measurement_key, read_rows
+from probgeo.study.tasks import jobs_of, join_tiles, measure_into, tiles_of, train_into
 from probgeo.training import storage
-from probgeo.training.fit import Training, TrainingDiverged, checked_seeds, fit
+from probgeo.training.fit import Training, checked_seeds, fit
 
-FIRST_VERSION = "0.1.0"  # whose studies did not say which version wrote them
+STACK = 10  # retrainings that are trained at once, at most
+TILE = 2048  # pairs that are measured at once
 
 
 class Study:
@@ -63,6 +66,7 @@ class Study:
             too few rows or in too many dimensions.
         FileExistsError: the folder holds a study of other data, training or models under the same names, or of a
             version whose studies this one does not continue.
+        OSError: the disk is full, or may not be written to; a finished study can be read all the same.
 
     Example:
         >>> import tempfile, torch, probgeo as pg
@@ -96,7 +100,7 @@ class Study:
         triples: Rows | None = None,
         regions: Mapping[str, Rows] | None = None,
     ) -> None:
-        self.folder, self.training = Path(folder), training
+        self.folder, self.training = Path(folder).absolute(), training  # also for workers in another directory
         self.models, self.seeds = dict(models), checked_seeds(seeds)
         _check(self.models, self.seeds)
         self.measures = with_euclidean(measures)
@@ -118,21 +122,38 @@ class Study:
         digest(*self.measures.values())
         self._claim()
 
-    def run(self, executor: Executor | None = None, progress: bool = True) -> xr.Dataset:
+    def run(
+        self,
+        executor: Executor | None = None,
+        progress: bool = True,
+        *,
+        stack: int | None = None,
+        num_pairs: int = TILE,
+    ) -> xr.Dataset:
         """Train what is not trained, measure what is not measured, and return the dataset (also in `study.nc`).
 
         Args:
-            executor: any `concurrent.futures.Executor` whose workers see the folder (process pool, Dask, MPI);
-                None runs here, retrainings stacked.
+            executor: any `concurrent.futures.Executor` whose workers see the folder (process pool, `Workers` of Dask,
+                MPI); None runs here. Where its workers have several GPUs, each takes one of its own.
             progress: show bars with the remaining time.
+            stack: retrainings that are trained at once, as one task, at most; fewer, where that is all that fits in
+                half of the memory. None: 10 here; on an executor as many as give every worker a task. The numbers
+                depend on it in their last digits, and not on who trains: at an equal stack and as many threads they are
+                equal, bit for bit.
+            num_pairs: pairs that are measured at once, as one task, at most.
 
         Returns:
             What `probgeo.measure` returns of the fitted models, with the coordinate `seed`, the variable
             `training_seconds` (model, retraining), of a stack its share, and the configuration in attrs.
 
         Warns:
-            RetrainingLost: a training diverged, or its codes collapsed: its rows are NaN.
+            RetrainingLost: a training diverged, its codes collapsed, or it took its workers with it: its rows are NaN.
         """
+        check_whole("num_pairs", num_pairs)
+        if stack is not None:
+            check_whole("stack", stack)
+        if num_pairs < 1 or (stack is not None and stack < 1):
+            raise ValueError(f"stack, num_pairs: expected at least 1; got {stack} and {num_pairs}.")
         files = {
             (name, index, measure): self._files(key, self.measures[measure])
             for name, keys in self._trainings.items()
@@ -152,21 +173,36 @@ class Study:
         )
         if not missing and (known := self._known(key)) is not None:
             return known
+        executor = executor if missing else None
         held = Held(self.data, self.points, self.asked)
         inputs: Inputs = held
-        if executor and missing:
-            inputs = Mapped.written(held, self.folder.resolve() / "inputs", self._data_digest, self._points_digest)
-        self._train(missing, inputs, executor, progress)
-        lost = self._lost()
-        jobs = []
+        if executor:
+            folder = self.folder / "inputs"
+            inputs = mapped = Mapped.written(held, folder, self._data_digest, self._points_digest)
+            check_seen(executor, self.folder, mapped.paths)
+        lost = self._train(missing, inputs, executor, progress, stack)
+        jobs: list[tuple] = []
+        owners: list[tuple[str, int]] = []
+        tiles = tiles_of(len(self.pairs), num_pairs)
         for name, index in dict.fromkeys((name, index) for name, index, _ in missing):
             if (name, index) not in lost:
                 own = {m: (self.measures[m], paths) for (n, i, m), paths in missing.items() if (n, i) == (name, index)}
-                jobs.append((self._model_or_folder(name, index), inputs, own))
-        carried_out(measure_into, jobs, executor, "measuring distances", progress)
+                jobs += jobs_of(self._model_or_folder(name, index), inputs, own, tiles)
+                owners += [(name, index)] * (len(jobs) - len(owners))
+        for owner, found in zip(
+            owners, carried_out(measure_into, jobs, executor, "measuring distances", progress), strict=True
+        ):
+            if isinstance(found, TaskLost):
+                lost[owner] = f"measuring failed, {found}"
+        for paths in missing.values():
+            join_tiles(paths, tiles)
         dataset = self._assembled(files, lost)
         dataset.attrs["key"] = key
-        write_dataset(self.folder / "study.nc", dataset)
+        try:
+            write_netcdf(self.folder / "study.nc", dataset)
+        except OSError as error:
+            if missing or not is_read_only(error):  # of what is there already it is no more than a copy
+                raise
         return dataset
 
     def fitted(self, name: str, seed: int) -> FittedModel:
@@ -218,16 +254,16 @@ class Study:
     def _model_or_folder(self, name: str, index: int) -> LatentModel | Path:
         model = self.models[name]
         if isinstance(model, ModelSpec):
-            return (self._training_folder(name) / f"seed-{self.seeds[index]}").resolve()
+            return self._training_folder(name) / f"seed-{self.seeds[index]}"
         return model[index]
 
     def _known(self, key: str) -> xr.Dataset | None:
         """The dataset of a study that was finished, if nothing else is asked for now."""
         try:
-            with xr.open_dataset(self.folder / "study.nc", engine="h5netcdf") as stored:
-                return stored.load() if stored.attrs.get("key") == key else None
-        except (OSError, ValueError):
+            stored = read_netcdf(self.folder / "study.nc", "")
+        except (OSError, ValueError):  # it is made anew of the measurements
             return None
+        return stored if stored.attrs.get("key") == key else None
 
     def _claim(self) -> None:
         """Note in the folder whose study it is; refuse another's."""
@@ -240,49 +276,46 @@ class Study:
                 for name, model in self.models.items()
             },
         }
-        path = self.folder / "study.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            if "probgeo" not in found:
-                raise FileExistsError(
-                    f"folder: {self.folder} holds a study of probgeo {FIRST_VERSION}, whose keys and distances are not "
-                    f"those of {version('probgeo')}: choose another folder; its models can be loaded and measured."
-                )
-            different = [key for key in ("data", "training") if found[key] != config[key]]
-            shared = found["models"].keys() & config["models"].keys()
-            different += [f"model {name!r}" for name in shared if found["models"][name] != config["models"][name]]
-            if different:
-                raise FileExistsError(
-                    f"folder: {self.folder} holds a study of other {', '.join(different)}. Choose another folder."
-                )
-            config["models"] = found["models"] | config["models"]
-        with whole_file(path) as unfinished:
-            unfinished.write_text(json.dumps(config, indent=2))
+        claim(self.folder / "study.json", config)
 
     # --- the work ---
 
-    def _train(self, missing: Mapping, inputs: Inputs, executor: Executor | None, progress: bool) -> None:
-        """Every spec's seeds that a measurement is missing of; equal specs once."""
+    def _train(
+        self, missing: Mapping, inputs: Inputs, executor: Executor | None, progress: bool, stack: int | None
+    ) -> dict[tuple[str, int], str]:
+        """Train every spec's seeds that a measurement is missing of, equal specs once; why some cannot be measured."""
         wanted: dict[Path, tuple[ModelSpec, list[int]]] = {}
         for name, model in self.models.items():
             if isinstance(model, ModelSpec):
-                seeds = [self.seeds[index] for index in dict.fromkeys(i for n, i, _ in missing if n == name)]
-                _, known = wanted.setdefault(self._training_folder(name).resolve(), (model, []))
+                folder = self._training_folder(name)
+                unmeasured = {self.seeds[index] for n, index, _ in missing if n == name}
+                # Of a training that was deleted the distances may be there still.
+                seeds = [s for s in self.seeds if s in unmeasured or not (folder / f"seed-{s}").exists()]
+                _, known = wanted.setdefault(folder, (model, []))
                 known += [seed for seed in seeds if seed not in known]
+        wanted = {folder: (spec, seeds) for folder, (spec, seeds) in wanted.items() if seeds}
+        workers = 1 if executor is None else num_workers(executor)
+        each = -(-sum(len(seeds) for _, seeds in wanted.values()) // workers) if workers else 1
+        size = stack or min(STACK, max(1, each))
         jobs = [
             (spec, inputs, group, self.training, folder, self._data_digest, progress and not executor)
             for folder, (spec, seeds) in wanted.items()
-            for group in groups(seeds, 1 if executor else 10)
+            for group in groups(seeds, size)
         ]
-        carried_out(train_into, jobs, executor, "training", progress)
-
-    def _lost(self) -> dict[tuple[str, int], str]:
-        """Why there is nothing to measure, by model and retraining."""
+        found = carried_out(train_into, jobs, executor, "training", progress)
+        killed = {
+            (folder, seed): f"training failed, {result}"
+            for (_, _, group, _, folder, *_), result in zip(jobs, found, strict=True)
+            for seed in group
+            if isinstance(result, TaskLost)
+        }
         lost = {}
         for name, model in self.models.items():
             for index, seed in enumerate(self.seeds if isinstance(model, ModelSpec) else ()):
-                diverged = storage.read_config(self._training_folder(name) / f"seed-{seed}")["extra"]["diverged"]
-                if diverged:
+                folder = self._training_folder(name)
+                if not (folder / f"seed-{seed}").exists() and (folder, seed) in killed:
+                    lost[name, index] = killed[folder, seed]
+                elif diverged := storage.read_config(folder / f"seed-{seed}")["extra"]["diverged"]:
                     lost[name, index] = f"training diverged, {diverged}"
         return lost
 
@@ -328,8 +361,9 @@ class Study:
         seconds = np.full(num, np.nan)
         if isinstance(self.models[name], ModelSpec):
             for index, seed in enumerate(self.seeds):
-                extra = storage.read_config(self._training_folder(name) / f"seed-{seed}")["extra"]
-                seconds[index] = extra.get("seconds", np.nan)
+                folder = self._training_folder(name) / f"seed-{seed}"
+                if folder.exists():  # not of one that took its workers with it
+                    seconds[index] = storage.read_config(folder)["extra"].get("seconds", np.nan)
         return seconds.tolist()
 
 
@@ -347,34 +381,3 @@ def _check(models: Mapping[str, ModelSpec | Sequence[LatentModel]], seeds: Seque
         raise ValueError("seeds: expected at least one, for the specs to be trained with; got none.")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected none repeated; got {list(seeds)}.")
-
-
-# --- what workers of an executor call: arguments are small, whatever the data ----------------------------------------
-
-
-def train_into(
-    spec: ModelSpec,
-    inputs: Inputs,
-    seeds: list[int],
-    training: Training,
-    folder: Path,
-    data_digest: str,
-    progress: bool,
-) -> None:
-    """Train and save; one that diverges is saved too, and costs itself alone."""
-    x, _, _ = inputs.load()
-    with suppress(TrainingDiverged):  # saved with the reason, which the dataset tells
-        fit(spec, x, seeds, training=training, folder=folder, progress=progress, data_digest=data_digest)
-
-
-def measure_into(
-    model: LatentModel | Path, inputs: Inputs, measures: Mapping[str, tuple[Measure, Mapping[Quantity, Path]]]
-) -> None:
-    """Measure one model, loaded from its folder where it was trained here, into files."""
-    x, points, asked = inputs.load()
-    if isinstance(model, Path):
-        model = storage.load(model).to(x.device).requires_grad_(False)
-    for name, (how, files) in measures.items():
-        # Each measure is kept as soon as it is there.
-        row = measured(model, x, points, asked, {name: how})
-        write_rows(files, row if isinstance(row, str) else row[name])

@@ -138,9 +138,9 @@ def test_what_is_no_result_is_refused(tmp_path):
     for path, why in (
         (tmp_path, "is a folder"),
         (tmp_path / "none.nc", "does not exist"),
-        (Path(__file__), "is none"),
-        (tmp_path / "empty.nc", "is none"),
-        (tmp_path / "foreign.nc", "is none"),
+        (Path(__file__), "is none, or damaged"),
+        (tmp_path / "empty.nc", "is none, or damaged"),
+        (tmp_path / "foreign.nc", "is none, or damaged"),
     ):
         if path.name == "empty.nc":
             h5netcdf.File(path, "w").close()
