@@ -108,3 +108,17 @@ def test_distances_along_the_graph_lead_around_and_what_is_not_joined_comes_last
 def test_graph_of_one_way_edges_is_walked_both_ways():
     graph = csr_array((np.ones(3), [1, 2, 1], [0, 1, 2, 3]), shape=(3, 3))
     assert atlas.along(graph, np.array([2]))[0].tolist() == [2, 1, 0]
+
+
+def test_accuracy_is_the_share_of_cells_whose_labelled_neighbours_are_mostly_of_their_type():
+    neighbours = np.array([[1, 4, 1], [0, 4, 3], [3, 4, 3], [0, 1, 4], [3, 2, 1]])
+    labels = torch.tensor([0, 0, 1, 1, -1])
+    # Right, right though as many say otherwise (of those the lower code), right, wrong, and one that has no type.
+    assert atlas.accuracy(neighbours, labels) == 0.75
+
+
+def test_principal_neighbours_do_not_see_how_deeply_a_cell_was_counted():
+    kinds = torch.tensor([[8.0, 2.0, 1.0], [1.0, 2.0, 8.0]]).repeat_interleave(6, 0)
+    depth = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).repeat(2)[:, None]
+    found = atlas.principal_neighbours(10 * kinds * depth, 2, 5)
+    assert ((found < 6) == (np.arange(12) < 6)[:, None]).all()
