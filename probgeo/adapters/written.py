@@ -1,4 +1,4 @@
-"""What several trainings agree on, written into an AnnData: codes, neighbours under the metric, how reliable they are."""
+"""What several trainings agree on, written into an AnnData: codes, neighbours under the metric, their reliability."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
