@@ -13,6 +13,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py"))
 ORDER = (
     "disk",
     "netcdf",
+    "pools",
     "jobs",
     "rows",
     "sources",
