@@ -56,6 +56,7 @@ def carried_out(
     label: str,
     progress: bool,
     keep: Callable[[int, Any], None] | None = None,
+    names: Sequence[str] = (),
 ) -> list[Any]:
     """task(*job) for all jobs, here or on the executor, with a bar; the first error is raised after all have ended.
 
@@ -66,6 +67,7 @@ def carried_out(
         label: of the bar; the address of an executor's dashboard stands behind it.
         progress: show the bar, with the remaining time.
         keep: called here with a job's number and result as soon as it is there.
+        names: of the jobs, for errors; their numbers, if none are given.
 
     Returns:
         By job, what the task returned, or the `TaskLost` that tells why there is nothing.
@@ -114,7 +116,7 @@ def carried_out(
             for index, job in enumerate(jobs):
                 ended(index, partial(task, *job))
     if errors:
-        raise _told(errors[0], [f"{label} {index + 1} of {len(jobs)}" for index in begun]) from errors[0]
+        raise _told(errors[0], [f"{label} {names[index] if names else index + 1}" for index in begun]) from errors[0]
     return found
 
 
