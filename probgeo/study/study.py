@@ -142,7 +142,8 @@ class Study:
 
         Args:
             executor: any `concurrent.futures.Executor` whose workers see the folder (process pool, `Workers` of Dask,
-                MPI); None runs here. Where its workers have several GPUs, each takes one of its own.
+                MPI); None runs here. Where its workers have several GPUs, each takes one of its own. Workers of a
+                process pool end where the driver dies, and on Ctrl-C.
             progress: show bars with the remaining time.
             stack: retrainings that are trained at once, as one task, at most; fewer, where that is all that fits in
                 half of the memory. None: 10 here; on an executor as many as give every worker a task. The numbers
@@ -153,6 +154,11 @@ class Study:
         Returns:
             What `probgeo.measure` returns of the fitted models, with the coordinate `seed`, the variable
             `training_seconds` (model, retraining), of a stack its share, and the configuration in attrs.
+
+        Raises:
+            BrokenExecutor: a worker of a process pool died, and the pool with it: at which job. Run it again to resume.
+            ValueError: a file in the folder is damaged: which, and what to delete.
+            OSError: the disk is full, or may not be written to.
 
         Warns:
             RetrainingLost: a training diverged, its codes collapsed, or it took its workers with it: its rows are NaN.
@@ -192,9 +198,9 @@ class Study:
                 own = {m: (self.measures[m], paths) for (n, i, m), paths in missing.items() if (n, i) == (name, index)}
                 jobs += jobs_of(self._model_or_folder(name, index), inputs[name], own, tiles)
                 owners += [(name, index)] * (len(jobs) - len(owners))
-        for owner, found in zip(
-            owners, carried_out(measure_into, jobs, executor, "measuring distances", progress), strict=True
-        ):
+        names = [f"of {name!r}, retraining {index}" for name, index in owners]
+        done = carried_out(measure_into, jobs, executor, "measuring distances", progress, names=names)
+        for owner, found in zip(owners, done, strict=True):
             if isinstance(found, TaskLost):
                 lost[owner] = f"measuring failed, {found}"
         for paths in missing.values():
@@ -323,7 +329,8 @@ class Study:
             for folder, (name, seeds) in wanted.items()
             for group in groups(seeds, size)
         ]
-        found = carried_out(train_into, jobs, executor, "training", progress)
+        names = [f"{type(spec).__name__}, seeds {', '.join(map(str, seeds))}" for spec, _, seeds, *_ in jobs]
+        found = carried_out(train_into, jobs, executor, "training", progress, names=names)
         killed = {
             (folder, seed): f"training failed, {result}"
             for (_, _, group, _, folder, *_), result in zip(jobs, found, strict=True)
