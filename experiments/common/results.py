@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -70,11 +73,14 @@ def carry_out(config: Config, compute: Callable[[Config, Path], Groups], report:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """What a user can mend (a wrong value, a missing file, an occupied folder) ends the process with one sentence."""
+    """What a user can mend (a wrong value, a full disk, an occupied folder), and Ctrl-C, end with one sentence."""
     try:
         yield
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, BrokenExecutor) as error:
         raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        print("\ninterrupted. What was finished is kept: type the same again to go on.", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def folder_of(config: Any, name: str) -> Path:
