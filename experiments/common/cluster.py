@@ -49,7 +49,8 @@ def workers(cluster: str | None, num: int) -> Iterator[pg.study.Workers | None]:
         try:
             with distributed.Client(own or cluster) as client:
                 executor = pg.study.Workers(client, expected)
-                print(f"workers: {executor.num_workers}; dashboard: {executor.dashboard}", file=sys.stderr)
+                there = f"workers: {executor.num_workers}, of which {len(client.nthreads())} are there"
+                print(f"{there}; dashboard: {executor.dashboard}", file=sys.stderr)
                 yield executor
         finally:
             if own is not None:
