@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgeo.likelihoods.likelihood import Fault, Likelihood, Parameters, TwoParameterLikelihood, not_finite
+from probgeo.specs import check_numbers
 
 # Logarithms of rates are cut off here: every square of a rate is still finite in single precision.
 _LARGEST_LOG_RATE = 30.0
@@ -78,6 +79,7 @@ class LibraryColumn:
     reference: float
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _check_reference(self.reference)
 
     def counts(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row observation"]:
@@ -152,6 +154,12 @@ class CountLikelihood(Likelihood):
 
     def num_outputs(self, num_features: int) -> int:
         return num_features - isinstance(self.library, LibraryColumn)
+
+    def num_means(self, num_features: int) -> tuple[int, ...]:
+        """One of each column but that of the library sizes."""
+        if not isinstance(self.library, LibraryColumn):
+            return (1,) * num_features
+        return tuple(int(column != self.library.column % num_features) for column in range(num_features))
 
     def encoder_input(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row input"]:
         """log(1 + counts at the reference library size): the code should not know how deeply a row was counted."""

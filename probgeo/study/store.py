@@ -1,17 +1,20 @@
 """Where a study keeps what: trainings, measurements and the inputs of its workers, under keys that are hashes."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 import xarray as xr
 from torch import Tensor
 
 from probgeo.disk import whole_file
-from probgeo.rows import FileRows, StoredRows
+from probgeo.netcdf import read_netcdf, write_netcdf
+from probgeo.rows import FileRows, SparseRows, StoredRows, row_blocks
 from probgeo.specs import digest
 from probgeo.study.asked import Asked
 from probgeo.study.devices import own_device
@@ -36,14 +39,14 @@ class Held:
 
 @dataclass(frozen=True)
 class Kept:
-    """Rows in files: all of an array, or rows that are in a file already, by their numbers.
+    """Rows in files: all of an array or of a sparse matrix, or rows that are in a file already, by their numbers.
 
     Args:
-        file: of the array.
+        file: of the array or the matrix.
         numbers: file of the rows' numbers in another array.
     """
 
-    file: Path | StoredRows
+    file: Path | FileRows
     numbers: Path | None = None
 
     @property
@@ -54,9 +57,10 @@ class Kept:
 
     def load(self) -> Tensor | StoredRows:
         """The rows."""
-        if isinstance(self.file, Path):
-            return _mapped(self.file)
-        return self.file if self.numbers is None else self.file.rows(_mapped(self.numbers))
+        if isinstance(self.file, FileRows):
+            return self.file if self.numbers is None else self.file.rows(_mapped(self.numbers))
+        sparse = self.file.suffix == ".npz"
+        return SparseRows.of_matrix(scipy.sparse.load_npz(self.file)) if sparse else _mapped(self.file)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Mapped:
 
         def kept(tensor: Tensor, key: str) -> Path:
             path = folder / f"{key}.npy"
-            if not path.exists():
+            if not _holds(path, tensor):
                 with whole_file(path) as unfinished, unfinished.open("wb") as file:
                     np.save(file, tensor.cpu().numpy())
             return path
@@ -89,7 +93,14 @@ class Mapped:
         def rows(x: Tensor | StoredRows, key: str) -> Kept:
             if isinstance(x, Tensor):
                 return Kept(kept(x, key))
-            if not isinstance(x, FileRows) or x.chosen is None:
+            if not isinstance(x, FileRows):
+                path = folder / f"{key}.npz"
+                if not path.exists():
+                    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+                        blocks = [scipy.sparse.csr_array(block.cpu().numpy()) for _, block in row_blocks(x)]
+                        scipy.sparse.save_npz(file, scipy.sparse.vstack(blocks, format="csr"))
+                return Kept(path)
+            if x.chosen is None:
                 return Kept(x)
             return Kept(replace(x, chosen=None), kept(x.chosen, digest(x.chosen)))
 
@@ -121,9 +132,22 @@ class Mapped:
         return self.x.load().to(device), self.points.load().to(device), asked
 
 
+def _holds(path: Path, tensor: Tensor) -> bool:
+    """Whether a file holds a tensor: what workers would read is looked at before they do."""
+    with suppress(OSError, ValueError, EOFError):
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        return found.dtype == tensor.cpu().numpy().dtype and np.array_equal(found, tensor.cpu().numpy(), equal_nan=True)
+    return False
+
+
 def _mapped(path: Path) -> Tensor:
     # Mapped copy-on-write: torch wants memory that it may write to, and the file stays as it is.
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+    try:
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
+    except FileNotFoundError as error:  # a worker that came after the others had been asked
+        raise OSError(
+            f"folder: a worker does not see {path}. Choose a folder on a disk that all workers share."
+        ) from error
 
 
 Inputs = Held | Mapped
@@ -144,13 +168,7 @@ def write_rows(files: Mapping[Quantity, Path], dataset: xr.Dataset | str) -> Non
             own = [name for name, values in dataset.items() if quantity.dim in values.dims]
             scalars = ["seconds"] if quantity.dim == "pair" else []
             part = dataset[own + scalars].drop_vars([c for c in dataset.coords if c != "draw"], errors="ignore")
-        write_dataset(file, part)
-
-
-def write_dataset(file: Path, dataset: xr.Dataset) -> None:
-    """One netCDF file, whole or not at all."""
-    with whole_file(file) as unfinished:
-        dataset.to_netcdf(unfinished, engine="h5netcdf")
+        write_netcdf(file, part)
 
 
 def read_rows(files: Mapping[Quantity, Path]) -> xr.Dataset | str:
@@ -161,11 +179,7 @@ def read_rows(files: Mapping[Quantity, Path]) -> xr.Dataset | str:
     """
     parts = []
     for file in files.values():
-        try:
-            with xr.open_dataset(file, engine="h5netcdf") as stored:
-                parts.append(stored.load())
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"folder: {file} is damaged ({error}). Delete it to measure it again.") from error
+        parts.append(read_netcdf(file, "Delete it to measure it again; all else stays."))
         if parts[-1].attrs.get("lost"):
             return parts[-1].attrs["lost"]
     return xr.merge(parts)
