@@ -19,7 +19,15 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import probgeo as pg
-from experiments.common.atlas import MEASURES, codes_of, neighbour_graphs, spectral, structure
+from experiments.common.atlas import (
+    MEASURES,
+    accuracy,
+    codes_of,
+    neighbour_graphs,
+    principal_neighbours,
+    spectral,
+    structure,
+)
 from experiments.common.maps import some_rows
 from experiments.common.options import Perceptrons
 from experiments.common.results import Groups, Shown, config_of, convergence, run
@@ -166,6 +174,7 @@ def others_warnings() -> Iterator[None]:
 def compute(config: Config, folder: Path) -> Groups:
     """Everything that takes time: trainings, distances, structure, maps, and an AnnData where anndata is installed."""
     cells = cells_of(config)
+    given_batches = batches(cells, config) if config.batch else None
     try:
         adata = annotated(cells, config)
     except ImportError:
@@ -195,7 +204,7 @@ def compute(config: Config, folder: Path) -> Groups:
     table = identifiability.survival(made["neighbours"], made["clusters"], made["order"], made["groups"])
     groups = {
         "distances": found.drop_vars(["energy", "euclidean_latent"]).assign_attrs(
-            name=cells.name, num_cells=len(cells)
+            data=cells.name, num_cells=len(cells)
         ),
         "survival": xr.Dataset(
             {"value": (("row", "column"), table.to_numpy())},
@@ -207,8 +216,8 @@ def compute(config: Config, folder: Path) -> Groups:
         ),
         "map": mapped(cells, models, given, adata, graphs, made, config, folder),
     }
-    if config.batch:
-        ends = batches(cells, config)[np.stack([found["start"].values, found["stop"].values])]
+    if given_batches is not None:
+        ends = given_batches[np.stack([found["start"].values, found["stop"].values])]
         groups["batches"] = identifiability.between_groups(found.distance, *ends).to_dataset(name="distance")
     return groups
 
@@ -245,6 +254,13 @@ def mapped(
             "reliability": (("measure", "cell"), reliability.sel(measure=list(MEASURES)).values[:, rows]),
             "type": ("cell", cells.labels[rows].numpy()),
             "pseudotime_correlation": ("measure", time),
+            "accuracy": (
+                ("measure", "retraining"),
+                [[accuracy(own, cells.labels) for own in made["neighbours"].sel(measure=m).values] for m in MEASURES],
+            ),
+            "principal_accuracy": accuracy(
+                principal_neighbours(cells.x, config.latent, config.neighbours), cells.labels
+            ),
         },
         coords={"measure": list(MEASURES)},
         attrs={"kind": kind, "types": list(cells.label_names)},
@@ -356,6 +372,12 @@ def report(groups: Groups) -> Shown:
     if view.pseudotime_correlation.notnull().all():
         by = dict(zip(view.measure.values, view.pseudotime_correlation.values, strict=True))
         print("ρ of the mean order with the known pseudotime: " + ", ".join(f"{m} {by[m]:.3f}" for m in MEASURES))
+    mean, std = view.accuracy.mean("retraining").values, view.accuracy.std("retraining", ddof=1).values
+    print(
+        f"accuracy of the types of {config['neighbours']} neighbours, mean ± std over trainings: "
+        + ", ".join(f"{m} {a:.3f} ± {b:.3f}" for m, a, b in zip(view.measure.values, mean, std, strict=True))
+        + f"; of as many principal components of log counts {float(view.principal_accuracy):.3f}"
+    )
     tables = {"table": summary, "survival": table}
     if "batches" in groups:
         tables["batches"] = batch_table(groups["batches"].distance)

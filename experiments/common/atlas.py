@@ -10,6 +10,8 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.sparse.linalg import eigsh
 from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from tqdm import tqdm
 
@@ -85,3 +87,20 @@ def structure(
 def codes_of(models: Sequence[Any], cells: Any) -> list[Tensor]:
     """Codes of all cells, in every training."""
     return [model.encode(model.rows(cells)).mean.detach() for model in models]
+
+
+def accuracy(neighbours: np.ndarray, labels: Tensor) -> float:
+    """Share of labelled cells whose type most of their labelled neighbours (cell, k) have, the lower code of two."""
+    codes = labels.numpy()
+    votes = np.zeros((len(codes), int(codes.max()) + 1))
+    cell, known = np.nonzero(codes[neighbours] >= 0)[0], codes[neighbours] >= 0
+    np.add.at(votes, (cell, codes[neighbours][known]), 1)
+    return float((votes.argmax(1) == codes)[codes >= 0].mean())
+
+
+def principal_neighbours(counts: Tensor, num: int, k: int) -> np.ndarray:
+    """The k nearest of each cell in leading principal components of log(1 + counts at the median total), (cell, k)."""
+    total = counts.sum(1, keepdim=True)
+    logs = torch.log1p(counts * total.median() / total).double()
+    components = PCA(min(num, *logs.shape), random_state=0).fit_transform(logs.numpy())
+    return NearestNeighbors(n_neighbors=k).fit(components).kneighbors(return_distance=False)

@@ -59,6 +59,9 @@ def test_the_stored_distances_are_as_the_pages_say():
             cv[name, model, measure] = float(coefficient_of_variation(row).mean())
     for model in ("rbf", "ensemble"):
         assert right["surface", model, "geodesic"] > 0.998 > 0.94 > right["surface", model, "reconstructed"]
+        surface = groups["distances"].sel(data="surface")
+        ratio = surface.distance.sel(model=model, measure="geodesic") / surface.reference
+        assert float(ratio.median()) == pytest.approx(1, abs=0.02)
         for name in ("swiss_roll", "folded_sheet"):
             of_model = ("geodesic", "straight", "euclidean", "reconstructed")
             assert all(right[name, model, measure] < 0.53 and cv[name, model, measure] < 0.06 for measure in of_model)
