@@ -283,7 +283,7 @@ def compute(config: Config) -> Groups:
         values = np.array([costs[case] for case in cases])
         coords = {name: [getattr(case, name) for case in cases], "cost": list(Cost._fields)}
         groups[name] = xr.Dataset({"value": ((name, "cost"), values)}, coords, {"threads": torch.get_num_threads()})
-    calls = {
+    calls: dict[str, tuple[str, type[Spent] | type[Shared]]] = {
         "pairs": ("measure_pairs({{}}, {})", Spent),
         "workers": (f"share({{{{}}}}, {{}}, {config.pairs[-1]})", Shared),
     }

@@ -197,7 +197,8 @@ class Poisson(CountLikelihood):
     """x ~ Poisson(library / reference · exp(output)).
 
     Args:
-        library: as in `CountLikelihood`.
+        library: where the library size of a row is: `RowTotal(reference)`, `LibraryColumn(column, reference)`, or None
+            where every row was counted alike.
 
     Example:
         >>> import math, torch, probgeo as pg
@@ -252,7 +253,8 @@ class NegativeBinomial(_Overdispersed):
     """Counts of mean μ = library / reference · exp(output) and variance μ + μ² / r.
 
     Args:
-        library: as in `CountLikelihood`.
+        library: where the library size of a row is: `RowTotal(reference)`, `LibraryColumn(column, reference)`, or None
+            where every row was counted alike.
         total_count: a fixed r; None learns one for each column (parameter `log_total_count`).
 
     Raises:
@@ -293,7 +295,8 @@ class ZeroInflatedNegativeBinomial(_Overdispersed, TwoParameterLikelihood):
     """0 with probability π, else negative binomial: the decoder's output is [log rates; logits of π].
 
     Args:
-        library: as in `CountLikelihood`.
+        library: where the library size of a row is: `RowTotal(reference)`, `LibraryColumn(column, reference)`, or None
+            where every row was counted alike.
         total_count: a fixed r; None learns one for each column (parameter `log_total_count`).
 
     Raises:
