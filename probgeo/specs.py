@@ -5,8 +5,10 @@ import hashlib
 import importlib
 import inspect
 import json
+import numbers
 import sys
-from types import MappingProxyType, UnionType
+from collections.abc import Sequence
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import numpy as np
@@ -75,6 +77,40 @@ ADDED_LATER = MappingProxyType({"added later": True})
 # Key of a field's metadata: the name that files have for it, where the field has been renamed since; digests stay too.
 WRITTEN_AS = "written as"
 SOURCE = "source of"  # no field can have this name
+
+
+def check_whole(name: str, number: Any) -> None:
+    """TypeError, by the name of the argument, for what is no whole number."""
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
+        raise TypeError(f"{name}: expected a whole number; got {number!r}.")
+
+
+def check_real(name: str, number: Any) -> None:
+    """TypeError, by the name of the argument, for what is no number; ValueError for what is not a number."""
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
+        raise TypeError(f"{name}: expected a number; got {number!r}.")
+    if number != number:
+        raise ValueError(f"{name}: expected a number; got {number!r}.")
+
+
+def check_numbers(spec: Any) -> None:
+    """Refuse what is no number where a field of a dataclass is declared to be one, or several; None where it may be.
+
+    Raises:
+        TypeError: by the name of the field: another type, or a fraction where it is declared whole.
+        ValueError: not a number.
+    """
+    for field in dataclasses.fields(spec):
+        value, kind = getattr(spec, field.name), get_origin(field.type)
+        options = get_args(field.type) if kind in (Union, UnionType) else (field.type,)
+        if value is None and NoneType in options:
+            continue
+        if kind in (tuple, Sequence) and get_args(field.type)[0] in (int, float):
+            options, values = get_args(field.type)[:1], tuple(value)
+        else:
+            values = (value,)
+        for each in values if {*options} <= {int, float, NoneType} else ():
+            (check_whole if int in options else check_real)(field.name, each)
 
 
 def public_name(named: Any) -> str:

@@ -208,6 +208,6 @@ def _statistics(dataset: xr.Dataset) -> dict[str, dict[str, float]]:
         {"cv": coefficient_of_variation(d).mean("pair"), "icc": icc(d), "rank": rank_agreement(d)}
     ).stack(row=("model", "measure"))
     return {
-        f"{model} {measure}": {name: float(found[name].sel(row=(model, measure))) for name in found}
+        f"{model} {measure}": {str(name): float(found[name].sel(row=(model, measure))) for name in found}
         for model, measure in found.row.values
     }

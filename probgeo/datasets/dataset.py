@@ -113,7 +113,8 @@ class Dataset:
         colours: a colour for each class, "#rrggbb", in the order of `label_names`.
         latent: true coordinates of each row on a synthetic manifold, float32 (row, latent).
         immersion: the manifold itself, coordinates (*batch, latent) -> (*batch, feature), differentiable, noise-free.
-        distance: geodesic distance in closed form, coordinates (*batch, latent) twice -> (*batch,), in the units of x.
+        distance: geodesic distance, in closed form or as precise as its set says, coordinates (*batch, latent) twice
+            -> (*batch,), in the units of x; `intrinsic_distances` for pairs of rows.
         normalisation: what x was normalised by; None: x is in its own units.
         feature_names: of the columns of x.
         columns: what each column of x is, where they are of different kinds, those of one kind side by side.

@@ -1,5 +1,7 @@
 """Rows between which distances, angles and volumes are measured: indices of pairs, triples and regions."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Int64
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from probgeo.datasets.labels import Labels, coded
 from probgeo.geometry.points import Points, latent_points
+from probgeo.specs import check_whole
 
 
 def sample_pairs(
@@ -35,6 +38,7 @@ def sample_pairs(
         >>> sorted(pairs.tolist())  # all there are
         [[0, 2], [0, 3], [1, 2], [1, 3]]
     """
+    _check_counts(num_pairs=num_pairs, seed=seed)
     if num_pairs < 1:
         raise ValueError(f"num_pairs: expected at least 1; got {num_pairs}.")
     codes = coded(labels).codes.numpy()
@@ -78,6 +82,7 @@ def sample_triples(labels: Labels, num_triples: int, seed: int = 0) -> Int64[Ten
         >>> triples.shape, bool((triples[:, 1] < triples[:, 2]).all())
         (torch.Size([5, 3]), True)
     """
+    _check_counts(num_triples=num_triples, seed=seed)
     if num_triples < 1:
         raise ValueError(f"num_triples: expected at least 1; got {num_triples}.")
     num_rows = len(coded(labels).codes)
@@ -207,6 +212,7 @@ def neighbour_pairs(
     from sklearn.neighbors import NearestNeighbors
 
     x = latent_points("x", x, "row feature")
+    _check_counts(num_centres=num_centres, num_neighbours=num_neighbours, seed=seed)
     for name, count in (("num_centres", num_centres), ("num_neighbours", num_neighbours)):
         if count < 1:
             raise ValueError(f"{name}: expected at least 1; got {count}.")
@@ -280,3 +286,11 @@ def class_representatives(z: Points, labels: Labels) -> Int64[Tensor, " class"]:
         to_centroid = torch.linalg.vector_norm(z[rows] - z[rows].mean(0), dim=1)
         representatives.append(int(rows[to_centroid.argmin()]))
     return torch.tensor(representatives, dtype=torch.int64)
+
+
+def _check_counts(**arguments: Any) -> None:
+    """TypeError or ValueError, by the name of the argument, for what is no whole number, or a negative seed."""
+    for name, value in arguments.items():
+        check_whole(name, value)
+    if arguments["seed"] < 0:
+        raise ValueError(f"seed: expected a whole number that is not negative; got {arguments['seed']}.")

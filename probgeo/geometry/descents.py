@@ -12,7 +12,7 @@ from probgeo.geometry.metrics import Energy
 from probgeo.geometry.newton import BlockTridiagonal, MatrixFree, System, chosen, finite, rows
 from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.routes import REACH, Beaten, distinct, excess, firsts, ranked
-from probgeo.specs import ADDED_LATER
+from probgeo.specs import ADDED_LATER, check_numbers
 
 MAX_DAMPING = 1e3
 GRID_DIMENSIONS = 2  # up to which a graph is a grid, which sees every ridge
@@ -69,6 +69,7 @@ class GaussNewton:
     system: System | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name, least in (("num_segments", 2), ("max_steps", 1), ("memory", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}; got {getattr(self, name)}.")

@@ -24,7 +24,7 @@ from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, latent_points
 from probgeo.geometry.routes import Search
 from probgeo.jobs import all_of, carried_out
-from probgeo.specs import digest
+from probgeo.specs import check_whole, digest
 
 CHECKED_TOGETHER = 10  # geodesics of a sample, between two moves of the progress bar
 
@@ -80,6 +80,7 @@ def distance_matrix(
     points = latent_points("points", points)
     if points.ndim != 2:
         raise ValueError(f"points: expected (point, latent); got shape {tuple(points.shape)}.")
+    check_whole("num_pairs", num_pairs)
     if num_pairs < 1:
         raise ValueError(f"num_pairs: expected at least 1; got {num_pairs}.")
     solver = GaussNewton() if solver is None else solver

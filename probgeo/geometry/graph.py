@@ -18,6 +18,7 @@ from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, check_alike, check_latent, latent_points
 from probgeo.geometry.routes import Starts, Trees, interpolated, trails, vias
 from probgeo.jobs import all_of, carried_out
+from probgeo.specs import check_whole
 
 LINE_PIECES = 32
 MEMORY = 2**28  # bytes of shortest paths that are held at a time, roughly
@@ -61,6 +62,8 @@ class Graph:
         self, metric: Energy, encodings: Points, *, num_nodes: int | None = None, progress: bool = False
     ) -> None:
         encodings = latent_points("encodings", encodings)
+        if num_nodes is not None:
+            check_whole("num_nodes", num_nodes)
         if num_nodes is not None and num_nodes < 4:
             raise ValueError(f"num_nodes: expected at least 4; got {num_nodes}.")
         if encodings.ndim != 2 or len(encodings) < 2 or not encodings.isfinite().all():

@@ -18,6 +18,7 @@ SETTLED = 0.99  # share of their neighbours that so many times as many candidate
 MORE = 4
 NUM_TENSORS = 256  # points whose metric tensors are averaged
 FLOOR = 1e-3  # of the mean tensor's mean eigenvalue, so that a direction without any length still counts a little
+ROWS = 4096  # whose candidates are held at a time
 SPARE = 2  # times as many as wanted are measured in full
 
 
@@ -89,7 +90,7 @@ def neighbours(
     if num_candidates is None:
         num_candidates = _enough(metric, codes, tree, k, num_segments)
     every = np.arange(len(codes))
-    near = _candidates(tree, every, num_candidates, progress)
+    near = _shortlist(metric, codes, tree, every, num_candidates, SPARE * k, progress)
     lengths, near = _nearest(metric, codes, every, near, k, num_segments, progress)
     lost = ~np.isfinite(lengths).all(1)
     if lost.any():
@@ -115,19 +116,34 @@ def _flattened(metric: Metric, codes: Float[Tensor, "point latent"]) -> Float[np
     return (codes.double() @ root).cpu().numpy()
 
 
-def _candidates(
-    tree: cKDTree, rows: Int[np.ndarray, " row"], count: int, progress: bool = False
-) -> Int[np.ndarray, "row candidate"]:
-    """So many of each row, nearest first, not itself."""
-    found = np.empty((len(rows), count), dtype=np.int64)
-    blocks = np.array_split(np.arange(len(rows)), -(-len(rows) // 2048))
+def _shortlist(
+    metric: Metric,
+    codes: Tensor,
+    tree: cKDTree,
+    rows: Int[np.ndarray, " row"],
+    num_candidates: int,
+    kept: int,
+    progress: bool = False,
+) -> Int[np.ndarray, "row kept"]:
+    """Of so many candidates of each row those to which the shortest chords lead, block by block of rows."""
+    found = []
+    blocks = np.array_split(rows, -(-len(rows) // ROWS))
     for some in tqdm(blocks, "candidates", disable=not progress):
-        near = tree.query(tree.data[rows[some]], k=[*range(1, count + 2)])[1]
-        # Where more codes are equal than are asked for, the row itself need not be among them: the last goes then.
-        others = near != rows[some, None]
-        others[others.all(1), -1] = False
-        found[some] = near[others].reshape(-1, count)
-    return found
+        near = _candidates(tree, some, num_candidates)
+        if kept < num_candidates:
+            chords = _lengths(metric, codes, some, near, 1)
+            near = np.take_along_axis(near, np.argsort(chords, axis=1, kind="stable")[:, :kept], 1)
+        found.append(near)
+    return np.concatenate(found)
+
+
+def _candidates(tree: cKDTree, rows: Int[np.ndarray, " row"], count: int) -> Int[np.ndarray, "row candidate"]:
+    """So many of each row, nearest first, not itself."""
+    near = tree.query(tree.data[rows], k=[*range(1, count + 2)])[1]
+    # Where more codes are equal than are asked for, the row itself need not be among them: the last goes then.
+    others = near != rows[:, None]
+    others[others.all(1), -1] = False
+    return near[others].reshape(-1, count)
 
 
 def _enough(metric: Metric, codes: Tensor, tree: cKDTree, k: int, num_segments: int) -> int:
@@ -136,7 +152,8 @@ def _enough(metric: Metric, codes: Tensor, tree: cKDTree, k: int, num_segments: 
     rows = np.linspace(0, most, min(NUM_SAMPLED, len(codes))).round().astype(np.int64)
 
     def found(count: int) -> np.ndarray:
-        return _nearest(metric, codes, rows, _candidates(tree, rows, count), k, num_segments)[1]
+        near = _shortlist(metric, codes, tree, rows, count, SPARE * k)
+        return _nearest(metric, codes, rows, near, k, num_segments)[1]
 
     count = min(3 * k, most)
     while count < most and _share(found(count), found(min(MORE * count, most))) < SETTLED:
@@ -158,22 +175,18 @@ def _nearest(
     num_segments: int,
     progress: bool = False,
 ) -> tuple[Float[np.ndarray, "row k"], Int[np.ndarray, "row k"]]:
-    """The k shortest lines of each row, shortest first, and where they lead."""
-    for pieces, kept in ((1, min(SPARE * k, near.shape[1])), (num_segments, k)):
-        if pieces == 1 and kept == near.shape[1]:  # all of them are measured in full
-            continue
-        lengths = _lengths(metric, codes, rows, near, pieces, progress)
-        order = np.argsort(lengths, axis=1, kind="stable")[:, :kept]
-        near, lengths = np.take_along_axis(near, order, 1), np.take_along_axis(lengths, order, 1)
-    return lengths, near
+    """The k shortest lines of each row, shortest first, and where they lead; each line is measured once."""
+    lengths = _lengths(metric, codes, rows, near, num_segments, progress)
+    order = np.argsort(lengths, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(lengths, order, 1), np.take_along_axis(near, order, 1)
 
 
 def _lengths(
-    metric: Metric, codes: Tensor, rows: np.ndarray, near: np.ndarray, pieces: int, progress: bool
+    metric: Metric, codes: Tensor, rows: np.ndarray, near: np.ndarray, num_segments: int, progress: bool = False
 ) -> Float[np.ndarray, "row candidate"]:
     """Lengths of the lines from each row to its candidates, each pair of codes once."""
     edges = np.stack([np.repeat(rows, near.shape[1]), near.ravel()], axis=1)
     edges.sort(axis=1)
     number, inverse = np.unique(edges[:, 0] * len(codes) + edges[:, 1], return_inverse=True)
     pairs = np.stack([number // len(codes), number % len(codes)], axis=1)
-    return line_lengths(metric, codes, pairs, pieces, progress)[inverse].reshape(near.shape)
+    return line_lengths(metric, codes, pairs, num_segments, progress)[inverse].reshape(near.shape)

@@ -41,7 +41,7 @@ def known_by_row(known: xr.DataArray, distance: xr.DataArray, unit: str) -> xr.D
     return found.transpose("row", "pair")
 
 
-def agreement(row: xr.DataArray, known: xr.DataArray, options: dict[str, Any]) -> dict[str, float]:
+def rightness(row: xr.DataArray, known: xr.DataArray, options: dict[str, Any]) -> dict[str, float]:
     """Mean over retrainings of Spearman's ρ with what is known, with its bootstrap interval; 0 for a constant.
 
     Args:

@@ -11,7 +11,7 @@ import xarray as xr
 from probgeo.identifiability.comparisons import holm, paired_test, wilcoxon_test
 from probgeo.identifiability.permutations import permutation_test, swap_test
 from probgeo.identifiability.resampling import bootstrap, bootstrap_difference
-from probgeo.identifiability.rightness import agreement, known_by_row, said_by
+from probgeo.identifiability.rightness import known_by_row, rightness, said_by
 from probgeo.identifiability.solver import excess_of_rows
 from probgeo.identifiability.statistics import (
     CORE,
@@ -132,7 +132,7 @@ def summary(
             is_other = not math.isnan(record[f"difference_{name}"])
             record |= _test(*whole, name, trainings if is_other else None, (num_permutations, level, seed))
         if right is not None:
-            record |= agreement(row[:, kept], right.sel(row=label, drop=True)[kept], options)
+            record |= rightness(row[:, kept], right.sel(row=label, drop=True)[kept], options)
         counts = {"retrainings": row.sizes["retraining"], "pairs": kept.sum(), "pairs_missing": (~_usable(row)).sum()}
         records.append(record | {name: int(count) for name, count in counts.items()})
     table = Table(records, index=d.indexes["row"])

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgeo.likelihoods.likelihood import Fault, Likelihood, Parameters, TwoParameterLikelihood, not_finite
+from probgeo.specs import check_numbers
 
 # Logarithms of rates are cut off here: every square of a rate is still finite in single precision.
 _LARGEST_LOG_RATE = 30.0
@@ -78,6 +79,7 @@ class LibraryColumn:
     reference: float
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _check_reference(self.reference)
 
     def counts(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row observation"]:
@@ -195,7 +197,8 @@ class Poisson(CountLikelihood):
     """x ~ Poisson(library / reference · exp(output)).
 
     Args:
-        library: as in `CountLikelihood`.
+        library: where the library size of a row is: `RowTotal(reference)`, `LibraryColumn(column, reference)`, or None
+            where every row was counted alike.
 
     Example:
         >>> import math, torch, probgeo as pg
@@ -250,7 +253,8 @@ class NegativeBinomial(_Overdispersed):
     """Counts of mean μ = library / reference · exp(output) and variance μ + μ² / r.
 
     Args:
-        library: as in `CountLikelihood`.
+        library: where the library size of a row is: `RowTotal(reference)`, `LibraryColumn(column, reference)`, or None
+            where every row was counted alike.
         total_count: a fixed r; None learns one for each column (parameter `log_total_count`).
 
     Raises:
@@ -291,7 +295,8 @@ class ZeroInflatedNegativeBinomial(_Overdispersed, TwoParameterLikelihood):
     """0 with probability π, else negative binomial: the decoder's output is [log rates; logits of π].
 
     Args:
-        library: as in `CountLikelihood`.
+        library: where the library size of a row is: `RowTotal(reference)`, `LibraryColumn(column, reference)`, or None
+            where every row was counted alike.
         total_count: a fixed r; None learns one for each column (parameter `log_total_count`).
 
     Raises:

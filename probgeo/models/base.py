@@ -15,6 +15,7 @@ from probgeo.geometry.metrics import Metric, PullbackMetric
 from probgeo.geometry.points import points_of, rows_of
 from probgeo.likelihoods import LibraryColumn
 from probgeo.rows import StoredRows, beside, in_memory, row_blocks
+from probgeo.seeds import check_seed
 
 
 class Encoding(NamedTuple):
@@ -267,9 +268,14 @@ class ModelSpec(abc.ABC):
 
     @final
     def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> Any:  # of the spec's own kind
-        """The model with weights drawn from `seed`; torch's global random state is left as found."""
+        """The model with weights drawn from `seed`; torch's global random state is left as found.
+
+        Raises:
+            TypeError, ValueError: a seed that is no whole number, or of more than 64 bits.
+        """
+        check_seed("seed", seed)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(int(seed))
             return self._built(num_features, history)
 
     @abc.abstractmethod

@@ -16,7 +16,7 @@ from probgeo.disk import is_read_only
 from probgeo.jobs import TaskLost, carried_out, groups, num_workers
 from probgeo.models.base import FittedModel, LatentModel, ModelSpec
 from probgeo.netcdf import read_netcdf, write_netcdf
-from probgeo.specs import digest, to_config
+from probgeo.specs import check_whole, digest, to_config
 from probgeo.study.asked import checked
 from probgeo.study.claim import claim
 from probgeo.study.identity import model_key
@@ -104,7 +104,7 @@ class Study:
         regions: Mapping[str, Rows] | None = None,
         library_size: Rows | None = None,
     ) -> None:
-        self.folder, self.training = Path(folder), training
+        self.folder, self.training = Path(folder).absolute(), training  # also for workers in another directory
         self.models, self.seeds = dict(models), checked_seeds(seeds)
         _check(self.models, self.seeds)
         self.measures = with_euclidean(measures)
@@ -142,7 +142,8 @@ class Study:
 
         Args:
             executor: any `concurrent.futures.Executor` whose workers see the folder (process pool, `Workers` of Dask,
-                MPI); None runs here. Where its workers have several GPUs, each takes one of its own.
+                MPI); None runs here. Where its workers have several GPUs, each takes one of its own. Workers of a
+                process pool end where the driver dies, and on Ctrl-C.
             progress: show bars with the remaining time.
             stack: retrainings that are trained at once, as one task, at most; fewer, where that is all that fits in
                 half of the memory. None: 10 here; on an executor as many as give every worker a task. The numbers
@@ -154,9 +155,17 @@ class Study:
             What `probgeo.measure` returns of the fitted models, with the coordinate `seed`, the variable
             `training_seconds` (model, retraining), of a stack its share, and the configuration in attrs.
 
+        Raises:
+            BrokenExecutor: a worker of a process pool died, and the pool with it: at which job. Run it again to resume.
+            ValueError: a file in the folder is damaged: which, and what to delete.
+            OSError: the disk is full, or may not be written to.
+
         Warns:
             RetrainingLost: a training diverged, its codes collapsed, or it took its workers with it: its rows are NaN.
         """
+        check_whole("num_pairs", num_pairs)
+        if stack is not None:
+            check_whole("stack", stack)
         if num_pairs < 1 or (stack is not None and stack < 1):
             raise ValueError(f"stack, num_pairs: expected at least 1; got {stack} and {num_pairs}.")
         files = {
@@ -178,7 +187,8 @@ class Study:
         )
         if not missing and (known := self._known(key)) is not None:
             return known
-        inputs = self._inputs(executor if missing else None)
+        executor = executor if missing else None
+        inputs = self._inputs(executor)
         lost = self._train(missing, inputs, executor, progress, stack)
         jobs: list[tuple] = []
         owners: list[tuple[str, int]] = []
@@ -188,9 +198,9 @@ class Study:
                 own = {m: (self.measures[m], paths) for (n, i, m), paths in missing.items() if (n, i) == (name, index)}
                 jobs += jobs_of(self._model_or_folder(name, index), inputs[name], own, tiles)
                 owners += [(name, index)] * (len(jobs) - len(owners))
-        for owner, found in zip(
-            owners, carried_out(measure_into, jobs, executor, "measuring distances", progress), strict=True
-        ):
+        names = [f"of {name!r}, retraining {index}" for name, index in owners]
+        done = carried_out(measure_into, jobs, executor, "measuring distances", progress, names=names)
+        for owner, found in zip(owners, done, strict=True):
             if isinstance(found, TaskLost):
                 lost[owner] = f"measuring failed, {found}"
         for paths in missing.values():
@@ -253,7 +263,7 @@ class Study:
     def _model_or_folder(self, name: str, index: int) -> LatentModel | Path:
         model = self.models[name]
         if isinstance(model, ModelSpec):
-            return (self._training_folder(name) / f"seed-{self.seeds[index]}").resolve()
+            return self._training_folder(name) / f"seed-{self.seeds[index]}"
         return model[index]
 
     def _known(self, key: str) -> xr.Dataset | None:
@@ -286,10 +296,8 @@ class Study:
             held = Held(own.x, own.points, self.asked)
             same = next((other for other in found if self._own[other][2:] == own[2:]), None)
             if executor and not same:
-                found[name] = mapped = Mapped.written(
-                    held, self.folder.resolve() / "inputs", own.x_digest, own.points_digest
-                )
-                check_seen(executor, self.folder.resolve(), mapped.paths)
+                found[name] = mapped = Mapped.written(held, self.folder / "inputs", own.x_digest, own.points_digest)
+                check_seen(executor, self.folder, mapped.paths)
             else:
                 found[name] = found[same] if same else held
         return found
@@ -306,7 +314,7 @@ class Study:
         wanted: dict[Path, tuple[str, list[int]]] = {}
         for name, model in self.models.items():
             if isinstance(model, ModelSpec):
-                folder = self._training_folder(name).resolve()
+                folder = self._training_folder(name)
                 unmeasured = {self.seeds[index] for n, index, _ in missing if n == name}
                 # Of a training that was deleted the distances may be there still.
                 seeds = [s for s in self.seeds if s in unmeasured or not (folder / f"seed-{s}").exists()]
@@ -321,7 +329,8 @@ class Study:
             for folder, (name, seeds) in wanted.items()
             for group in groups(seeds, size)
         ]
-        found = carried_out(train_into, jobs, executor, "training", progress)
+        names = [f"{type(spec).__name__}, seeds {', '.join(map(str, seeds))}" for spec, _, seeds, *_ in jobs]
+        found = carried_out(train_into, jobs, executor, "training", progress, names=names)
         killed = {
             (folder, seed): f"training failed, {result}"
             for (_, _, group, _, folder, *_), result in zip(jobs, found, strict=True)
@@ -331,7 +340,7 @@ class Study:
         lost = {}
         for name, model in self.models.items():
             for index, seed in enumerate(self.seeds if isinstance(model, ModelSpec) else ()):
-                folder = self._training_folder(name).resolve()
+                folder = self._training_folder(name)
                 if not (folder / f"seed-{seed}").exists() and (folder, seed) in killed:
                     lost[name, index] = killed[folder, seed]
                 elif diverged := storage.read_config(folder / f"seed-{seed}")["extra"]["diverged"]:

@@ -27,7 +27,7 @@ class _Bound(TorchDispatchMode):
             self.numbers -= prod(size)
             self.tensors -= bool(size)
         if self.numbers < 0 or self.tensors < 0:
-            raise ValueError("it is of far more numbers than there are weights")
+            raise ValueError("it is of far more numbers than its weights are.")
         return operation(*args, **(kwargs or {}))
 
 

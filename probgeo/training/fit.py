@@ -18,8 +18,8 @@ from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
 from probgeo.rows import StoredRows, in_memory, row_blocks
-from probgeo.seeds import stream
-from probgeo.specs import current_config, digest, to_config
+from probgeo.seeds import check_seed, stream
+from probgeo.specs import check_real, check_whole, current_config, digest, to_config
 from probgeo.training import storage
 from probgeo.training.budget import num_at_once
 from probgeo.training.gplvm import SingleGPLVM
@@ -142,6 +142,8 @@ def fit(
     x = rows_with(spec, sized(x, library_size), library_size)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one seed, none repeated; got {seeds}.")
+    check_whole("stack", stack)
+    check_real("checkpoint_seconds", checkpoint_seconds)
     if stack < 1:
         raise ValueError(f"stack: expected at least 1; got {stack}.")
     spec.check(x)
@@ -222,12 +224,15 @@ def checked_seeds(seeds: Any) -> list[int]:
 
     Raises:
         TypeError: something else, with what was probably meant.
+        ValueError: one of more than 64 bits.
     """
     advice = "expected a sequence of whole numbers, such as range(10)"
     if isinstance(seeds, Training):
         raise TypeError(f"seeds: {advice}; got {seeds!r}. Give it by name: fit(spec, x, training=...).")
     try:
-        return [operator.index(seed) for seed in seeds]
+        for seed in (found := list(seeds)):
+            check_seed("seeds", seed)
+        return [operator.index(seed) for seed in found]
     except TypeError as error:
         name = f" Did you mean range({seeds})?" if isinstance(seeds, int) else ""
         raise TypeError(f"seeds: {advice}; got {seeds!r}.{name}") from error
