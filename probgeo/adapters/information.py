@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probgeo.geometry.metrics import Metric
-from probgeo.geometry.points import Points
+from probgeo.geometry.points import Points, points_of
 from probgeo.models.decoders.decoder import information_metric_of
 
 _LEAST = 1e-20  # under a root, whose derivative at 0 is none
@@ -42,4 +42,4 @@ class ParameterChords(Metric):
 
     def tensor(self, z: Points) -> Float[Tensor, "*batch latent latent"]:
         """mean_s J_sᵀ I J_s at points (*batch, latent)."""
-        return self._field.tensor(z)
+        return self._field.tensor(points_of("z", z, "*batch latent"))
