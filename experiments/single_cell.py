@@ -241,7 +241,6 @@ def mapped(
         kind, places = umaps(adata, config, kind, places)
         adata.write_h5ad(folder / "single_cell.h5ad")
     rows = some_rows(len(cells), 3000)
-    principal = principal_neighbours(cells.x, config.latent, config.neighbours)
     time = np.full(2, np.nan)
     if cells.pseudotime is not None and cells.pseudotime.isfinite().any():
         known = cells.pseudotime.nanmean(1).numpy()

@@ -46,6 +46,7 @@ AGAINST = {
     "straight": "the straight line under the same metric",
     "isomap": "the shortest path through neighbours, without a model",
 }
+MATTERS = 0.01  # of ρ, or of the share of triples: less is no reason for anything
 STABLE, RIGHT = SURVIVES[1], ACCEPTED[1]  # what a verdict calls no more than roughly so
 IN_SHORT = """each cell: right, CV, ICC; of ambient and isomap, which need no model, right alone (CV 0, ICC 1).
 """
@@ -297,12 +298,25 @@ def said(groups: Groups) -> Sequence[str]:
         outcome: dict[str, list[str]] = {"nearer": [], "no difference found": [], "farther": []}
         for name, found in sets_of(groups):
             for model, (estimate, lower, upper) in gains(found, measure).items():
-                which = "nearer" if lower > 0 else "farther" if upper < 0 else "no difference found"
+                matters = abs(estimate) >= MATTERS
+                side = "nearer" if lower > 0 else "farther" if upper < 0 else "no difference found"
+                which = side if matters else "no difference found"
                 interval = f"{estimate:+.3f} [{lower:+.3f}, {upper:+.3f}]"
                 outcome[which].append(f"{name} {model} {interval}")
-        text.append(f"geodesic against {what}, nearer to what is known:")
+        text.append(f"geodesic against {what}, nearer to what is known by at least {MATTERS}:")
         text += [f"  {which}: {', '.join(cases) or 'nowhere'}" for which, cases in outcome.items()]
     return [textwrap.fill(line, 110, subsequent_indent="    ") for line in text]
+
+
+def errors(table: pd.DataFrame) -> str:
+    """Errors of geodesics, of reconstructions and of shortest paths through neighbours, where the truth is known."""
+    cases = []
+    for (data, model), rows in table[table.error.notna()].groupby(["data", "model"], sort=False):
+        if model != WITHOUT_MODEL:
+            shown = [number(rows.error[data, model, measure]) for measure in ("geodesic", "reconstructed")]
+            cases.append(f"{data} {model} {', '.join([*shown, number(table.error[data, WITHOUT_MODEL, 'isomap'])])}")
+    line = f"error of geodesic, reconstructed, isomap: {'; '.join(cases) or 'unknown'}"
+    return textwrap.fill(line, 110, subsequent_indent="    ")
 
 
 def stable_and_wrong(table: pd.DataFrame, groups: Groups) -> str:
@@ -358,7 +372,7 @@ def report(groups: Groups) -> Shown:
     """The table of all data sets, what it says in words, and the map of variation and rightness."""
     table = pd.concat([table_of(name, found) for name, found in sets_of(groups)])
     print(overview(table), IN_SHORT, shown(table), NOTE, sep="\n")
-    print(stable_and_wrong(table, groups))
+    print(stable_and_wrong(table, groups), errors(table), sep="\n")
     print(*said(groups), sep="\n")
     for name, found in sets_of(groups):
         used = rows_of(found)[1].sizes["pair"]

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from probgeo.pools import wanted
+
 Item = TypeVar("Item")
 
 
@@ -54,6 +56,7 @@ def carried_out(
     label: str,
     progress: bool,
     keep: Callable[[int, Any], None] | None = None,
+    names: Sequence[str] = (),
 ) -> list[Any]:
     """task(*job) for all jobs, here or on the executor, with a bar; the first error is raised after all have ended.
 
@@ -64,6 +67,7 @@ def carried_out(
         label: of the bar; the address of an executor's dashboard stands behind it.
         progress: show the bar, with the remaining time.
         keep: called here with a job's number and result as soon as it is there.
+        names: of the jobs, for errors; their numbers, if none are given.
 
     Returns:
         By job, what the task returned, or the `TaskLost` that tells why there is nothing.
@@ -74,6 +78,7 @@ def carried_out(
     """
     found: list[Any] = [None] * len(jobs)
     errors: list[Exception] = []
+    begun: list[int] = []
 
     def ended(index: int, result: Callable[[], Any]) -> None:
         try:
@@ -94,22 +99,24 @@ def carried_out(
     with tqdm(total=len(jobs), desc=label, unit="job", disable=not (progress and jobs)) as bar:
         if executor:
             futures: dict[Future, int] = {}
-            try:
-                for index, job in enumerate(jobs):
-                    futures[executor.submit(task, *job)] = index
-                for future in as_completed(futures):
-                    ended(futures[future], future.result)
-            except BaseException as error:  # an interrupt, or what cannot be sent: what has not begun does not begin
-                for future in futures:
-                    future.cancel()
-                if not isinstance(error, Exception):
-                    raise
-                errors.append(error)
+            with wanted(executor) as tasks:
+                try:
+                    for index, job in enumerate(jobs):
+                        futures[tasks.submit(index, task, *job)] = index
+                    for future in as_completed(futures):
+                        ended(futures[future], future.result)
+                except BaseException as error:  # an interrupt, or what cannot be sent: what has not begun never does
+                    for future in futures:
+                        future.cancel()
+                    if not isinstance(error, Exception):
+                        raise
+                    errors.append(error)
+                begun = tasks.begun()
         else:
             for index, job in enumerate(jobs):
                 ended(index, partial(task, *job))
     if errors:
-        raise _told(errors[0]) from errors[0]
+        raise _told(errors[0], [f"{label} {names[index] if names else index + 1}" for index in begun]) from errors[0]
     return found
 
 
@@ -138,7 +145,8 @@ def _lost(error: Exception) -> TaskLost | None:
     )
 
 
-def _told(error: Exception) -> Exception:
+def _told(error: Exception, begun: Sequence[str]) -> Exception:
+    """The error in words; begun: jobs that had not ended."""
     text = f"{type(error).__name__} {error}".lower()
     if "pickle" in text or "could not serialize" in text:
         return TypeError(
@@ -147,7 +155,8 @@ def _told(error: Exception) -> Exception:
         )
     if isinstance(error, BrokenExecutor):
         return type(error)(
-            "executor: a worker died, of too little memory perhaps, and the pool with it. What was finished is kept: "
-            "run it again to go on, with fewer workers, or on a cluster, where a dead worker costs its task alone."
+            f"executor: a worker died at its job ({' or '.join(begun) or 'not known which'}), killed or of too little "
+            "memory, and the pool with it. What was finished is kept: run it again to go on, with fewer workers, or on "
+            "a cluster, where a dead worker costs its task alone."
         )
     return error

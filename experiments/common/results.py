@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -70,11 +73,14 @@ def carry_out(config: Config, compute: Callable[[Config, Path], Groups], report:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """What a user can mend (a wrong value, a missing file, an occupied folder) ends the process with one sentence."""
+    """What a user can mend (a wrong value, a full disk, an occupied folder), and Ctrl-C, end with one sentence."""
     try:
         yield
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, BrokenExecutor) as error:
         raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        print("\ninterrupted. What was finished is kept: type the same again to go on.", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def folder_of(config: Any, name: str) -> Path:
@@ -145,7 +151,9 @@ def save_result(groups: Groups, config: Any, path: Path) -> None:
                 for name, variable in dataset.variables.items()
                 if variable.dtype.kind in "fiu"
             }
-            rounded(dataset).assign_attrs(attrs).to_netcdf(file, "a", group=group, engine="h5netcdf", encoding=encoding)
+            # What a dataset was read with would cut its longer labels off.
+            plain = rounded(dataset).assign_attrs(attrs).drop_encoding()
+            plain.to_netcdf(file, "a", group=group, engine="h5netcdf", encoding=encoding)
         seal(file)
 
 

@@ -142,7 +142,12 @@ def _holds(path: Path, tensor: Tensor) -> bool:
 
 def _mapped(path: Path) -> Tensor:
     # Mapped copy-on-write: torch wants memory that it may write to, and the file stays as it is.
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+    try:
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
+    except FileNotFoundError as error:  # a worker that came after the others had been asked
+        raise OSError(
+            f"folder: a worker does not see {path}. Choose a folder on a disk that all workers share."
+        ) from error
 
 
 Inputs = Held | Mapped

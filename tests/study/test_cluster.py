@@ -131,7 +131,9 @@ def test_a_folder_that_workers_do_not_see_is_said_before_anything_is_trained(tmp
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("this user may not mount anything")
     (tmp_path / "study").mkdir()
-    local = distributed.LocalCluster(0, host="127.0.0.1", dashboard_address="127.0.0.1:0", processes=True)
+    local = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    )
     with local as cluster, distributed.Client(cluster) as client:
         command = (
             f"{sys.executable} -m distributed.cli.dask_worker {cluster.scheduler_address} --no-nanny --no-dashboard"
@@ -139,7 +141,8 @@ def test_a_folder_that_workers_do_not_see_is_said_before_anything_is_trained(tmp
         hidden = f"mount -t tmpfs none {tmp_path / 'study'} && exec {command} --nthreads 1"
         worker = subprocess.Popen(["unshare", "-m", "sh", "-c", hidden], stderr=subprocess.DEVNULL)
         try:
-            with pytest.raises(OSError, match=r"folder: of 1 workers 1 do not see .*study.* disk that all of them"):
+            client.wait_for_workers(2, timeout=120)
+            with pytest.raises(OSError, match=r"folder: of 2 workers 1 do not see .*study.* disk that all of them"):
                 run(tmp_path / "study", pg.study.Workers(client))
         finally:
             worker.terminate()

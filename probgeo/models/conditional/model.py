@@ -1,6 +1,7 @@
 """The Pyro model and guide of conditional variational autoencoders: masks, missing values, how training starts."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -23,6 +24,22 @@ from probgeo.seeds import stream
 def filled(y: Tensor) -> Tensor:
     """y, 0 where it is missing."""
     return y.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+
+
+PER_DRAW = 10  # samples of z that share a draw of the decoder; members of an ensemble take turns over them
+
+
+def checked_num(num: int) -> int:
+    """The number of samples; ValueError below one."""
+    if num < 1:
+        raise ValueError(f"num: expected at least one sample; got {num}.")
+    return num
+
+
+def groups_of_samples(num: int) -> Iterator[int]:
+    """Numbers of samples that share a draw of the decoder."""
+    for begin in range(0, checked_num(num), PER_DRAW):
+        yield min(PER_DRAW, num - begin)
 
 
 def _check_separate(likelihood: Likelihood, num_features: int, masked: bool) -> None:

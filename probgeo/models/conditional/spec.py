@@ -17,7 +17,7 @@ from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.models.base import Encoding, FittedModel, suited
 from probgeo.models.conditional.given import GivenVAE, MeanColumns
 from probgeo.models.conditional.masks import Mask, NoMask, RandomMask, Target, Unobserved
-from probgeo.models.conditional.model import ConditionalModel, filled
+from probgeo.models.conditional.model import ConditionalModel, checked_num, filled, groups_of_samples
 from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.last_layer.sampled import random_state_of
 from probgeo.models.decoders.single import Decoder
@@ -25,7 +25,6 @@ from probgeo.models.networks import check_parts
 from probgeo.models.vae import LatentSpec, Warmup
 from probgeo.nn import MLP, Network
 
-_PER_DRAW = 10  # samples of z that share a draw of the decoder; members of an ensemble take turns over them
 _ROWS = 500
 
 
@@ -155,7 +154,7 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         self.history = history
         self.has_library = bool(spec.likelihood.known(torch.ones(1, len(self.modelled))))
 
-    def encode(self, x: Points, mask: Tensor | None = None) -> Encoding:
+    def encode(self, x: Any, mask: Tensor | None = None) -> Encoding:
         """Mean and standard deviation of q(z | x, c), each (row, latent), with the rows' own covariates."""
         x = suited("x", x, self, "row feature")
         y, covariates = self.split(x)
@@ -242,7 +241,7 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         """E[x | z, c] at as many z from the prior."""
         y, covariates = self.split(x)
         with random_state_of(seed, x.device):
-            codes = [torch.randn(len(x), self.spec.latent).to(x) for _ in range(_checked(num))]
+            codes = [torch.randn(len(x), self.spec.latent).to(x) for _ in range(checked_num(num))]
         yield from self._means(codes, y, self.checked_mask(x, mask), covariates)
 
     def metric(self) -> Metric:
@@ -327,7 +326,7 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         with random_state_of(seed, x.device):
             for rows, masks, modelled in zip(x.split(_ROWS), given.split(_ROWS), hidden.split(_ROWS), strict=True):
                 likelihoods, ratios = [], []
-                for copies in _groups(num_samples):
+                for copies in groups_of_samples(num_samples):
                     repeated, repeated_mask = rows.repeat_interleave(copies, 0), masks.repeat_interleave(copies, 0)
                     guide = poutine.trace(self.guide).get_trace(repeated, beta=beta, mask=repeated_mask)
                     model = poutine.replay(self.model, guide)
@@ -357,7 +356,7 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         y, covariates = self.split(x)
         mask, found = self.checked_mask(x, mask), []
         with random_state_of(seed, x.device):
-            for copies in _groups(num):
+            for copies in groups_of_samples(num):
                 rows = [part.repeat_interleave(copies, 0) for part in (y, mask, covariates)]
                 known = self.spec.likelihood.known(filled(rows[0]))
                 z = torch.randn(len(rows[0]), self.spec.latent).to(x)
@@ -407,16 +406,3 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
     def _observed_columns(self) -> list[int]:
         """Columns of x that the likelihood is of."""
         return [self.modelled[place] for place in self.observed]
-
-
-def _checked(num: int) -> int:
-    """The number of samples; ValueError below one."""
-    if num < 1:
-        raise ValueError(f"num: expected at least one sample; got {num}.")
-    return num
-
-
-def _groups(num: int) -> Iterator[int]:
-    """Numbers of samples that share a draw of the decoder."""
-    for begin in range(0, _checked(num), _PER_DRAW):
-        yield min(_PER_DRAW, num - begin)
