@@ -39,6 +39,11 @@ class Config(Retrained, Ensemble, Observed):
     """Random triples of observations whose angles are measured too, with a table of their own."""
     volumes: bool = False
     """Also measure the volume of each class's region: the hull of the codes of nine tenths of its observations."""
+    tight_pairs: int = 0
+    """Random pairs whose geodesics are also sought tightly, from many starts, in every training: the table then states
+    the solver's own share. Some twenty times the cost of so many pairs; 0 for none."""
+    bends: int = 18
+    """Bent lines that the tight search starts from, besides the straight line and the graph's routes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,6 +159,8 @@ def compute(config: Config, folder: Path) -> Groups:
     )
     distances = study.run().drop_vars(["energy", "euclidean_latent"])  # in study.nc, and in `distance`
     groups = {"distances": distances.assign(elbo=elbos(study))}
+    if config.tight_pairs:
+        groups["tight"] = study.tight_distances(config.tight_pairs, config.bends).to_dataset()
     return groups | ({"latent": latent_views(study, data)} if config.latent == 2 else {})
 
 
@@ -161,7 +168,8 @@ def report(groups: Groups) -> Shown:
     """A table of distances, of angles and volumes where they were measured; a histogram and a map."""
     dataset = groups["distances"]
     distance = pg.study.with_ambient_distances(dataset)
-    summary = pg.identifiability.summary(distance, references(distance))
+    tight = groups["tight"].distance if "tight" in groups else None
+    summary = pg.identifiability.summary(distance, references(distance), tight=tight)
     print(summary)
     tables = {"table": summary}
     for quantity in (name for name in ("angle", "volume") if name in dataset):

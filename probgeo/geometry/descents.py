@@ -242,6 +242,8 @@ def _minimised(metric: Energy, newton: Any, descents: Descents, tolerance: float
         energies[active], durations[active] = model.energy, model.durations
         before = torch.where(accepted, decrement, before)
         damping = torch.where(accepted, torch.where(good, damping / 8, damping), (6 * damping).clamp_min(1e-2))
+        # Damping does not shorten what a secant adds: after a second refusal in a row it is let go.
+        secants = secants.where(damping <= newton.trusted_damping)
         stalled = damping > MAX_DAMPING
         status[active[stalled]] = Status.STALLED
         active, model, damping, before = active[~stalled], rows(model, ~stalled), damping[~stalled], before[~stalled]

@@ -28,9 +28,10 @@ from probgeo.study.measure import (
     measured,
     with_euclidean,
 )
-from probgeo.study.measures import DEFAULT_MEASURES, Measure
+from probgeo.study.measures import DEFAULT_MEASURES, Geodesic, Measure
 from probgeo.study.quantities import Quantity
 from probgeo.study.store import Held, Inputs, Mapped, measurement_key, read_rows, write_dataset, write_rows
+from probgeo.study.tight import sampled, tight_measures
 from probgeo.training import storage
 from probgeo.training.fit import Training, TrainingDiverged, checked_seeds, fit
 
@@ -133,6 +134,42 @@ class Study:
         Warns:
             RetrainingLost: a training diverged, or its codes collapsed: its rows are NaN.
         """
+        return self._completed("study.nc", executor, progress)
+
+    def tight_distances(
+        self,
+        num_pairs: int = 20,
+        num_bends: int = 18,
+        seed: int = 0,
+        executor: Executor | None = None,
+        progress: bool = True,
+    ) -> xr.DataArray:
+        """Distances of a sample of the pairs by `ManyStarts`, in all trainings: for `summary(distance, tight=...)`.
+
+        As `probgeo.study.tight_distances` gives them, of all measures that are `Geodesic`s; kept in the folder, so that
+        a run that was killed computes what is missing (also in `tight.nc`).
+
+        Args:
+            num_pairs, num_bends, seed: of the sample and the search, see there.
+            executor, progress: of `run`.
+
+        Raises:
+            TypeError: no measure is a `Geodesic`.
+            ValueError: `num_pairs` below 1, `num_bends` below 0.
+        """
+        geodesics = {name: measure for name, measure in self.measures.items() if isinstance(measure, Geodesic)}
+        if not geodesics:
+            raise TypeError(
+                f"measures: expected some Geodesic, whose paths can be searched for; got {[*self.measures]}."
+            )
+        measures, chosen = tight_measures(geodesics, num_bends), sampled(len(self.pairs), num_pairs, seed)
+        own = None if self.points is self.data else self.points
+        study = Study(self.folder, self.data, self.pairs[chosen], self.models, self.seeds, measures, self.training, own)
+        found = study._completed("tight.nc", executor, progress)
+        return found.distance.sel(measure=list(measures)).assign_coords(pair=chosen)
+
+    def _completed(self, file: str, executor: Executor | None, progress: bool) -> xr.Dataset:
+        """What `run` returns, kept in a file of the folder."""
         files = {
             (name, index, measure): self._files(key, self.measures[measure])
             for name, keys in self._trainings.items()
@@ -150,7 +187,7 @@ class Study:
                 for (name, index, measure), paths in files.items()
             ]
         )
-        if not missing and (known := self._known(key)) is not None:
+        if not missing and (known := self._known(file, key)) is not None:
             return known
         held = Held(self.data, self.points, self.asked)
         inputs: Inputs = held
@@ -166,7 +203,7 @@ class Study:
         carried_out(measure_into, jobs, executor, "measuring distances", progress)
         dataset = self._assembled(files, lost)
         dataset.attrs["key"] = key
-        write_dataset(self.folder / "study.nc", dataset)
+        write_dataset(self.folder / file, dataset)
         return dataset
 
     def fitted(self, name: str, seed: int) -> FittedModel:
@@ -221,10 +258,10 @@ class Study:
             return (self._training_folder(name) / f"seed-{self.seeds[index]}").resolve()
         return model[index]
 
-    def _known(self, key: str) -> xr.Dataset | None:
+    def _known(self, file: str, key: str) -> xr.Dataset | None:
         """The dataset of a study that was finished, if nothing else is asked for now."""
         try:
-            with xr.open_dataset(self.folder / "study.nc", engine="h5netcdf") as stored:
+            with xr.open_dataset(self.folder / file, engine="h5netcdf") as stored:
                 return stored.load() if stored.attrs.get("key") == key else None
         except (OSError, ValueError):
             return None

@@ -236,3 +236,15 @@ def test_a_secant_of_no_curvature_or_without_a_value_leaves_the_last() -> None:
     found = learnt(known, step, turn, torch.full((3,), 5.0))
     assert torch.equal(found.step[0], step[0]) and torch.equal(found.step[1:], known.step[1:])
     assert found.curvature.tolist() == [10.0, 1.0, 1.0]
+
+
+def test_secants_that_are_let_go_leave_the_systems_own_step_and_the_others_theirs() -> None:
+    metric, path = ExpectedMetric(decoders(3)), curves(3)
+    newton = BlockTridiagonal(metric)
+    model, still = newton.linearized(path), path.new_zeros(len(path))
+    known = no_secants(model.gradient)._replace(step=path[:, 1:-1], turn=path[:, 1:-1] / 2)
+    known = known._replace(curvature=(known.step * known.turn).sum((1, 2)))
+    kept = torch.tensor([True, False, True, False, False])
+    some = corrected_step(newton, model, still, known.where(kept))[0]
+    assert torch.equal(some[kept], corrected_step(newton, model, still, known)[0][kept])
+    assert torch.equal(some[~kept], newton.step(model, still)[0][~kept])

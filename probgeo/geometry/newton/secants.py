@@ -20,6 +20,11 @@ class Secants(NamedTuple):
         """Those of some paths."""
         return Secants(*(values[which] for values in self))
 
+    def where(self, kept: Bool[Tensor, " batch"]) -> "Secants":
+        """The same where kept, none elsewhere."""
+        step, turn = (torch.where(kept[:, None, None], values, 0) for values in self[:2])
+        return Secants(step, turn, torch.where(kept, self.curvature, 1))
+
 
 def no_secants(gradient: Float[Tensor, "batch interior latent"]) -> Secants:
     """Nothing known yet."""
