@@ -15,7 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 import probgeo as pg
-from experiments.common.options import Ensemble, Observed, Retrained
+from experiments.common.options import Ensemble, Observed, OnWorkers, Retrained
 from experiments.common.results import Groups, Shown, run
 from probgeo.datasets import Dataset, branching_counts, cache_folder, count_table
 from probgeo.identifiability import coefficient_of_variation, icc, solver_excess
@@ -26,7 +26,7 @@ TIGHTER = 1e-4
 
 
 @dataclass(frozen=True)
-class Config(Retrained, Ensemble, Observed):
+class Config(Retrained, Ensemble, Observed, OnWorkers):
     """The CV over retrainings by four searches of the same geodesics."""
 
     members: int = 5
@@ -95,7 +95,7 @@ def compute(config: Config, folder: Path) -> Groups:
         "rivals": pg.study.Geodesic(metric, default),
         "many tight": pg.study.ManyStarts(metric, tight, config.bends),
     }
-    dataset = config.study(folder, data, points, {"ensemble": spec}, measures).run()
+    dataset = config.run(config.study(folder, data, points, {"ensemble": spec}, measures))
     kept = dataset[["distance", "status", "rivals", "gap"]].sel(model="ensemble", measure=list(measures), drop=True)
     return {"distances": kept}
 

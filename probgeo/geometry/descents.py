@@ -23,7 +23,7 @@ from probgeo.geometry.newton import (
 )
 from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.routes import REACH, SLACK, Beaten, distinct, excess, firsts, ranked
-from probgeo.specs import ADDED_LATER
+from probgeo.specs import ADDED_LATER, check_numbers
 
 MAX_DAMPING = 1e3
 CHEAP = 4  # times as many segments on the last level as on the first
@@ -85,6 +85,7 @@ class GaussNewton:
     system: System | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name, least in (("num_segments", 2), ("max_steps", 1), ("memory", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}; got {getattr(self, name)}.")

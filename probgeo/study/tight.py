@@ -14,6 +14,7 @@ from probgeo import paths
 from probgeo.geometry.geodesics import GaussNewton, Geodesics, geodesic
 from probgeo.geometry.metrics import Energy
 from probgeo.models.base import LatentModel, ModelSpec
+from probgeo.specs import check_numbers
 from probgeo.study.asked import checked
 from probgeo.study.measure import checked_data, measure
 from probgeo.study.measures import Geodesic, Measure, expected_metric
@@ -83,6 +84,9 @@ class ManyStarts(Measure):
     solver: GaussNewton | None = None
     num_bends: int = 18
     needs_draws: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     def applies_to(self, model: LatentModel | ModelSpec) -> bool:
         return Geodesic(self.metric, needs_draws=self.needs_draws).applies_to(model)

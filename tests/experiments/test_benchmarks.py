@@ -306,7 +306,7 @@ def test_held_out_decoders_are_kept_and_their_tables_are_printed_again_from_the_
     found = xr.load_dataset(tmp_path / "held_out.nc", group="expected", engine="h5netcdf")
     assert (found.best <= found.energy).all() and (found.best > 0).all()
     benchmarks.main(["held-out", "--result", str(tmp_path / "held_out.nc"), "--out", str(tmp_path)])
-    assert capsys.readouterr().out.splitlines()[:4] == printed.splitlines()[-9:-5]
+    assert capsys.readouterr().out.partition("wrote")[0] in printed
 
 
 def test_the_bar_is_met_by_all_four_figures_or_not_at_all_and_only_reported_beyond_two_dimensions():

@@ -96,9 +96,8 @@ def squared_chords(
 
 def rounding_lengths(maps: Maps, points: Float[Tensor, "point latent"]) -> Float[Tensor, " point"]:
     """10·eps·‖f‖, eps as measured where the maps compute in less than the points' dtype; at least 10·eps·‖Jz‖."""
-    rounding, jets = maps.rounding(points), maps.jets(points).flatten(2) / maps.num_maps**0.5
-    own = torch.einsum("pk,pko->po", points, jets[:, 1:]).norm(dim=1) * torch.finfo(points.dtype).eps
-    return 10 * torch.maximum(rounding * jets[:, 0].norm(dim=1), own)
+    sizes = [x.square().sum((0, 2)).div(maps.num_maps).sqrt() for x in maps.pushed(points, points)]
+    return 10 * torch.maximum(maps.rounding(points) * sizes[0], torch.finfo(points.dtype).eps * sizes[1])
 
 
 def pullback_linearization(maps: Maps, path: Float[Tensor, "batch node latent"], memory: int | None) -> Linearization:
