@@ -160,7 +160,7 @@ def tight_distances(config: Config, folder: Path, data: Any, points: Any, models
 def compute(config: Config, folder: Path) -> Groups:
     """Everything that takes time: distances and, for two latent dimensions, a map."""
     data, points = config.observations()  # pairs of the test set, as published
-    models = {name: spec_of(name, config, data.shape) for name in config.models}
+    models: dict[str, Any] = {name: spec_of(name, config, data.shape) for name in config.models}
     tight = tight_distances(config, folder, data, points, models) if config.tight_pairs else None
     study = config.study(
         folder,

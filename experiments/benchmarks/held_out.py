@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import probgeo as pg
 from experiments.benchmarks.measures import decorrelated_energy
 from experiments.benchmarks.methods import decorrelated_from_graph
-from experiments.benchmarks.problems import Problem, frozen
+from experiments.benchmarks.problems import Problem, frozen, stored_ensemble
 from experiments.benchmarks.published import STEPS, adam_on_spline
 from experiments.common.decoders import decoders
 from experiments.common.options import Output
@@ -72,6 +72,8 @@ class Config(Output):
 
     decoders: tuple[str, ...] = tuple(CASES)
     """Which of them."""
+    stored: tuple[str, ...] = ()
+    """Beside them, npz files of ensembles, here or below $PROBGEO_DATA, that were looked at while choosing."""
     decorrelated: tuple[str, ...] = DECORRELATED
     """Ensembles whose decorrelated energy is held against the published optimiser's too."""
     pairs: int = 45
@@ -136,6 +138,23 @@ def trained(case: Case, config: Config, folder: Path) -> Trained:
     return Trained(model, codes, *codes[rows].unbind(1))
 
 
+@dataclass(frozen=True)
+class Stored:
+    """An ensemble that others trained."""
+
+    members: Any
+
+    def metric(self) -> pg.Metric:
+        """The expected one."""
+        return pg.ExpectedMetric(self.members)
+
+
+def stored(file: Path, config: Config) -> Trained:
+    """The ensemble of a file, and its pairs."""
+    problem = stored_ensemble(file).first(config.pairs)
+    return Trained(Stored(problem.members), problem.encodings, problem.start, problem.stop)
+
+
 def energy_of(metric: pg.Metric, path: Tensor) -> Tensor:
     """½ L² in double precision, of the polygon through the nodes: the energy at constant speed."""
     share = torch.arange(FINE)[:, None] / FINE
@@ -182,7 +201,7 @@ def searched(given: Trained, config: Config) -> xr.Dataset:
     best = torch.stack([energy, *(energy_of(metric, path) for path in others)]).nan_to_num(nan=torch.inf).amin(0)
     values = {"energy": energy, "best": best, "status": found.status, "rivals": found.rivals}
     dataset = xr.Dataset({name: ("pair", value.numpy()) for name, value in values.items()})
-    return dataset.assign(floors_of_graph=built / floor, floors_of_solver=solved / floor)
+    return dataset.assign(floors_of_graph=built / floor, floors_of_solver=solved / floor, latent=codes.shape[1])
 
 
 def decorrelated(given: Trained, config: Config) -> xr.Dataset:
@@ -197,8 +216,9 @@ def decorrelated(given: Trained, config: Config) -> xr.Dataset:
 
 def compute(config: Config, folder: Path) -> Groups:
     """Everything that takes time; each decoder is kept as soon as it is there."""
+    files = {Path(file).stem: Path(file) for file in config.stored}
     asked: dict[str, tuple[Sequence[str], Callable[[Trained, Config], xr.Dataset]]] = {
-        "expected": (config.decoders, searched),
+        "expected": ((*config.decoders, *files), searched),
         "decorrelated": (config.decorrelated, decorrelated),
     }
     groups = {}
@@ -208,7 +228,8 @@ def compute(config: Config, folder: Path) -> Groups:
             file = folder / "decoders" / f"{group}-{name}.nc"
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
-                measured(trained(CASES[name], config, folder), config).to_netcdf(file, engine="h5netcdf")
+                given = stored(files[name], config) if name in files else trained(CASES[name], config, folder)
+                measured(given, config).to_netcdf(file, engine="h5netcdf")
                 print(f"{group}: {name}", flush=True)
             parts.append(xr.load_dataset(file, engine="h5netcdf"))
         if parts:
@@ -220,7 +241,7 @@ def table_of(found: xr.Dataset) -> pd.DataFrame:
     """A row per decoder: what the bar asks for, and whether it is met; beyond two dimensions it is only reported."""
     ratio = found.energy / found.best
     columns = {
-        "latent": xr.DataArray([CASES[str(name)].latent for name in found.decoder.values], dims="decoder"),
+        "latent": found.latent,
         "within 1 %": (ratio <= 1.01).mean("pair"),
         "energy/best": found.energy.sum("pair") / found.best.sum("pair"),
         "worst": ratio.max("pair"),

@@ -314,7 +314,9 @@ def test_the_bar_is_met_by_all_four_figures_or_not_at_all_and_only_reported_beyo
     energy = xr.DataArray(np.ones((4, 100)), dims=("decoder", "pair"), coords={"decoder": names})
     energy[1, :2], energy[2, 0], energy[3] = 1.02, 1.04, 2.0
     floors = xr.DataArray([2.0, 2.0, 2.0, 2.0], dims="decoder")
+    latent = xr.DataArray([2, 2, 2, 3], dims="decoder")
     values = {"energy": energy, "best": xr.ones_like(energy), "status": xr.zeros_like(energy, dtype=int)}
+    values["latent"] = latent
     dataset = xr.Dataset(values | {"floors_of_graph": floors, "floors_of_solver": floors})
     assert held_out.table_of(dataset)["bar"].tolist() == ["met", "met", "not met", "–"]
     dataset["floors_of_solver"] = floors + 2
