@@ -283,3 +283,7 @@ def report(groups: Groups) -> Shown:
 def main(arguments: list[str] | None = None) -> None:
     """The command line, from end to end."""
     run(Config, compute, report, QUICK, arguments=arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -78,7 +78,7 @@ class GaussNewton:
     """
 
     num_segments: int = 256
-    tolerance: float = 1e-3
+    tolerance: float = 2e-3
     coarse_tolerance: float = 5e-3
     max_steps: int = 30
     memory: int = 2**30
@@ -131,14 +131,14 @@ def descended(
     Where others than the straight line were looked for, the line is begun from all the same: beyond two dimensions,
     where a graph over codes is coarse, with as few segments as when it is alone. Before the last level, which is the
     dear one, paths that lie in one valley become one, and those too far above the best of their pair to come down to it
-    are left. Where the first level is cheap beside the last, it takes more: the last one's tolerance, and every start
-    that is not surely in the valley of a better one.
+    are left. Where the first level is cheap beside the last, it takes more: more steps, and every start that is not
+    surely in the valley of a better one.
     """
     beaten = Beaten(descents.pair[:0], descents.energy[:0])
     first = descents.path.shape[1] - 1
     coarse, valleys = (solver.coarse_tolerance, -(-solver.max_steps // 5)), distinct
     if CHEAP * first <= solver.num_segments:
-        coarse = min(solver.tolerance, solver.coarse_tolerance), -(-solver.max_steps // 2)
+        coarse = coarse[0], -(-solver.max_steps // 2)
         valleys = partial(distinct, than=torch.minimum, slack=SLACK / 2)
     if searched:
         one = descents.those(firsts(descents.pair))
@@ -153,7 +153,7 @@ def descended(
     for num_segments in _levels(first, solver.num_segments):
         last, refined = num_segments == solver.num_segments, num_segments != descents.path.shape[1] - 1
         if last and refined and searched:
-            descents = descents.those(valleys(metric, *descents[:3]))
+            descents = descents.those(distinct(metric, *descents[:3]))
             above = excess(descents.pair, descents.energy)
             beaten = Beaten(descents.pair[above > REACH], above[above > REACH])
             descents = descents.those(~(above > REACH))

@@ -317,7 +317,7 @@ def test_of_a_converged_geodesic_no_more_than_the_tolerance_is_left_to_be_gained
     found = geodesic(metric, start, stop, solver=GaussNewton(64), throw=True)
     tight = GaussNewton(64, tolerance=1e-8, coarse_tolerance=1e-8, max_steps=100)
     least = geodesic(metric, start, stop, init=found.path, solver=tight).energy
-    assert (found.energy <= (1 + 1e-3) * least).all()
+    assert (found.energy <= (1 + GaussNewton().tolerance) * least).all()
 
 
 @pytest.mark.parametrize("share", [0.9, 0.3, 1.4])
