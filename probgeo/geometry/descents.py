@@ -78,7 +78,7 @@ class GaussNewton:
     """
 
     num_segments: int = 256
-    tolerance: float = 2e-3
+    tolerance: float = 1e-3
     coarse_tolerance: float = 5e-3
     max_steps: int = 30
     memory: int = 2**30
