@@ -152,7 +152,7 @@ def check_values(values: Callable[[Tensor], Tensor], z: Float[Tensor, "point lat
 def _tried_values(
     values: Callable[[Tensor], Tensor], points: Float[Tensor, "point latent"], scale: float
 ) -> tuple[float, int]:
-    """The relative error of values that are a function of the point alone; floats that the widest tensor has a point."""
+    """The relative error of values that are a function of the point alone, and floats a point of the widest tensor."""
     few = points[:8].clone()
     traced = _Traced(few)
     with watched(), traced:
