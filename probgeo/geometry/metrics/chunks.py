@@ -94,11 +94,17 @@ def squared_chords(
     return squares[:, :-1] / maps.num_maps
 
 
-def rounding_lengths(maps: Maps, points: Float[Tensor, "point latent"]) -> Float[Tensor, " point"]:
+def rounding_lengths(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None) -> Float[Tensor, " point"]:
     """10·eps·‖f‖, eps as measured where the maps compute in less than the points' dtype; at least 10·eps·‖Jz‖."""
-    rounding, jets = maps.rounding(points), maps.jets(points).flatten(2) / maps.num_maps**0.5
-    own = torch.einsum("pk,pko->po", points, jets[:, 1:]).norm(dim=1) * torch.finfo(points.dtype).eps
-    return 10 * torch.maximum(rounding * jets[:, 0].norm(dim=1), own)
+    rounding, eps = maps.rounding(points), torch.finfo(points.dtype).eps
+
+    def lengths() -> Iterator[Tensor]:
+        for chunk in point_chunks(maps, points, memory, 1 + points.shape[1]):
+            jets = maps.jets(chunk).flatten(2) / maps.num_maps**0.5
+            own = torch.einsum("pk,pko->po", chunk, jets[:, 1:]).norm(dim=1) * eps
+            yield 10 * torch.maximum(rounding * jets[:, 0].norm(dim=1), own)
+
+    return torch.cat(list(lengths()))
 
 
 def pullback_linearization(maps: Maps, path: Float[Tensor, "batch node latent"], memory: int | None) -> Linearization:
