@@ -15,12 +15,12 @@ import xarray as xr
 
 import probgeo as pg
 from experiments.common.decoders import Source, decoders
-from experiments.common.options import Observed, Retrained
+from experiments.common.options import Observed, OnWorkers, Retrained
 from experiments.common.results import Groups, Shown, convergence, run
 
 
 @dataclass(frozen=True)
-class Config(Retrained, Observed):
+class Config(Retrained, Observed, OnWorkers):
     """Coverage of other retrainings' distances by one training's intervals."""
 
     preset: Literal["mnist-3"] | None = None
@@ -69,7 +69,7 @@ def compute(config: Config, folder: Path) -> Groups:
     for name, spec in models.items():
         _check_draws(name, spec, data.x.shape[1])
     measures = {"geodesic": pg.study.DrawnGeodesic(config.solver(), config.draws)}
-    dataset = config.study(folder, data, points, models, measures).run().sel(measure="geodesic", drop=True)
+    dataset = config.run(config.study(folder, data, points, models, measures)).sel(measure="geodesic", drop=True)
     return {"lengths": dataset[["distance", "draw_length", "status"]]}
 
 

@@ -31,7 +31,7 @@ from experiments.common.conditions import (
 )
 from experiments.common.decoders import Source, decoders
 from experiments.common.images import panels
-from experiments.common.options import Retrained, parsed
+from experiments.common.options import OnWorkers, Retrained, parsed
 from experiments.common.results import Groups, Shown, carry_out, config_of, folder_of, load_result, told, write
 
 Preset = Literal[
@@ -52,7 +52,7 @@ Preset = Literal[
 
 
 @dataclass(frozen=True)
-class Config(Retrained):
+class Config(Retrained, OnWorkers):
     """Rate, distortion, likelihood, imputations, samples and distances of conditional models, per condition."""
 
     preset: Preset | None = None
@@ -252,7 +252,7 @@ def compute(config: Config, folder: Path) -> Groups:
     scenario = scenario_of(config)
     models, measures = specs_of(config, scenario), measures_of(config, scenario)
     study = config.study(folder, scenario.train, scenario.test, models, measures)
-    distances = study.run().drop_vars(["energy", "euclidean_latent"])
+    distances = config.run(study).drop_vars(["energy", "euclidean_latent"])
     groups = {
         "distances": distances,
         "curves": curves(config, scenario, study),

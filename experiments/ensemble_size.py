@@ -21,13 +21,13 @@ from torch import Tensor
 import probgeo as pg
 from experiments.common.data import cells
 from experiments.common.members import OfFirst, StraightEnergy, energy_of_1999_segments
-from experiments.common.options import Observed, Retrained
+from experiments.common.options import Observed, OnWorkers, Retrained
 from experiments.common.results import Groups, Shown, config_of, run
 from probgeo.plots.style import distinct_colours, finish, new_figure
 
 
 @dataclass(frozen=True)
-class Config(Retrained, Observed):
+class Config(Retrained, Observed, OnWorkers):
     """Distances over retrainings against the number of decoders: CV, spread over pairs, ICC, rank agreement."""
 
     preset: Literal["tasic"] | None = None
@@ -107,7 +107,7 @@ def measured(config: Config, folder: Path) -> xr.Dataset:
     of_first = {f"{name} {size}": OfFirst(size, how) for size in sizes for name, how in measures.items()}
     used = measures if config.each_trained else of_first
     study = config.study(folder, data, points, specs_of(config), used, pairs=pairs_of(config, points))
-    found = study.run()[["distance", "status"]].drop_vars("num_members")
+    found = config.run(study)[["distance", "status"]].drop_vars("num_members")
     if config.each_trained:
         return found.rename(model="members").assign_coords(members=sizes)
     names = [*measures, "euclidean"]

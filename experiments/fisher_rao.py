@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 import probgeo as pg
 from experiments.common.maps import some_rows
-from experiments.common.options import Ensemble, Perceptrons
+from experiments.common.options import Ensemble, OnWorkers, Perceptrons
 from experiments.common.results import Groups, Shown, config_of, convergence, run
 from probgeo.datasets import Dataset, branching_counts, cache_folder, count_table, earliest_row
 from probgeo.study import fisher_rao_metric
@@ -28,7 +28,7 @@ REFERENCE = "euclidean"  # the distance of the codes
 
 
 @dataclass(frozen=True)
-class Config(Perceptrons, Ensemble):
+class Config(Perceptrons, Ensemble, OnWorkers):
     """Correlate distances from the root cell with pseudotime, over retrainings."""
 
     preset: Literal["haematopoiesis"] | None = None
@@ -141,7 +141,7 @@ def compute(config: Config, folder: Path) -> Groups:
     """Everything that takes time: distances, pseudotimes, and a map."""
     table = table_of(config)
     study = study_of(config, folder, table)
-    distances = study.run().drop_vars(["energy", "euclidean_latent"]).squeeze("model", drop=True)
+    distances = config.run(study).drop_vars(["energy", "euclidean_latent"]).squeeze("model", drop=True)
     time = pseudotime_of(table)[study.pairs[:, 1].cpu()].numpy()
     distances = distances.assign(pseudotime=(("pair", "lineage"), time))
     groups = {"distances": distances.assign_attrs(name=table.name, num_cells=len(table))}

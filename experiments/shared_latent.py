@@ -21,7 +21,7 @@ from torch import Tensor
 import probgeo as pg
 from experiments.common.images import in_bytes, panels
 from experiments.common.maps import label_names, labelled
-from experiments.common.options import Retrained
+from experiments.common.options import OnWorkers, Retrained
 from experiments.common.results import Groups, Shown, convergence, run
 from probgeo.datasets import Dataset
 from probgeo.seeds import stream
@@ -38,7 +38,7 @@ Name: TypeAlias = Literal[
 
 
 @dataclass(frozen=True)
-class Config(Retrained):
+class Config(Retrained, OnWorkers):
     """Translate between two views by one latent space, and compare the distances that each view gives it."""
 
     preset: Literal["mnist-inverse", "mnist-halves", "neurons-morphology", "neurons-expression"] | None = None
@@ -229,7 +229,7 @@ def compute(config: Config, folder: Path) -> Groups:
     training = config.training(schedule=pg.schedules.Cosine(0.05))
     specs, measures = {config.fusion: spec_of(config, train)}, measures_of(config, train.views)
     study = config.study(folder, train, test, specs, measures, training=training)
-    distances = study.run().drop_vars(["energy", "euclidean_latent"])
+    distances = config.run(study).drop_vars(["energy", "euclidean_latent"])
     models: list[Any] = [study.fitted(config.fusion, seed).cpu().requires_grad_(False) for seed in study.seeds]
     groups = {"errors": errors(models, train, test), "distances": distances}
     shapes = list(test.views.values())

@@ -20,7 +20,7 @@ from torch import Tensor
 import probgeo as pg
 from experiments.common.decoders import Source, decoders
 from experiments.common.maps import class_legend, field, label_names, labelled, latent_map, some_rows
-from experiments.common.options import Ensemble, Observed, Retrained
+from experiments.common.options import Ensemble, Observed, OnWorkers, Retrained
 from experiments.common.results import Groups, Shown, run
 
 SOURCES: tuple[Source, ...] = get_args(Source)
@@ -29,7 +29,7 @@ QUANTILES = (0.1, 0.5, 0.9)
 
 
 @dataclass(frozen=True)
-class Config(Retrained, Ensemble, Observed):
+class Config(Retrained, Ensemble, Observed, OnWorkers):
     """Compare all sources of uncertainty: stability of distances, seconds, growth of uncertainty away from the data."""
 
     preset: Literal["mnist-3"] | None = None
@@ -122,7 +122,7 @@ def compute(config: Config, folder: Path) -> Groups:
     measures = {"geodesic": pg.Geodesic(solver=config.solver()), "straight": lines}
     study = config.study(folder, data, points, models, measures)
     spared = ["energy", "euclidean_latent", "euclidean_reconstructed"]  # in study.nc; a result file is small
-    return {"distances": study.run().drop_vars(spared)} | views_of(study, data, config.segments)
+    return {"distances": config.run(study).drop_vars(spared)} | views_of(study, data, config.segments)
 
 
 def relative_growth(uncertainty: xr.DataArray) -> xr.DataArray:

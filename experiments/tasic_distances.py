@@ -22,7 +22,7 @@ from scipy.spatial.distance import squareform
 import probgeo as pg
 from experiments.common.data import cells
 from experiments.common.maps import field, grid_over, some_rows
-from experiments.common.options import Perceptrons
+from experiments.common.options import OnWorkers, Perceptrons
 from experiments.common.results import Groups, Shown, run
 from probgeo import identifiability
 from probgeo.plots.style import new_figure
@@ -31,7 +31,7 @@ ROWS = ("latent", "members", "measure")
 
 
 @dataclass(frozen=True)
-class Config(Perceptrons):
+class Config(Perceptrons, OnWorkers):
     """Matrices of distances between types of cells, and their agreement over retrainings."""
 
     dataset: Literal["tasic", "simulated"] = "tasic"
@@ -159,7 +159,7 @@ def compute(config: Config, folder: Path) -> Groups:
     """Everything that takes time; tables of all distances and of their CV are left in the folder."""
     data = simulated() if config.dataset == "simulated" else cells(config.table)
     study = study_of(config, folder, data)
-    found = study.run()
+    found = config.run(study)
     models = pd.MultiIndex.from_product([config.latent, config.members], names=ROWS[:2])
     by_model = found.drop_vars(["model", "num_members"]).assign_coords(
         xr.Coordinates.from_pandas_multiindex(models, "model")

@@ -1,12 +1,23 @@
-"""Files and folders that are written whole or not at all, under a name of their writer's own until they are done."""
+"""Files and folders that are written whole or not at all, under a name of their writer's own until they are done.
+
+A sealed file ends with a line that holds the hash of what stands before it, and what it was made of. Readers of netCDF
+and of NumPy's files stop where their data end, and do not see it.
+"""
 
 import errno
+import hashlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+_SEAL = b'\n{"sha256": '
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
@@ -14,7 +25,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to; at the end of the block what stands there becomes `path`, in one step.
 
     Where the block raises, nothing is left, and what `path` held before stays. Several writers do not meet: the last
-    one's file stays.
+    one's file stays. What has its name is on the disk, and its name too.
+
+    Raises:
+        OSError: the disk is full, or may not be written to, in words.
 
     Example:
         >>> import tempfile, pathlib
@@ -24,14 +38,16 @@ def whole_file(path: Path) -> Iterator[Path]:
         >>> path.read_text()
         'done'
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = _name_of_its_own(path)
-    try:
-        yield unfinished
-        _flush(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with _in_words(path):
+        _make(path.parent)
+        unfinished = _name_of_its_own(path)
+        try:
+            yield unfinished
+            _flush(unfinished)
+            os.replace(unfinished, path)
+            _flush(path.parent)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -40,28 +56,100 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     Where the block raises, nothing is left, and what `path` held before stays. Several writers do not meet: one's
     folder stays, whole.
+
+    Raises:
+        OSError: the disk is full, or may not be written to, in words.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished, former = _name_of_its_own(path), _name_of_its_own(path)
-    unfinished.mkdir()
+    with _in_words(path):
+        _make(path.parent)
+        unfinished, former = _name_of_its_own(path), _name_of_its_own(path)
+        unfinished.mkdir()
+        try:
+            yield unfinished
+            for file in [*unfinished.rglob("*"), unfinished]:
+                _flush(file)
+            while True:
+                try:
+                    os.replace(unfinished, path)
+                    break
+                except OSError as error:  # a folder with files in it is not replaced: it steps aside
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                try:
+                    os.replace(path, former)
+                except FileNotFoundError:  # another writer had it step aside
+                    continue
+                shutil.rmtree(former)
+            _flush(path.parent)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def seal(path: Path, of: Any = None) -> None:
+    """Add the line that holds the hash of what a file holds, by which `unsealed` tells whether it is damaged.
+
+    Args:
+        path: of a file of netCDF, of NumPy, or another whose readers stop at their data's end.
+        of: what it was made of, JSON-able; it stands in the line.
+    """
+    line = {"sha256": _hash(path.read_bytes(), of), "of": of}
+    with path.open("ab") as file:
+        file.write(b"\n" + json.dumps(line).encode() + b"\n")
+
+
+def unsealed(path: Path, remedy: str) -> tuple[bytes, Any]:
+    """What a file holds, and what it was made of; of one without a seal, as older versions wrote them, all and None.
+
+    Raises:
+        ValueError: it is not what was sealed, with the remedy.
+    """
+    content = path.read_bytes()
+    begin = content.rfind(_SEAL)
+    if begin < 0:
+        return content, None
     try:
-        yield unfinished
-        for file in unfinished.rglob("*"):
-            _flush(file)
-        while True:
-            try:
-                os.replace(unfinished, path)
-                break
-            except OSError as error:  # a folder with files in it is not replaced: it steps aside
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-            try:
-                os.replace(path, former)
-            except FileNotFoundError:  # another writer had it step aside
-                continue
-            shutil.rmtree(former)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        line = json.loads(content[begin:])
+        if _hash(content[:begin], line["of"]) != line["sha256"]:
+            raise ValueError("its checksum is that of other content")
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"folder: {path} is damaged ({error}). {remedy}") from error
+    return content[:begin], line["of"]
+
+
+def _hash(content: bytes, of: Any) -> str:
+    return hashlib.sha256(content + json.dumps(of).encode()).hexdigest()
+
+
+def is_read_only(error: OSError) -> bool:
+    """Whether it says that something may not be written to."""
+    return error.errno in READ_ONLY
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """What a user can do where the disk is full or may not be written to."""
+    try:
+        yield
+    except Exception as error:
+        code = getattr(error, "errno", None)
+        # Some libraries say in their own error's text alone what the system answered.
+        if code in _FULL or "No space left on device" in str(error):
+            why, code = "its disk is full: free some space there", code or errno.ENOSPC
+        elif code in READ_ONLY:
+            why = f"it may not be written to ({os.strerror(code)}): allow it, or choose another folder"
+        else:
+            raise
+        told = OSError(f"folder: {path} cannot be written, as {why}. What was finished before is kept; run it again.")
+        told.errno = code
+        raise told from error
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those on the way, whose names are on the disk then."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        _flush(place.parent)
 
 
 def _name_of_its_own(path: Path) -> Path:
@@ -69,7 +157,14 @@ def _name_of_its_own(path: Path) -> Path:
 
 
 def _flush(path: Path) -> None:
-    """What was written is on the disk before it gets its name."""
+    """What was written to a file, or the names in a folder, are on the disk."""
     if path.is_file():
         with path.open("rb+") as file:
             os.fsync(file.fileno())
+    elif os.name == "posix":  # elsewhere folders cannot be opened
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # of a file system without it
+                os.fsync(folder)
+        finally:
+            os.close(folder)

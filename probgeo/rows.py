@@ -1,5 +1,6 @@
-"""Rows of an array in a file, read as tensors when they are asked for: what does not fit into memory stays there."""
+"""Rows of an array in a file, or of a sparse matrix, read as tensors when they are asked for: the rest stays there."""
 
+import abc
 import dataclasses
 import json
 import mmap
@@ -60,12 +61,61 @@ class _File:
                     raise OSError(f"x: {self.path} ends too early.")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class FileRows:
-    """Rows x_1 … x_n of a file, of which no more is in memory than is asked for: `rows[index]` is a tensor of its own.
+class StoredRows(abc.ABC):
+    """Rows x_1 … x_n, of which no more is unpacked in memory than is asked for: `rows[index]` is a tensor of its own.
 
-    It is indexed like the tensor of all rows: by a slice, or by a tensor of row numbers of any shape. Made by
-    `of_array`.
+    It is indexed like the tensor of all rows: by a slice, or by a tensor of row numbers of any shape.
+
+    Attributes:
+        numbers: NumPy's name of the kind of numbers.
+        device: where the tensors go.
+    """
+
+    numbers: str
+    device: torch.device
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(row, feature)."""
+
+    @abc.abstractmethod
+    def to(self, device: str | torch.device) -> "StoredRows":
+        """The same rows, whose tensors go to a device."""
+
+    @abc.abstractmethod
+    def rows(self, index: Tensor) -> "StoredRows":
+        """Some of these rows, in the order of their numbers; nothing is read."""
+
+    @abc.abstractmethod
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """The rows as a tensor."""
+
+    @abc.abstractmethod
+    def remembered(self, digest: Callable[[], str]) -> str:
+        """The digest of the rows, by what computes it, or as it is known."""
+
+    @property
+    def ndim(self) -> int:
+        """2."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensors."""
+        return torch.from_numpy(np.empty(0, self.numbers)).dtype
+
+    def is_floating_point(self) -> bool:
+        """Whether the tensors are."""
+        return self.dtype.is_floating_point
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FileRows(StoredRows):
+    """Rows of a file that is mapped. Made by `of_array`.
 
     Args:
         file: where they are.
@@ -116,20 +166,6 @@ class FileRows:
     def shape(self) -> tuple[int, int]:
         """(row, feature)."""
         return len(self), self.whole[1]
-
-    @property
-    def ndim(self) -> int:
-        """2."""
-        return len(self.whole)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the tensors."""
-        return torch.from_numpy(np.empty(0, self.numbers)).dtype
-
-    def is_floating_point(self) -> bool:
-        """Whether the tensors are."""
-        return self.dtype.is_floating_point
 
     def to(self, device: str | torch.device) -> "FileRows":
         """The same rows, whose tensors go to a device."""
@@ -186,23 +222,123 @@ class FileRows:
         return known[part]
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class SparseRows(StoredRows):
+    """Rows of a sparse matrix, or of a table in an AnnData file, as float32 by default; columns may stand beside them.
+
+    Args:
+        matrix: anything of shape (row, column) that gives rows, sparse or dense, by a slice and by increasing numbers.
+        beside: further columns, (row, further), after those of the matrix; None for none.
+        chosen: numbers of the rows that these are, in this order; None for all.
+        device: where the tensors go.
+    """
+
+    matrix: Any
+    beside: Tensor | None = None
+    chosen: Tensor | None = None
+    device: torch.device = torch.device("cpu")
+    numbers: str = "<f4"
+
+    @classmethod
+    def of_matrix(cls, matrix: Any, beside: Tensor | None = None) -> "SparseRows":
+        """The rows of a sparse matrix of any format, in memory or in an AnnData file that is open."""
+        if getattr(matrix, "format", "csr") != "csr":  # by columns: rows would be looked for in all of them
+            matrix = (matrix.to_memory() if hasattr(matrix, "to_memory") else matrix).tocsr()
+        return cls(matrix, beside)
+
+    def __len__(self) -> int:
+        return self.matrix.shape[0] if self.chosen is None else len(self.chosen)
+
+    def __repr__(self) -> str:
+        return f"SparseRows({len(self)} rows of {self.shape[1]})"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(row, feature)."""
+        return len(self), self.matrix.shape[1] + (0 if self.beside is None else self.beside.shape[1])
+
+    def to(self, device: str | torch.device) -> "SparseRows":
+        """The same rows, whose tensors go to a device."""
+        return dataclasses.replace(self, device=torch.device(device))
+
+    def rows(self, index: Tensor) -> "SparseRows":
+        """Some of these rows, in the order of their numbers; nothing is read."""
+        index = index.nonzero().flatten() if index.dtype == torch.bool else index
+        return dataclasses.replace(self, chosen=index.cpu() if self.chosen is None else self.chosen[index.cpu()])
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """The rows as a tensor."""
+        if isinstance(index, slice) and self.chosen is None:
+            found = _dense(self.matrix[index], self.numbers)
+            here: Any = index
+        else:
+            here = index.cpu() if isinstance(index, Tensor) else index
+            here = torch.arange(len(self))[here] if self.chosen is None else self.chosen[here]
+            # Files give rows in their own order alone, each once.
+            each, places = here.flatten().unique(return_inverse=True)
+            found = _dense(self.matrix[each.numpy()], self.numbers)[places].reshape(*here.shape, -1)
+        if self.beside is not None:
+            found = torch.cat([found, self.beside[here].to(found)], dim=-1)
+        return found.to(self.device)
+
+    def remembered(self, digest: Callable[[], str]) -> str:
+        """The digest of the rows, computed."""
+        return digest()
+
+
+def _dense(rows: Any, numbers: str) -> Tensor:
+    """Rows of a sparse or dense matrix as a tensor."""
+    array = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=numbers))
+
+
+def beside(rows: Tensor | StoredRows, columns: Tensor) -> Tensor | StoredRows:
+    """Rows with columns after their own; what is stored stays there.
+
+    Args:
+        rows: (row, feature).
+        columns: (row, further).
+    """
+    if isinstance(rows, Tensor):
+        return torch.cat([rows, columns.to(rows)], dim=1)
+    if isinstance(rows, SparseRows):
+        if rows.beside is not None or rows.chosen is not None:
+            return dataclasses.replace(SparseRows(_Whole(rows), columns), numbers=rows.numbers, device=rows.device)
+        return dataclasses.replace(rows, beside=columns)
+    return SparseRows(_Whole(rows), columns, device=rows.device, numbers=rows.numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """Stored rows as a matrix whose rows are given by numbers."""
+
+    rows: StoredRows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.shape
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.rows[index if isinstance(index, slice) else torch.as_tensor(index)].cpu().numpy()
+
+
 def _version(path: Path) -> tuple[int, int]:
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
 
 
-def row_blocks(x: Tensor | FileRows) -> Iterator[tuple[int, Tensor]]:
+def row_blocks(x: Tensor | StoredRows) -> Iterator[tuple[int, Tensor]]:
     """The number of its first row, and the rows, of one block after another, of a size that suits memory."""
     step = max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(1, x.shape[1] * x.dtype.itemsize)))
     for begin in range(0, len(x), step):
         yield begin, x[begin : begin + step]
 
 
-def spread(x: Tensor | FileRows) -> Tensor:
+def spread(x: Tensor | StoredRows) -> Tensor:
     """Rows evenly spread over all, as many as suit memory; all where these are no more."""
     return x[:: max(1, -(-len(x) // BLOCK_ROWS))]
 
 
-def in_memory(x: Tensor | FileRows) -> Tensor:
+def in_memory(x: Tensor | StoredRows) -> Tensor:
     """All rows as one tensor."""
-    return x[:] if isinstance(x, FileRows) else x
+    return x[:] if isinstance(x, StoredRows) else x

@@ -5,15 +5,17 @@ import hashlib
 import importlib
 import inspect
 import json
+import numbers
 import sys
-from types import MappingProxyType, UnionType
+from collections.abc import Sequence
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from probgeo.rows import FileRows, row_blocks
+from probgeo.rows import StoredRows, row_blocks
 from probgeo.sources import is_users, source_digest
 
 __all__ = [
@@ -75,6 +77,40 @@ ADDED_LATER = MappingProxyType({"added later": True})
 # Key of a field's metadata: the name that files have for it, where the field has been renamed since; digests stay too.
 WRITTEN_AS = "written as"
 SOURCE = "source of"  # no field can have this name
+
+
+def check_whole(name: str, number: Any) -> None:
+    """TypeError, by the name of the argument, for what is no whole number."""
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
+        raise TypeError(f"{name}: expected a whole number; got {number!r}.")
+
+
+def check_real(name: str, number: Any) -> None:
+    """TypeError, by the name of the argument, for what is no number; ValueError for what is not a number."""
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
+        raise TypeError(f"{name}: expected a number; got {number!r}.")
+    if number != number:
+        raise ValueError(f"{name}: expected a number; got {number!r}.")
+
+
+def check_numbers(spec: Any) -> None:
+    """Refuse what is no number where a field of a dataclass is declared to be one, or several; None where it may be.
+
+    Raises:
+        TypeError: by the name of the field: another type, or a fraction where it is declared whole.
+        ValueError: not a number.
+    """
+    for field in dataclasses.fields(spec):
+        value, kind = getattr(spec, field.name), get_origin(field.type)
+        options = get_args(field.type) if kind in (Union, UnionType) else (field.type,)
+        if value is None and NoneType in options:
+            continue
+        if kind in (tuple, Sequence) and get_args(field.type)[0] in (int, float):
+            options, values = get_args(field.type)[:1], tuple(value)
+        else:
+            values = (value,)
+        for each in values if {*options} <= {int, float, NoneType} else ():
+            (check_whole if int in options else check_real)(field.name, each)
 
 
 def public_name(named: Any) -> str:
@@ -274,7 +310,7 @@ def digest(*parts: Any) -> str:
         >>> pg.specs.digest(pg.VAE(latent=2)) == pg.specs.digest(pg.VAE(latent=3))
         False
     """
-    if len(parts) == 1 and isinstance(parts[0], FileRows):
+    if len(parts) == 1 and isinstance(parts[0], StoredRows):
         return parts[0].remembered(lambda: _digest(parts))
     return _digest(parts)
 
@@ -282,7 +318,7 @@ def digest(*parts: Any) -> str:
 def _digest(parts: tuple[Any, ...]) -> str:
     state = hashlib.sha256()
     for part in parts:
-        if isinstance(part, FileRows):
+        if isinstance(part, StoredRows):
             state.update(f"{part.numbers}{part.shape}".encode())
             for _, block in row_blocks(part):
                 state.update(block.cpu().numpy().reshape(-1).view(np.uint8).data)

@@ -12,6 +12,9 @@ FILES = sorted(path for path in ROOT.rglob("*.py"))
 # A file imports only from files before it; a folder without a dot is one entry, free within.
 ORDER = (
     "disk",
+    "netcdf",
+    "pools",
+    "jobs",
     "rows",
     "sources",
     "specs",
@@ -31,6 +34,8 @@ ORDER = (
     "geometry.newton",
     "geometry.doubts",
     "geometry.paths",
+    "geometry.lines",
+    "geometry.neighbours",
     "geometry.routes",
     "geometry.graph",
     "geometry.descents",
@@ -68,6 +73,7 @@ ORDER = (
     "masks",
     "posteriors",
     "views",
+    "training.bounded",
     "training.storage",
     "training.objective",
     "training.schedules",
@@ -107,6 +113,7 @@ SPEAKERS = {
     "matplotlib": {"plots"},
     "seaborn": {"plots"},
     "pooch": {"datasets"},
+    "scvi": {"adapters"},
 }
 LINES = 400
 STATEMENT_LINES = 60

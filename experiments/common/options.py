@@ -10,8 +10,10 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 import tyro
+import xarray as xr
 
 import probgeo as pg
+from experiments.common.cluster import LOCAL, SLURM, is_address, workers
 from experiments.common.data import observations
 
 
@@ -50,6 +52,33 @@ class OnDevice(Output):
         except (RuntimeError, AssertionError) as error:
             why = str(error).splitlines()[0].rstrip(".")
             raise ValueError(f"device: expected one that is here, as cpu is; got {self.device!r} ({why}).") from error
+
+
+@dataclass(frozen=True)
+class OnWorkers(Output):
+    """Options of an experiment whose study other processes may carry out."""
+
+    cluster: str | None = None
+    """Workers of dask.distributed that train and measure: local, slurm, or a scheduler's address, tcp://...;
+    default: this process."""
+    workers: int = 2
+    """Processes of a local cluster, jobs of slurm."""
+    stack: int | None = None
+    """Retrainings trained at once, as one task; default: 10 here, on a cluster as many as give each worker a task."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.cluster in (None, LOCAL, SLURM) or is_address(self.cluster)):
+            raise ValueError(
+                f"cluster: expected local, slurm, or a scheduler's address, as tcp://host:8786; got {self.cluster!r}."
+            )
+        if self.workers < 1 or (self.stack is not None and self.stack < 1):
+            raise ValueError(f"workers, stack: expected at least 1; got {self.workers} and {self.stack}.")
+
+    def run(self, study: pg.Study) -> xr.Dataset:
+        """The study's dataset, by this process or by others."""
+        with workers(self.cluster, self.workers) as executor:
+            return study.run(executor, stack=self.stack)
 
 
 @dataclass(frozen=True)

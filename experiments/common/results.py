@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import h5netcdf
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -16,13 +18,16 @@ from matplotlib.figure import Figure
 
 import probgeo as pg
 from experiments.common.options import Config, name_of, parsed
-from probgeo.disk import whole_file
+from probgeo.disk import seal, whole_file
+from probgeo.netcdf import read_groups
 
 Groups: TypeAlias = Mapping[str, xr.Dataset]
 Shown: TypeAlias = tuple[Mapping[str, pd.DataFrame], Mapping[str, Figure]]
 DOTS_PER_INCH = 150
 # Options that the first stored results do not hold yet.
-NEWER = {"alone", "angles", "as_released", "dataset", "volumes"}
+NEWER = {
+    *("alone", "angles", "as_released", "bends", "cluster", "dataset", "stack", "tight_pairs", "volumes", "workers"),
+}
 
 
 def run(
@@ -70,11 +75,14 @@ def carry_out(config: Config, compute: Callable[[Config, Path], Groups], report:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """What a user can mend (a wrong value, a missing file, an occupied folder) ends the process with one sentence."""
+    """What a user can mend (a wrong value, a full disk, an occupied folder), and Ctrl-C, end with one sentence."""
     try:
         yield
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, BrokenExecutor) as error:
         raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        print("\ninterrupted. What was finished is kept: type the same again to go on.", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def folder_of(config: Any, name: str) -> Path:
@@ -145,7 +153,10 @@ def save_result(groups: Groups, config: Any, path: Path) -> None:
                 for name, variable in dataset.variables.items()
                 if variable.dtype.kind in "fiu"
             }
-            rounded(dataset).assign_attrs(attrs).to_netcdf(file, "a", group=group, engine="h5netcdf", encoding=encoding)
+            # What a dataset was read with would cut its longer labels off.
+            plain = rounded(dataset).assign_attrs(attrs).drop_encoding()
+            plain.to_netcdf(file, "a", group=group, engine="h5netcdf", encoding=encoding)
+        seal(file)
 
 
 def load_result(path: Path, kind: type | None = None) -> dict[str, xr.Dataset]:
@@ -162,13 +173,11 @@ def load_result(path: Path, kind: type | None = None) -> dict[str, xr.Dataset]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ValueError(f"result: expected the .nc file of an experiment; {path} {what}.")
     try:
-        with h5netcdf.File(path) as file:
-            names = list(file.groups)
-        groups = {name: xr.load_dataset(path, group=name, engine="h5netcdf") for name in names}
+        groups = read_groups(path, "Run the experiment again.")
         attrs = next(iter(groups.values())).attrs
         options = set(json.loads(attrs["config"]))
     except (OSError, KeyError, StopIteration, ValueError) as error:
-        raise ValueError(f"result: expected the .nc file of an experiment; {path} is none.") from error
+        raise ValueError(f"result: expected the .nc file of an experiment; {path} is none, or damaged.") from error
     if kind is None:
         return groups
     # Older files do not say of which experiment they are, but by which options: no two have the same.

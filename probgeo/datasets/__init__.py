@@ -1,15 +1,19 @@
 """Data: published sets (checksummed downloads, cached), folders of images, synthetic manifolds, pairs of rows."""
 
+from probgeo.datasets.covariates import with_obs
 from probgeo.datasets.dataset import Column, Dataset, Normalisation
 from probgeo.datasets.files.counts import branching_counts, count_table, earliest_row
 from probgeo.datasets.files.images import celeba, image_folder, imagenette
 from probgeo.datasets.files.tables import table
+from probgeo.datasets.immersed import intrinsic_distances
 from probgeo.datasets.manifolds import blobs, circle, circles, s_curve, sphere, surface, swiss_roll, two_moons
+from probgeo.datasets.neighbours import neighbour_graph_distances
 from probgeo.datasets.pairs import (
     all_pairs,
     class_regions,
     class_representatives,
     neighbour_pairs,
+    sample_class_triples,
     sample_pairs,
     sample_triples,
 )
@@ -28,6 +32,7 @@ from probgeo.datasets.scenarios import (
     with_labels,
     with_radius,
 )
+from probgeo.datasets.surfaces import folded_sheet, plane_with_hole, torus
 from probgeo.datasets.views import (
     image_and_inverse,
     image_halves,
@@ -57,6 +62,7 @@ __all__ = [
     "digits",
     "earliest_row",
     "fashion_mnist",
+    "folded_sheet",
     "gaussian_covariance",
     "gaussians",
     "hand_poses",
@@ -64,14 +70,18 @@ __all__ = [
     "image_folder",
     "image_halves",
     "imagenette",
+    "intrinsic_distances",
     "load",
     "mnist",
     "mnist_inverse",
+    "neighbour_graph_distances",
     "neighbour_pairs",
     "neurons_expression",
     "neurons_morphology",
+    "plane_with_hole",
     "projected",
     "s_curve",
+    "sample_class_triples",
     "sample_pairs",
     "sample_triples",
     "sphere",
@@ -80,10 +90,12 @@ __all__ = [
     "swiss_roll",
     "table",
     "tasic",
+    "torus",
     "two_moons",
     "two_views",
     "with_columns",
     "with_labels",
+    "with_obs",
     "with_radius",
 ]
 
@@ -108,7 +120,8 @@ def load(name: str) -> Dataset:
         ('digits', (3,))
     """
     published = (digits, mnist, fashion_mnist, cifar10, cifar100, svhn, celeba, imagenette, tasic)
-    synthetic = (circle, two_moons, swiss_roll, s_curve, sphere, surface, blobs, circles, gaussians)
+    manifolds = (circle, swiss_roll, s_curve, sphere, surface, torus, plane_with_hole, folded_sheet)
+    synthetic = (*manifolds, two_moons, blobs, circles, gaussians)
     functions = {function.__name__: function for function in published + synthetic}
     if name not in functions:
         raise ValueError(f"name: unknown data set {name!r}; choose from {', '.join(functions)}.")

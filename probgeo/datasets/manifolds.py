@@ -1,6 +1,5 @@
 """Synthetic sets with a seed of their own; manifolds carry true coordinates, immersion and geodesic distance."""
 
-from collections.abc import Callable
 from functools import partial
 from math import pi
 
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.immersed import counted, frame, immersed, turned
 
 
 def circle(num_points: int = 500, noise: float = 0.0, seed: int = 0, ambient: int = 2) -> Dataset:
@@ -36,12 +36,12 @@ def circle(num_points: int = 500, noise: float = 0.0, seed: int = 0, ambient: in
         tensor([3.])
     """
     rng = np.random.default_rng(seed)
-    angle = rng.uniform(-pi, pi, size=(_count(num_points), 1))
-    immersion = partial(_product_of_circles, frame=_frame(2, ambient, rng))
-    return _manifold("circle", angle, immersion, _circle_distance, noise, rng)
+    angle = rng.uniform(-pi, pi, size=(counted(num_points), 1))
+    immersion = partial(turned, immersion=_product_of_circles, frame=frame(2, ambient, rng))
+    return immersed("circle", angle, immersion, _circle_distance, noise, rng)
 
 
-def swiss_roll(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Dataset:
+def swiss_roll(num_points: int = 1000, noise: float = 0.0, seed: int = 0, ambient: int = 3) -> Dataset:
     """Swiss roll (t cos t, h, t sin t), scikit-learn's; flat: distance √((s_a − s_b)² + (h_a − h_b)²).
 
     Here s(t) = ½ (t √(1 + t²) + arsinh t) is the arc length of the spiral.
@@ -49,13 +49,14 @@ def swiss_roll(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Dat
     Args:
         num_points: rows, t uniform on [1.5 π, 4.5 π], h uniform on [0, 21].
         noise: standard deviation of isotropic Gaussian noise on x.
-        seed: of coordinates and noise.
+        seed: of coordinates, rotation and noise.
+        ambient: dimension of x; at 3 it is not turned.
 
     Returns:
         a data set with latent (row, 2) = (t, h), immersion and distance.
 
     Raises:
-        ValueError: num_points below one, noise below zero.
+        ValueError: num_points below one, noise below zero, ambient below three.
 
     Example:
         >>> import torch, probgeo as pg
@@ -68,24 +69,27 @@ def swiss_roll(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Dat
     """
     from sklearn.datasets import make_swiss_roll
 
-    points, t = make_swiss_roll(_count(num_points), random_state=seed)
+    points, t = make_swiss_roll(counted(num_points), random_state=seed)
     latent = np.stack([t, points[:, 1]], axis=1)
-    return _manifold("swiss_roll", latent, _swiss_roll, _swiss_roll_distance, noise, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    immersion = partial(turned, immersion=_swiss_roll, frame=frame(3, ambient, rng))
+    return immersed("swiss_roll", latent, immersion, _swiss_roll_distance, noise, rng)
 
 
-def s_curve(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Dataset:
+def s_curve(num_points: int = 1000, noise: float = 0.0, seed: int = 0, ambient: int = 3) -> Dataset:
     """S-curve (sin t, h, sign(t) (cos t − 1)), scikit-learn's; flat: distance √((t_a − t_b)² + (h_a − h_b)²).
 
     Args:
         num_points: rows, t uniform on [−1.5 π, 1.5 π], h uniform on [0, 2].
         noise: standard deviation of isotropic Gaussian noise on x.
-        seed: of coordinates and noise.
+        seed: of coordinates, rotation and noise.
+        ambient: dimension of x; at 3 it is not turned.
 
     Returns:
         a data set with latent (row, 2) = (t, h), immersion and distance.
 
     Raises:
-        ValueError: num_points below one, noise below zero.
+        ValueError: num_points below one, noise below zero, ambient below three.
 
     Example:
         >>> import torch, probgeo as pg
@@ -96,24 +100,27 @@ def s_curve(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Datase
     """
     from sklearn.datasets import make_s_curve
 
-    points, t = make_s_curve(_count(num_points), random_state=seed)
+    points, t = make_s_curve(counted(num_points), random_state=seed)
     latent = np.stack([t, points[:, 1]], axis=1)
-    return _manifold("s_curve", latent, _s_curve, _plane_distance, noise, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    immersion = partial(turned, immersion=_s_curve, frame=frame(3, ambient, rng))
+    return immersed("s_curve", latent, immersion, _plane_distance, noise, rng)
 
 
-def sphere(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Dataset:
+def sphere(num_points: int = 1000, noise: float = 0.0, seed: int = 0, ambient: int = 3) -> Dataset:
     """Unit sphere (cos φ cos λ, cos φ sin λ, sin φ), points uniform on it; distance along great circles.
 
     Args:
         num_points: rows.
         noise: standard deviation of isotropic Gaussian noise on x.
-        seed: of coordinates and noise.
+        seed: of coordinates, rotation and noise.
+        ambient: dimension of x; at 3 it is not turned.
 
     Returns:
         a data set with latent (row, 2) = (latitude φ, longitude λ) in radians, immersion and distance.
 
     Raises:
-        ValueError: num_points below one, noise below zero.
+        ValueError: num_points below one, noise below zero, ambient below three.
 
     Example:
         >>> import torch, probgeo as pg
@@ -125,9 +132,10 @@ def sphere(num_points: int = 1000, noise: float = 0.0, seed: int = 0) -> Dataset
         1.0
     """
     rng = np.random.default_rng(seed)
-    height, longitude = rng.uniform([-1, -pi], [1, pi], size=(_count(num_points), 2)).T
+    height, longitude = rng.uniform([-1, -pi], [1, pi], size=(counted(num_points), 2)).T
     latent = np.stack([np.arcsin(height), longitude], axis=1)
-    return _manifold("sphere", latent, _sphere, _great_circle_distance, noise, rng)
+    immersion = partial(turned, immersion=_sphere, frame=frame(3, ambient, rng))
+    return immersed("sphere", latent, immersion, _great_circle_distance, noise, rng)
 
 
 def surface(num_points: int = 1000, noise: float = 0.0, seed: int = 0, ambient: int = 10) -> Dataset:
@@ -158,9 +166,9 @@ def surface(num_points: int = 1000, noise: float = 0.0, seed: int = 0, ambient: 
         0.5
     """
     rng = np.random.default_rng(seed)
-    latent = rng.uniform(-0.75 * pi, 0.75 * pi, size=(_count(num_points), 2))
-    immersion = partial(_product_of_circles, frame=_frame(4, ambient, rng))
-    return _manifold("surface", latent, immersion, _plane_distance, noise, rng)
+    latent = rng.uniform(-0.75 * pi, 0.75 * pi, size=(counted(num_points), 2))
+    immersion = partial(turned, immersion=_product_of_circles, frame=frame(4, ambient, rng))
+    return immersed("surface", latent, immersion, _plane_distance, noise, rng)
 
 
 def two_moons(num_points: int = 500, noise: float = 0.1, seed: int = 0) -> Dataset:
@@ -234,56 +242,13 @@ def blobs(num_points: int = 500, noise: float = 1.0, seed: int = 0, ambient: int
     return _classes("blobs", x, blob, tuple(str(code) for code in range(num_classes)))
 
 
-def _count(num_points: int) -> int:
-    if num_points < 1:
-        raise ValueError(f"num_points: expected at least 1; got {num_points}.")
-    return num_points
-
-
-def _frame(dimension: int, ambient: int, rng: np.random.Generator) -> Float[Tensor, "ambient dimension"]:
-    """Orthonormal columns, uniformly random; the identity where there is nothing to turn into."""
-    if ambient < dimension:
-        raise ValueError(f"ambient: expected at least {dimension} dimensions; got {ambient}.")
-    if ambient == dimension:
-        return torch.eye(dimension, dtype=torch.float64)
-    return torch.from_numpy(np.linalg.qr(rng.standard_normal((ambient, dimension)))[0])
-
-
-def _manifold(
-    name: str,
-    latent: np.ndarray,
-    immersion: Callable[[Tensor], Tensor],
-    distance: Callable[[Tensor, Tensor], Tensor],
-    noise: float,
-    rng: np.random.Generator,
-) -> Dataset:
-    """One class of points: the immersed coordinates, with noise."""
-    if noise < 0:
-        raise ValueError(f"noise: expected a standard deviation of at least 0; got {noise}.")
-    coordinates = torch.from_numpy(latent)
-    x = immersion(coordinates)
-    x = x + noise * torch.from_numpy(rng.standard_normal(x.shape))
-    return Dataset(
-        name=name,
-        x=x.float(),
-        labels=torch.zeros(len(x), dtype=torch.int64),
-        label_names=(name,),
-        shape=(x.shape[1],),
-        latent=coordinates.float(),
-        immersion=immersion,
-        distance=distance,
-    )
-
-
 def _classes(name: str, x: np.ndarray, labels: np.ndarray, label_names: tuple[str, ...]) -> Dataset:
     codes = torch.from_numpy(labels).long()
     return Dataset(name, torch.from_numpy(x).float(), codes, label_names, shape=(x.shape[1],))
 
 
-def _product_of_circles(
-    z: Float[Tensor, "*batch latent"], frame: Float[Tensor, "ambient twice"]
-) -> Float[Tensor, "*batch ambient"]:
-    return torch.stack([z.cos(), z.sin()], dim=-1).flatten(-2) @ frame.T.to(z)
+def _product_of_circles(z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch twice"]:
+    return torch.stack([z.cos(), z.sin()], dim=-1).flatten(-2)
 
 
 def _swiss_roll(z: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 3"]:

@@ -1,5 +1,7 @@
 """Rows between which distances, angles and volumes are measured: indices of pairs, triples and regions."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Int64
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from probgeo.datasets.labels import Labels, coded
 from probgeo.geometry.points import Points, latent_points
+from probgeo.specs import check_whole
 
 
 def sample_pairs(
@@ -35,6 +38,7 @@ def sample_pairs(
         >>> sorted(pairs.tolist())  # all there are
         [[0, 2], [0, 3], [1, 2], [1, 3]]
     """
+    _check_counts(num_pairs=num_pairs, seed=seed)
     if num_pairs < 1:
         raise ValueError(f"num_pairs: expected at least 1; got {num_pairs}.")
     codes = coded(labels).codes.numpy()
@@ -78,6 +82,7 @@ def sample_triples(labels: Labels, num_triples: int, seed: int = 0) -> Int64[Ten
         >>> triples.shape, bool((triples[:, 1] < triples[:, 2]).all())
         (torch.Size([5, 3]), True)
     """
+    _check_counts(num_triples=num_triples, seed=seed)
     if num_triples < 1:
         raise ValueError(f"num_triples: expected at least 1; got {num_triples}.")
     num_rows = len(coded(labels).codes)
@@ -94,6 +99,49 @@ def sample_triples(labels: Labels, num_triples: int, seed: int = 0) -> Int64[Ten
     others = np.stack([first, num_rows - 1 - (last_number[first] - pair)], axis=1)
     others += others >= corner[:, None]
     return torch.from_numpy(np.concatenate([corner[:, None], others], axis=1))
+
+
+def sample_class_triples(labels: Labels, num_triples: int, seed: int = 0) -> Int64[Tensor, "triple 3"]:
+    """Triples (anchor, a row of its class, a row of another class): which of the two is nearer?
+
+    Anchors are drawn uniformly without replacement, the two others uniformly.
+
+    Args:
+        labels: class of each row, a code or a name, from torch, NumPy, pandas or a list; it is unlabelled where it is
+            negative, NaN or None: such rows are in no triple.
+        num_triples: how many.
+        seed: of the draw.
+
+    Returns:
+        row indices.
+
+    Raises:
+        ValueError: num_triples below one, or more than there are rows in classes of at least two; one class only.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> labels = torch.tensor([0, 0, 1, 1, 1])
+        >>> anchor, same, other = pg.datasets.sample_class_triples(labels, num_triples=4).T
+        >>> bool((labels[anchor] == labels[same]).all()), bool((labels[anchor] == labels[other]).any())
+        (True, False)
+    """
+    if num_triples < 1:
+        raise ValueError(f"num_triples: expected at least 1; got {num_triples}.")
+    codes = coded(labels).codes.numpy()
+    names, sizes = np.unique(codes[codes >= 0], return_counts=True)
+    if len(names) < 2:
+        raise ValueError(f"labels: expected at least two classes; got {len(names)}.")
+    anchors = np.flatnonzero(np.isin(codes, names[sizes > 1]))
+    if num_triples > len(anchors):
+        raise ValueError(f"num_triples: {len(anchors)} rows are in classes of at least two; got {num_triples}.")
+    rng = np.random.default_rng(seed)
+    triples = []
+    for anchor in rng.choice(anchors, num_triples, replace=False):
+        alike = codes == codes[anchor]
+        other = rng.choice(np.flatnonzero((codes >= 0) & ~alike))
+        alike[anchor] = False
+        triples.append([anchor, rng.choice(np.flatnonzero(alike)), other])
+    return torch.tensor(triples, dtype=torch.int64)
 
 
 def class_regions(x: Points, labels: Labels, share: float = 0.9) -> dict[str, Int64[Tensor, " chosen"]]:
@@ -164,6 +212,7 @@ def neighbour_pairs(
     from sklearn.neighbors import NearestNeighbors
 
     x = latent_points("x", x, "row feature")
+    _check_counts(num_centres=num_centres, num_neighbours=num_neighbours, seed=seed)
     for name, count in (("num_centres", num_centres), ("num_neighbours", num_neighbours)):
         if count < 1:
             raise ValueError(f"{name}: expected at least 1; got {count}.")
@@ -237,3 +286,11 @@ def class_representatives(z: Points, labels: Labels) -> Int64[Tensor, " class"]:
         to_centroid = torch.linalg.vector_norm(z[rows] - z[rows].mean(0), dim=1)
         representatives.append(int(rows[to_centroid.argmin()]))
     return torch.tensor(representatives, dtype=torch.int64)
+
+
+def _check_counts(**arguments: Any) -> None:
+    """TypeError or ValueError, by the name of the argument, for what is no whole number, or a negative seed."""
+    for name, value in arguments.items():
+        check_whole(name, value)
+    if arguments["seed"] < 0:
+        raise ValueError(f"seed: expected a whole number that is not negative; got {arguments['seed']}.")

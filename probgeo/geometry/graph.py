@@ -1,6 +1,7 @@
 """Shortest paths in a graph over the encodings, as starts near the global minimum."""
 
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from typing import final
 
 import numpy as np
@@ -10,12 +11,14 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 from torch import Tensor
-from tqdm import tqdm
 
+from probgeo.geometry.lines import line_lengths
 from probgeo.geometry.metrics import Energy
 from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, check_alike, check_latent, latent_points
 from probgeo.geometry.routes import Starts, Trees, interpolated, trails, vias
+from probgeo.jobs import all_of, carried_out
+from probgeo.specs import check_whole
 
 LINE_PIECES = 32
 MEMORY = 2**28  # bytes of shortest paths that are held at a time, roughly
@@ -36,6 +39,7 @@ class Graph:
         metric: gives the edges their weights.
         encodings: latent points of data, (point, latent).
         num_nodes: nodes of the graph, roughly; default a grid of 120 × 120 in two dimensions, 2000 encodings in more.
+        progress: show a progress bar of its edges, in more than two dimensions.
 
     Raises:
         ValueError: `num_nodes` is below four, or `encodings` are not a finite matrix of at least two points.
@@ -54,8 +58,12 @@ class Graph:
         (tensor([True]), tensor([2]), tensor([0.]))
     """
 
-    def __init__(self, metric: Energy, encodings: Points, *, num_nodes: int | None = None) -> None:
+    def __init__(
+        self, metric: Energy, encodings: Points, *, num_nodes: int | None = None, progress: bool = False
+    ) -> None:
         encodings = latent_points("encodings", encodings)
+        if num_nodes is not None:
+            check_whole("num_nodes", num_nodes)
         if num_nodes is not None and num_nodes < 4:
             raise ValueError(f"num_nodes: expected at least 4; got {num_nodes}.")
         if encodings.ndim != 2 or len(encodings) < 2 or not encodings.isfinite().all():
@@ -72,7 +80,7 @@ class Graph:
                 weights = metric.edge_weights(self._nodes, links).double().cpu().numpy()
         else:
             self._nodes, edges = _neighbours(encodings, num_nodes or 2000, num_neighbours=12)
-            weights = self._weights(self._nodes, edges, self._pieces)
+            weights = line_lengths(metric, self._nodes, edges, self._pieces, progress)
         self._graph = _symmetric(edges, weights, len(self._nodes))
         self._tree = cKDTree(self._nodes.double().cpu().numpy())
 
@@ -179,12 +187,15 @@ class Graph:
         path[:, 0], path[:, -1] = start[index], stop[index]
         return Starts(path, index), np.concatenate([*lengths, np.zeros(0)])
 
-    def distances(self, start: Points, stop: Points, *, progress: bool = False) -> Float[np.ndarray, "start stop"]:
+    def distances(
+        self, start: Points, stop: Points, *, executor: Executor | None = None, progress: bool = False
+    ) -> Float[np.ndarray, "start stop"]:
         """Lengths, in the graph's weights, of the shortest paths from every start to every stop.
 
         Args:
             start: first points, (start, latent); the graph is searched once for each.
             stop: last points, (stop, latent).
+            executor: any `concurrent.futures.Executor`, for 64 starts at a time; None searches here.
             progress: show a progress bar with the remaining time.
 
         Returns:
@@ -196,12 +207,11 @@ class Graph:
         """
         start, stop = self._ends(start, stop)
         near, weights = self._exits(start)
-        near_stop, weights_stop = self._exits(stop)
-        found = np.full((len(start), len(stop)), np.inf)
-        for rows in tqdm(np.array_split(np.arange(len(start)), -(-len(start) // 64)), "graph", disable=not progress):
-            reached = self._trees(near[rows], weights[rows], np.full(len(rows), np.inf)).distance
-            for node, weight in zip(near_stop.T, weights_stop.T, strict=True):
-                found[rows] = np.minimum(found[rows], reached[:, node] + weight)
+        exits = self._exits(stop)
+        near_stop = exits[0]
+        blocks = np.array_split(np.arange(len(start)), -(-len(start) // 64))
+        jobs = [(self, near[rows], weights[rows], exits) for rows in blocks]
+        found = np.concatenate(all_of(carried_out(reached, jobs, executor, "graph", progress), "blocks of starts"))
         # Points of one cell are joined by a line that passes no node.
         close = np.argwhere(near[:, :1] == near_stop[:, 0])
         lines = self._weights(torch.cat([start, stop.to(start)]), close + np.array([0, len(start)]), 2)
@@ -210,19 +220,7 @@ class Graph:
 
     def _weights(self, points: Float[Tensor, "point latent"], edges: np.ndarray, pieces: int) -> np.ndarray:
         """Weights of edges cut into equal pieces, each weighed by the metric; infinite where they are not finite."""
-        found = [np.zeros(0)]
-        for some in np.array_split(edges, -(-len(edges) * pieces // 2**15)) if len(edges) else []:
-            # Ends shared by edges are evaluated once.
-            used, inverse = np.unique(some, return_inverse=True)
-            ends, number = points[used], torch.from_numpy(inverse.reshape(-1, 2)).to(points.device)
-            inner = Straight(pieces)(*ends[number.T])[:, 1:-1].flatten(0, 1)
-            index = torch.arange(len(inner), device=points.device).view(len(some), pieces - 1) + len(ends)
-            trail = torch.cat([number[:, :1], index, number[:, 1:]], dim=1)
-            links = torch.stack([trail[:, :-1], trail[:, 1:]], dim=2).flatten(0, 1)
-            with torch.no_grad():
-                weights = self._metric.edge_weights(torch.cat([ends, inner]), links).view(len(some), pieces).sum(1)
-            found.append(weights.double().cpu().numpy())
-        return np.nan_to_num(np.concatenate(found), nan=np.inf)
+        return line_lengths(self._metric, points, edges, pieces)
 
     def _exits(self, ends: Float[Tensor, "end latent"]) -> tuple[np.ndarray, np.ndarray]:
         """The nodes near each end, and the weights of the edges to them; both (end, exit)."""
@@ -269,6 +267,15 @@ def _groups(
         ends |= new
     if rows:
         yield np.array(rows)
+
+
+def reached(graph: Graph, near: np.ndarray, weights: np.ndarray, exits: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Lengths from some starts to all stops through the graph, by the nodes near each and the ways there."""
+    distance = graph._trees(near, weights, np.full(len(near), np.inf)).distance
+    found = np.full((len(near), len(exits[0])), np.inf)
+    for node, weight in zip(exits[0].T, exits[1].T, strict=True):
+        found = np.minimum(found, distance[:, node] + weight)
+    return found
 
 
 def _grid(encodings: Float[Tensor, "point latent"], num_nodes: int) -> tuple[Tensor, np.ndarray]:

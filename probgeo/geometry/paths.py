@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probgeo.geometry.points import Points, check_alike, points_of
+from probgeo.specs import check_numbers
 
 
 @final
@@ -29,6 +30,9 @@ class Straight:
     """
 
     num_segments: int = 16
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     def __call__(self, start: Points, stop: Points) -> Float[Tensor, "batch node latent"]:
         """Lines from start to stop.

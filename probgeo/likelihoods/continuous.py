@@ -25,6 +25,7 @@ from probgeo.likelihoods.likelihood import (
     outside_unit_interval,
 )
 from probgeo.likelihoods.normal import Normal
+from probgeo.specs import check_numbers
 
 
 def _check_positive(name: str, value: float | None) -> None:
@@ -57,6 +58,7 @@ class Gaussian(Likelihood):
     std: float | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _check_positive("std", self.std)
 
     def initial_parameters(self, num_features: int, x: Float[Tensor, "row feature"] | None = None) -> dict[str, Tensor]:
@@ -99,6 +101,7 @@ class HeteroscedasticGaussian(TwoParameterLikelihood):
     floor: float = 1e-3
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not 0 < self.floor < math.inf:
             raise ValueError(f"floor: expected a positive standard deviation; got {self.floor}.")
 
@@ -144,6 +147,7 @@ class Laplace(Likelihood):
     scale: float | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _check_positive("scale", self.scale)
 
     def initial_parameters(self, num_features: int, x: Float[Tensor, "row feature"] | None = None) -> dict[str, Tensor]:
@@ -321,6 +325,7 @@ class Perceptual(Likelihood):
     std: float | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not (isinstance(self.features, type) and issubclass(self.features, nn.Module)):
             raise TypeError(f"features: expected a class of torch modules; got {self.features!r}.")
         _check_positive("std", self.std)

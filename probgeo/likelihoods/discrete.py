@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from probgeo.likelihoods.likelihood import Fault, Likelihood, Parameters, not_finite, outside_unit_interval
+from probgeo.specs import check_numbers
 
 
 class AngleOfLogits(nn.Module):
@@ -100,6 +101,7 @@ class Categorical(Likelihood):
     num_classes: int
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.num_classes < 2:
             raise ValueError(f"num_classes: expected at least 2; got {self.num_classes}.")
 

@@ -4,14 +4,18 @@ import abc
 from collections.abc import Mapping
 from typing import Any, NamedTuple, final
 
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probgeo.datasets.mapped import as_rows, is_anndata, is_table
 from probgeo.geometry.metrics import Metric, PullbackMetric
-from probgeo.geometry.points import Points, points_of
-from probgeo.rows import FileRows, row_blocks
+from probgeo.geometry.points import points_of, rows_of
+from probgeo.likelihoods import LibraryColumn
+from probgeo.rows import StoredRows, beside, in_memory, row_blocks
+from probgeo.seeds import check_seed
 
 
 class Encoding(NamedTuple):
@@ -76,6 +80,10 @@ class LatentModel(abc.ABC):
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch observation"]:
         """E[x | z], averaged over what the decoder is uncertain of; differentiable in z."""
 
+    def rows(self, x: Any) -> Tensor | StoredRows:
+        """The rows of x as `encode` reads them: by default its numbers, those of a `Dataset` or an AnnData too."""
+        return as_rows("x", x)
+
     def reconstruct(self, x: Float[Tensor, " row *feature"]) -> Float[Tensor, "row observation"]:
         """E[x | z] at the mean of q(z | x)."""
         return self.decode(self.encode(x).mean)
@@ -136,12 +144,12 @@ class LatentModel(abc.ABC):
         return f"{asked}: {type(self).__name__} {lack}; use {remedy}."
 
 
-def suited(name: str, values: Points, model: nn.Module, axes: str, width: int | None = None) -> Tensor:
+def suited(name: str, values: Any, model: nn.Module, axes: str, width: int | None = None) -> Tensor:
     """Rows or points as a model with weights takes them; arrays and tables in the dtype that it has.
 
     Args:
         name: of the argument.
-        values: a tensor, array or table.
+        values: a tensor, array or table; a `Dataset` or an AnnData, as the model reads it.
         model: a module with parameters.
         axes: names of the axes, as for `points_of`.
         width: of the last axis; None for any.
@@ -150,6 +158,8 @@ def suited(name: str, values: Points, model: nn.Module, axes: str, width: int | 
         TypeError: no floating-point numbers, or a tensor of another dtype than the model's.
         ValueError: another shape.
     """
+    if is_table(values) and isinstance(model, LatentModel):
+        values = in_memory(model.rows(values))
     found, weights = points_of(name, values, axes), next(model.parameters())
     if width is not None and found.shape[-1] != width:
         raise ValueError(f"{name}: expected {width} {axes.split()[-1]} numbers; got shape {tuple(found.shape)}.")
@@ -171,6 +181,10 @@ class FittedModel(nn.Module, LatentModel):
 
     spec: Any
     history: xr.Dataset | None
+
+    def rows(self, x: Any) -> Tensor | StoredRows:
+        """The rows of x as `encode` reads them, library sizes in a last column where the likelihood reads these."""
+        return self.spec.rows(x)
 
 
 class ModelSpec(abc.ABC):
@@ -203,31 +217,65 @@ class ModelSpec(abc.ABC):
         """Functions that the model's metric averages over; 1 where it needs no draws."""
 
     @final
-    def check(self, x: Tensor | FileRows) -> None:
+    def check(self, x: Tensor | StoredRows) -> None:
         """Raise if x cannot be data of this model; rows of a file are read block by block.
 
         Raises:
             TypeError: x is not a floating-point tensor.
             ValueError: x is not (row, feature), is empty, or has values that the model has no place for.
         """
-        if not isinstance(x, Tensor | FileRows) or x.dtype not in (torch.float32, torch.float64):
+        if not isinstance(x, Tensor | StoredRows) or x.dtype not in (torch.float32, torch.float64):
             raise TypeError(
                 f"x: expected a floating-point tensor; got {getattr(x, 'dtype', type(x).__name__)}. Use x.float(), or "
                 "x.double()."
             )
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(f"x: expected shape (row, feature), neither empty; got {tuple(x.shape)}.")
-        for begin, block in row_blocks(x) if isinstance(x, FileRows) else [(0, x)]:
+        for begin, block in row_blocks(x) if isinstance(x, StoredRows) else [(0, x)]:
             try:
                 self._check_values(block)
             except ValueError as error:
                 raise ValueError(f"{error} (Rows are counted from row {begin}.)" if begin else str(error)) from error
 
     @final
+    def rows(self, x: Any) -> Tensor | StoredRows:
+        """Rows as its models read them: where the likelihood reads library sizes from a last column, with that column.
+
+        Args:
+            x: numbers; a `Dataset`, whose library sizes are meant; an AnnData.
+
+        Raises:
+            ValueError: sizes that are not one of each row, or a likelihood that reads another column.
+        """
+        found, sizes = as_rows("x", x), getattr(x, "library_size", None) if is_table(x) else None
+        library = getattr(getattr(self, "likelihood", None), "library", None)
+        if sizes is None or not isinstance(library, LibraryColumn):
+            if is_anndata(x) and isinstance(library, LibraryColumn):
+                raise ValueError(
+                    "library_size: the likelihood reads library sizes; name their column in obs, "
+                    "from_anndata(adata, library_size=...), or give them: library_size=."
+                )
+            return found
+        if library.column != -1:
+            raise ValueError(
+                f"library_size: it stands after the counts, in the last column; the likelihood reads column "
+                f"{library.column}. Use LibraryColumn(-1, reference={library.reference})."
+            )
+        column = rows_of("library_size", np.asarray(sizes) if isinstance(sizes, (list, tuple)) else sizes)
+        if column.shape != (len(found),):
+            raise ValueError(f"library_size: expected one of each of the {len(found)} rows; got {tuple(column.shape)}.")
+        return beside(found, column[:, None].to(found.device, found.dtype))
+
+    @final
     def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> Any:  # of the spec's own kind
-        """The model with weights drawn from `seed`; torch's global random state is left as found."""
+        """The model with weights drawn from `seed`; torch's global random state is left as found.
+
+        Raises:
+            TypeError, ValueError: a seed that is no whole number, or of more than 64 bits.
+        """
+        check_seed("seed", seed)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(int(seed))
             return self._built(num_features, history)
 
     @abc.abstractmethod

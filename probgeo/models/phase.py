@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgeo.likelihoods import Likelihood, Parameters
-from probgeo.rows import FileRows, in_memory, spread
+from probgeo.rows import StoredRows, in_memory, spread
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def with_decoder(phase: Phase) -> Phase:
 
 
 @torch.no_grad()
-def start_from_data(model: Any, x: Float[Tensor, "row feature"] | FileRows, seed: int) -> None:
+def start_from_data(model: Any, x: Float[Tensor, "row feature"] | StoredRows, seed: int) -> None:
     """The likelihood's own parameters at values that suit x: a noise level that starts far off is slow to learn."""
     values: Mapping[str, Tensor] = model.spec.likelihood.initial_parameters(x.shape[1], spread(x))
     for name, value in values.items():

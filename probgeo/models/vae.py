@@ -12,14 +12,14 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
 
-from probgeo.geometry.points import Points
 from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.models.base import Encoding, FittedModel, ModelSpec, suited
 from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder, check_parts
 from probgeo.models.phase import Phase, inside, target, with_decoder
-from probgeo.nn import MLP, Network, check_whole
+from probgeo.nn import MLP, Network
+from probgeo.specs import check_numbers
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Warmup:
     stop: float = 1.0
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.epochs < 1 or self.start < 0 or self.stop < 0:
             raise ValueError(f"Warmup: expected epochs >= 1 and start, stop >= 0; got {self}.")
 
@@ -67,16 +68,16 @@ class LatentSpec(ModelSpec):
     beta: float | tuple[float, ...] | Warmup
 
     def __post_init__(self) -> None:
-        check_whole("latent", self.latent)
+        check_numbers(self)
         if self.latent < 1:
             raise ValueError(f"latent: expected at least one dimension; got {self.latent}.")
         if isinstance(self.beta, Sequence):
             object.__setattr__(self, "beta", tuple(self.beta))
-            if len(self.beta) != self.latent or min(self.beta) < 0:
+            if len(self.beta) != self.latent or not all(beta >= 0 for beta in self.beta):
                 raise ValueError(
                     f"beta: expected {self.latent} non-negative numbers, one per dimension; got {self.beta}."
                 )
-        elif not isinstance(self.beta, Warmup) and self.beta < 0:
+        elif not isinstance(self.beta, Warmup) and not self.beta >= 0:
             raise ValueError(f"beta: expected a non-negative number; got {self.beta}.")
 
     def beta_at(self, epoch: int) -> Float[Tensor, " latent"]:
@@ -191,8 +192,8 @@ class FittedVAE(EncoderDecoder, FittedModel):
             z = pyro.sample("z", dist.Normal(mean, std))
         self.decoder.guide(z)
 
-    def encode(self, x: Points) -> Encoding:
-        """Mean and standard deviation of q(z | x), each (row, latent), of rows x (row, feature)."""
+    def encode(self, x: Any) -> Encoding:
+        """Mean and standard deviation of q(z | x), each (row, latent), of rows x (row, feature) or a `Dataset`."""
         x = suited("x", x, self, "row feature")
         self._check(x)
         mean, log_std = self.encoder(self.spec.likelihood.encoder_input(x)).chunk(2, dim=-1)

@@ -19,6 +19,7 @@ from probgeo.nn import flows
 from probgeo.nn.images import ConditionalConvolutional, Convolutional, ResizeConvolutional, check_activation
 from probgeo.nn.injective import Injective
 from probgeo.nn.sameness import difference
+from probgeo.specs import check_numbers
 
 __all__ = [
     "MLP",
@@ -96,12 +97,6 @@ def check_network(name: str, network: Any) -> None:
         )
 
 
-def check_whole(name: str, number: Any) -> None:
-    """TypeError, by the name of the argument, for what is no whole number."""
-    if isinstance(number, bool) or not hasattr(number, "__index__"):
-        raise TypeError(f"{name}: expected a whole number; got {number!r}.")
-
-
 @dataclass(frozen=True)
 class MLP:
     """Spec of a multilayer perceptron.
@@ -129,6 +124,7 @@ class MLP:
     activation: type[nn.Module] = nn.SiLU
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         object.__setattr__(self, "hidden", tuple(self.hidden))
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: expected positive widths; got {self.hidden}.")
@@ -167,6 +163,7 @@ class Residual:
     activation: type[nn.Module] = nn.SiLU
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.width < 1 or self.blocks < 1:
             raise ValueError(f"width, blocks: expected at least 1; got {self.width}, {self.blocks}.")
         check_activation(self.activation)
@@ -206,6 +203,7 @@ class DenseNet:
     activation: type[nn.Module] = nn.SiLU
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.growth < 1 or self.layers < 1:
             raise ValueError(f"growth, layers: expected at least 1; got {self.growth}, {self.layers}.")
         check_activation(self.activation)

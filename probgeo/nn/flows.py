@@ -12,6 +12,8 @@ from pyro.nn import AutoRegressiveNN, DenseNN
 from torch import Tensor, nn
 from torch.nn import functional
 
+from probgeo.specs import check_numbers
+
 __all__ = [
     "AffineCoupling",
     "Autoregressive",
@@ -221,6 +223,7 @@ class _Hypernetwork(abc.ABC):
         """The layer, freshly initialised from torch's random state."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         object.__setattr__(self, "hidden", tuple(self.hidden))
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden: expected at least one layer, all positive; got {self.hidden}.")

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probgeo.specs import check_numbers
+
 
 def check_activation(activation: Any) -> None:
     """Raise if the activation is no class of modules."""
@@ -26,6 +28,7 @@ class _ImageNetwork(abc.ABC):
     activation: type[nn.Module] = nn.SiLU
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         object.__setattr__(self, "image", tuple(self.image))
         object.__setattr__(self, "channels", tuple(self.channels))
         if not self.channels or min(self.channels) < 1:

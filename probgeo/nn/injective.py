@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from probgeo.nn.flows import AffineCoupling, Bijection, Layer
+from probgeo.specs import check_numbers
 
 
 class InjectiveMap(nn.Module):
@@ -89,6 +90,7 @@ class Injective:
     layers: Sequence[Layer] = (AffineCoupling((128,)),) * 4
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers:
             raise ValueError("layers: expected at least one bijection; got none.")

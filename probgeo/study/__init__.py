@@ -1,6 +1,9 @@
 """A study: distances, angles and volumes in many retrainings -> one labelled dataset; resumes, on any executor."""
 
+from probgeo.jobs import TaskLost
+from probgeo.study.cluster import Workers
 from probgeo.study.given import Given
+from probgeo.study.manifold import manifold_check
 from probgeo.study.measure import RetrainingLost, measure, with_ambient_distances
 from probgeo.study.measures import (
     DEFAULT_MEASURES,
@@ -28,10 +31,13 @@ __all__ = [
     "RetrainingLost",
     "StraightLine",
     "Study",
+    "TaskLost",
     "ViewMetric",
+    "Workers",
     "decorrelated_energy",
     "expected_metric",
     "fisher_rao_metric",
+    "manifold_check",
     "measure",
     "tight_distances",
     "with_ambient_distances",

@@ -10,21 +10,20 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probgeo.datasets.mapped import as_rows
+from probgeo.datasets.mapped import as_rows, sized
 from probgeo.geometry.geodesics import Status
+from probgeo.jobs import TaskLost, carried_out
 from probgeo.models.base import LatentModel, ModelSpec
-from probgeo.rows import FileRows, row_blocks
+from probgeo.rows import StoredRows, row_blocks
 from probgeo.study.asked import Asked, checked
-from probgeo.study.jobs import carried_out
 from probgeo.study.measures import DEFAULT_MEASURES, Euclidean, Measure
+from probgeo.study.own import Rows, own_rows
 from probgeo.study.quantities import Quantity
 
 EUCLIDEAN = "euclidean"
 # Dims of the dataset, in this order.
 ORDER = ("model", "measure", "retraining", "draw", "pair", "triple", "region")
 
-# As they come: of numbers of any kind, from torch, NumPy or pandas.
-Rows = Any
 # Of one retraining, by measure; or why there is nothing.
 Row = Mapping[str, xr.Dataset] | str
 
@@ -55,6 +54,7 @@ def measure(
     pairs: Rows,
     measures: Mapping[str, Measure] = DEFAULT_MEASURES,
     *,
+    library_size: Rows | None = None,
     points: Rows | None = None,
     triples: Rows | None = None,
     regions: Mapping[str, Rows] | None = None,
@@ -66,9 +66,12 @@ def measure(
     Args:
         models: by name, models that were trained independently, on the same data; lists may be of unequal lengths.
         x: observations (row, feature) that the models were trained on, whose codes are where paths may go; a tensor,
-            an array or a table, as all rows here; what is mapped from a file stays there, as in `fit`.
+            an array or a table, as all rows here; what is mapped from a file stays there, as in `fit`. Of an AnnData or
+            a `Dataset` each model reads what it needs beside the numbers, such as the batch of each cell.
         pairs: rows of `points` (pair, 2) whose distances are measured.
         measures: by name; `euclidean`, the distance of the codes, is always there.
+        library_size: of each row of x, for models whose likelihood reads it, as in `fit`; that of points is in their
+            `Dataset`.
         points: observations that `pairs` refers to, e.g. a test set; None for `x`.
         triples: rows of `points` (triple, 3): the angle at the first between the ways to the other two.
         regions: by name, rows of `points` (row,): the volume of the convex hull of their codes.
@@ -124,12 +127,19 @@ def measure(
     if not models or not all(len(retrainings) for retrainings in models.values()):
         raise ValueError(f"models: expected at least one, each with at least one training; got {_sizes(models)}.")
     measures = with_euclidean(measures)
-    x, points = checked_data("x", x, points)
+    given, others = sized(x, library_size), points
+    x, points = checked_data("x", given, points)
     acquaint((found[0] for found in models.values()), x)
     asked = checked(pairs, triples, regions, len(points), {name: found[0] for name, found in models.items()})
-    jobs = [(model, x, points, asked, applicable(measures, model)) for found in models.values() for model in found]
-    rows = iter(carried_out(measured, jobs, executor, "measuring distances", progress))
-    found = {name: [next(rows) for _ in retrainings] for name, retrainings in models.items()}
+    rows = asked.rows()
+    jobs = [
+        (model, *own_rows(model, given, others, x, points), rows, applicable(measures, model))
+        for found in models.values()
+        for model in found
+    ]
+    results = carried_out(measured, jobs, executor, "measuring distances", progress)
+    each = iter(str(result) if isinstance(result, TaskLost) else result for result in results)
+    found = {name: [next(each) for _ in retrainings] for name, retrainings in models.items()}
     dataset = assembled(found, measures, asked, points)
     return dataset.assign_coords(num_members=("model", [found[0].num_members for found in models.values()]))
 
@@ -139,7 +149,7 @@ def _listed(retrainings: Any) -> Any:
     return list(retrainings) if isinstance(retrainings, Iterator) else retrainings
 
 
-def acquaint(models: Iterable[LatentModel | ModelSpec], x: Tensor | FileRows) -> None:
+def acquaint(models: Iterable[LatentModel | ModelSpec], x: Tensor | StoredRows) -> None:
     """Models that read their dimensions off the first rows that they encode have them."""
     for model in models:
         if not hasattr(model, "latent"):
@@ -172,7 +182,7 @@ def with_euclidean(measures: Mapping[str, Measure]) -> dict[str, Measure]:
     return {**measures, EUCLIDEAN: Euclidean()}
 
 
-def checked_data(name: str, x: Rows, points: Rows | None) -> tuple[Tensor | FileRows, Tensor | FileRows]:
+def checked_data(name: str, x: Rows, points: Rows | None) -> tuple[Tensor | StoredRows, Tensor | StoredRows]:
     """Data, and the points that rows are counted in: x, where there are no others; of the same kind.
 
     Raises:
@@ -199,11 +209,23 @@ def applicable(measures: Mapping[str, Measure], model: LatentModel | ModelSpec) 
 
 @torch.no_grad()
 def measured(
-    model: LatentModel, x: Tensor | FileRows, points: Tensor | FileRows, asked: Asked, measures: Mapping[str, Measure]
+    model: LatentModel,
+    x: Tensor | StoredRows,
+    points: Tensor | StoredRows,
+    asked: Mapping[Quantity, Sequence[Tensor]],
+    measures: Mapping[str, Measure],
 ) -> Row:
-    """All measures of one model, or why there is nothing to measure."""
+    """All measures of one model, or why there is nothing to measure.
+
+    Args:
+        model: a fitted model.
+        x: what it was trained on.
+        points: that rows are counted in.
+        asked: rows, see `Asked.rows`.
+        measures: by name.
+    """
     # Each row once, so that equal ends have equal codes to the last digit.
-    needed = torch.cat([part.flatten() for parts in asked.rows().values() for part in parts]).unique()
+    needed = torch.cat([part.flatten() for parts in asked.values() for part in parts]).unique()
     codes = _codes(model, x)
     lost = _fault(codes)
     if lost:
@@ -215,12 +237,12 @@ def measured(
         at_rows = subject.encode(points[needed.to(points.device)]).mean.detach()
         row[name] = xr.merge(
             _labelled(quantity, quantity.measured(how, subject, _codes_of(parts, needed, at_rows), own))
-            for quantity, parts in asked.rows().items()
+            for quantity, parts in asked.items()
         )
     return row
 
 
-def _codes(model: LatentModel, x: Tensor | FileRows) -> Tensor:
+def _codes(model: LatentModel, x: Tensor | StoredRows) -> Tensor:
     return torch.cat([model.encode(block).mean.detach() for _, block in row_blocks(x)])
 
 
@@ -248,7 +270,7 @@ def _labelled(quantity: Quantity, values: Mapping[str, Tensor]) -> xr.Dataset:
 
 
 def assembled(
-    found: Mapping[str, Sequence[Row]], measures: Mapping[str, Measure], asked: Asked, points: Tensor | FileRows
+    found: Mapping[str, Sequence[Row]], measures: Mapping[str, Measure], asked: Asked, points: Tensor | StoredRows
 ) -> xr.Dataset:
     """One dataset of all rows, by model and retraining; warns of those that are lost."""
     length = max(len(rows) for rows in found.values())

@@ -16,6 +16,7 @@ from probgeo.geometry.calculus.shooting import precise
 from probgeo.geometry.geodesics import GaussNewton, Geodesics, Status, geodesic, with_doubts
 from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Metric
 from probgeo.models.base import LatentModel, ModelSpec
+from probgeo.specs import check_numbers
 
 VOLUME_TOLERANCE = 1e-2  # relative; retrainings differ by more
 
@@ -270,6 +271,9 @@ class DrawnGeodesic(Measure):
     solver: GaussNewton = GaussNewton()
     num_draws: int | None = None
 
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
     def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         return Geodesic(solver=self.solver).paths(model, start, stop, codes)
 
@@ -316,6 +320,9 @@ class StraightLine(Measure):
 
     metric: Callable[[LatentModel], Metric] = expected_metric
     num_segments: int = 256
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     def applies_to(self, model: LatentModel | ModelSpec) -> bool:
         return _applies(self.metric, model)

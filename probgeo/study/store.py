@@ -1,20 +1,24 @@
 """Where a study keeps what: trainings, measurements and the inputs of its workers, under keys that are hashes."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 import xarray as xr
 from torch import Tensor
 
 from probgeo.disk import whole_file
-from probgeo.rows import FileRows
+from probgeo.netcdf import read_netcdf, write_netcdf
+from probgeo.rows import FileRows, SparseRows, StoredRows, row_blocks
 from probgeo.specs import digest
 from probgeo.study.asked import Asked
-from probgeo.study.quantities import Quantity
+from probgeo.study.devices import own_device
+from probgeo.study.quantities import DISTANCES, Quantity
 
 # Part of the key of every measurement: raised when the same measure of the same model gives other numbers.
 REVISION = 2
@@ -24,13 +28,39 @@ REVISION = 2
 class Held:
     """A study's inputs in memory: for work that is done here."""
 
-    x: Tensor | FileRows
-    points: Tensor | FileRows
+    x: Tensor | StoredRows
+    points: Tensor | StoredRows
     asked: Asked
 
-    def load(self) -> tuple[Tensor | FileRows, Tensor | FileRows, Asked]:
+    def load(self, own: bool = True) -> tuple[Tensor | StoredRows, Tensor | StoredRows, Asked]:
         """Data, points, and what is asked for."""
         return self.x, self.points, self.asked
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Rows in files: all of an array or of a sparse matrix, or rows that are in a file already, by their numbers.
+
+    Args:
+        file: of the array or the matrix.
+        numbers: file of the rows' numbers in another array.
+    """
+
+    file: Path | FileRows
+    numbers: Path | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """All that is read."""
+        own = self.file.file.path if isinstance(self.file, FileRows) else self.file
+        return [path for path in (own, self.numbers) if isinstance(path, Path)]
+
+    def load(self) -> Tensor | StoredRows:
+        """The rows."""
+        if isinstance(self.file, FileRows):
+            return self.file if self.numbers is None else self.file.rows(_mapped(self.numbers))
+        sparse = self.file.suffix == ".npz"
+        return SparseRows.of_matrix(scipy.sparse.load_npz(self.file)) if sparse else _mapped(self.file)
 
 
 @dataclass(frozen=True)
@@ -42,8 +72,8 @@ class Mapped:
     Built by `Mapped.written`.
     """
 
-    x: Path | FileRows
-    points: Path | FileRows
+    x: Kept
+    points: Kept
     pairs: Path
     triples: Path | None
     regions: tuple[tuple[str, Path], ...]
@@ -55,32 +85,69 @@ class Mapped:
 
         def kept(tensor: Tensor, key: str) -> Path:
             path = folder / f"{key}.npy"
-            if not path.exists():
+            if not _holds(path, tensor):
                 with whole_file(path) as unfinished, unfinished.open("wb") as file:
                     np.save(file, tensor.cpu().numpy())
             return path
 
+        def rows(x: Tensor | StoredRows, key: str) -> Kept:
+            if isinstance(x, Tensor):
+                return Kept(kept(x, key))
+            if not isinstance(x, FileRows):
+                path = folder / f"{key}.npz"
+                if not path.exists():
+                    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+                        blocks = [scipy.sparse.csr_array(block.cpu().numpy()) for _, block in row_blocks(x)]
+                        scipy.sparse.save_npz(file, scipy.sparse.vstack(blocks, format="csr"))
+                return Kept(path)
+            if x.chosen is None:
+                return Kept(x)
+            return Kept(replace(x, chosen=None), kept(x.chosen, digest(x.chosen)))
+
         asked = held.asked
         return cls(
-            held.x if isinstance(held.x, FileRows) else kept(held.x, x_digest),
-            held.points if isinstance(held.points, FileRows) else kept(held.points, points_digest),
+            rows(held.x, x_digest),
+            rows(held.points, points_digest),
             kept(asked.pairs, digest(asked.pairs)),
             None if asked.triples is None else kept(asked.triples, digest(asked.triples)),
             tuple((name, kept(rows, digest(rows))) for name, rows in asked.regions.items()),
             str(held.x.device),
         )
 
-    def load(self) -> tuple[Tensor | FileRows, Tensor | FileRows, Asked]:
-        """Data, points, and what is asked for."""
+    @property
+    def paths(self) -> list[Path]:
+        """All that is read."""
+        rows = [self.pairs, *([self.triples] if self.triples else []), *(path for _, path in self.regions)]
+        return [*self.x.paths, *self.points.paths, *rows]
+
+    def load(self, own: bool = True) -> tuple[Tensor | StoredRows, Tensor | StoredRows, Asked]:
+        """Data, points, and what is asked for.
+
+        Args:
+            own: on a device of the worker's own, where there are several of the kind; else on that of the data.
+        """
+        device = own_device(self.device) if own else self.device
         triples = None if self.triples is None else _mapped(self.triples)
         asked = Asked(_mapped(self.pairs), triples, {name: _mapped(path) for name, path in self.regions})
-        x, points = (part if isinstance(part, FileRows) else _mapped(part) for part in (self.x, self.points))
-        return x.to(self.device), points.to(self.device), asked
+        return self.x.load().to(device), self.points.load().to(device), asked
+
+
+def _holds(path: Path, tensor: Tensor) -> bool:
+    """Whether a file holds a tensor: what workers would read is looked at before they do."""
+    with suppress(OSError, ValueError, EOFError):
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        return found.dtype == tensor.cpu().numpy().dtype and np.array_equal(found, tensor.cpu().numpy(), equal_nan=True)
+    return False
 
 
 def _mapped(path: Path) -> Tensor:
     # Mapped copy-on-write: torch wants memory that it may write to, and the file stays as it is.
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+    try:
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
+    except FileNotFoundError as error:  # a worker that came after the others had been asked
+        raise OSError(
+            f"folder: a worker does not see {path}. Choose a folder on a disk that all workers share."
+        ) from error
 
 
 Inputs = Held | Mapped
@@ -101,13 +168,7 @@ def write_rows(files: Mapping[Quantity, Path], dataset: xr.Dataset | str) -> Non
             own = [name for name, values in dataset.items() if quantity.dim in values.dims]
             scalars = ["seconds"] if quantity.dim == "pair" else []
             part = dataset[own + scalars].drop_vars([c for c in dataset.coords if c != "draw"], errors="ignore")
-        write_dataset(file, part)
-
-
-def write_dataset(file: Path, dataset: xr.Dataset) -> None:
-    """One netCDF file, whole or not at all."""
-    with whole_file(file) as unfinished:
-        dataset.to_netcdf(unfinished, engine="h5netcdf")
+        write_netcdf(file, part)
 
 
 def read_rows(files: Mapping[Quantity, Path]) -> xr.Dataset | str:
@@ -118,11 +179,17 @@ def read_rows(files: Mapping[Quantity, Path]) -> xr.Dataset | str:
     """
     parts = []
     for file in files.values():
-        try:
-            with xr.open_dataset(file, engine="h5netcdf") as stored:
-                parts.append(stored.load())
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"folder: {file} is damaged ({error}). Delete it to measure it again.") from error
+        parts.append(read_netcdf(file, "Delete it to measure it again; all else stays."))
         if parts[-1].attrs.get("lost"):
             return parts[-1].attrs["lost"]
     return xr.merge(parts)
+
+
+def joined(tiles: Sequence[Path]) -> xr.Dataset | str:
+    """One of several files of distances, that of all their pairs."""
+    parts = [read_rows({DISTANCES: tile}) for tile in tiles]
+    whole = [part for part in parts if isinstance(part, xr.Dataset)]
+    if len(whole) < len(parts):
+        return next(part for part in parts if isinstance(part, str))
+    seconds = sum(part.seconds for part in whole)
+    return xr.concat([part.drop_vars("seconds") for part in whole], "pair", join="exact").assign(seconds=seconds)

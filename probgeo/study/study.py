@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,29 +11,34 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probgeo.disk import whole_file
+from probgeo.datasets.mapped import sized
+from probgeo.disk import is_read_only
+from probgeo.jobs import TaskLost, carried_out, groups, num_workers
 from probgeo.models.base import FittedModel, LatentModel, ModelSpec
-from probgeo.specs import digest, to_config
+from probgeo.netcdf import read_netcdf, write_netcdf
+from probgeo.specs import check_whole, digest, to_config
 from probgeo.study.asked import checked
+from probgeo.study.claim import claim
 from probgeo.study.identity import model_key
-from probgeo.study.jobs import carried_out, groups
 from probgeo.study.measure import (
     Row,
-    Rows,
     acquaint,
     applicable,
     assembled,
     checked_data,
-    measured,
     with_euclidean,
 )
 from probgeo.study.measures import DEFAULT_MEASURES, Measure
+from probgeo.study.own import OwnRows, Rows, rows_by_name
+from probgeo.study.probe import check_seen
 from probgeo.study.quantities import Quantity
-from probgeo.study.store import Held, Inputs, Mapped, measurement_key, read_rows, write_dataset, write_rows
+from probgeo.study.store import Held, Inputs, Mapped, measurement_key, read_rows
+from probgeo.study.tasks import jobs_of, join_tiles, measure_into, tiles_of, train_into
 from probgeo.training import storage
-from probgeo.training.fit import Training, TrainingDiverged, checked_seeds, fit
+from probgeo.training.fit import Training, checked_seeds, fit
 
-FIRST_VERSION = "0.1.0"  # whose studies did not say which version wrote them
+STACK = 10  # retrainings that are trained at once, at most
+TILE = 2048  # pairs that are measured at once
 
 
 class Study:
@@ -46,7 +50,7 @@ class Study:
             a run that was killed, or asks for more seeds, other pairs or other measures, computes what is missing and
             nothing else. A function or class of the user's own is part of a key by its source.
         data: observations (row, feature) that the models are trained on, floating point; everything runs on its device.
-            What is mapped from a file stays there, as in `fit`.
+            What is mapped from a file, or sparse, stays there, as in `fit`. Of a `Dataset` its `x`.
         pairs: rows of `points` (pair, 2) whose distances are measured.
         models: by name, specs to train, or lists of models that were trained elsewhere, one per training.
         seeds: one retraining of every spec per seed; none where there are no specs.
@@ -56,6 +60,8 @@ class Study:
         triples: rows of `points` (triple, 3): the angle at the first between the ways to the other two; None for none.
         regions: by name, rows of `points` (row,), more than latent dimensions: the volume of the convex hull of their
             codes, for at most 5 latent dimensions. A hull is as wide as its outermost code: leave outliers out.
+        library_size: of each row of data, for the specs whose likelihood reads it, as in `fit`, where data is no
+            `Dataset`, which has its own.
 
     Raises:
         TypeError: a measure, metric or network of the user's own that no source identifies, or that is no spec.
@@ -63,6 +69,7 @@ class Study:
             too few rows or in too many dimensions.
         FileExistsError: the folder holds a study of other data, training or models under the same names, or of a
             version whose studies this one does not continue.
+        OSError: the disk is full, or may not be written to; a finished study can be read all the same.
 
     Example:
         >>> import tempfile, torch, probgeo as pg
@@ -95,46 +102,74 @@ class Study:
         points: Rows | None = None,
         triples: Rows | None = None,
         regions: Mapping[str, Rows] | None = None,
+        library_size: Rows | None = None,
     ) -> None:
-        self.folder, self.training = Path(folder), training
+        self.folder, self.training = Path(folder).absolute(), training  # also for workers in another directory
         self.models, self.seeds = dict(models), checked_seeds(seeds)
         _check(self.models, self.seeds)
         self.measures = with_euclidean(measures)
         self.data: Any
         self.points: Any
-        self.data, self.points = checked_data("data", data, points)
+        given = sized(data, library_size)
+        self.data, self.points = checked_data("data", given, points)
         described = {name: self._described(name) for name in self.models}
         acquaint(described.values(), self.data)
         self.asked = checked(pairs, triples, regions, len(self.points), described)
         self.pairs = self.asked.pairs.to(self.data.device)
-        for model in self.models.values():
-            if isinstance(model, ModelSpec):
-                model.check(self.data)
-                model.check(self.points)
         self._data_digest = digest(self.data)
-        self._points_digest = self._data_digest if points is None else digest(self.points)
+        points_digest = self._data_digest if points is None else digest(self.points)
+        numbers = OwnRows(self.data, self.points, self._data_digest, points_digest)
+        self._own = rows_by_name(self.models, given, points, numbers)
+        if library_size is not None and all(own.x.shape == self.data.shape for own in self._own.values()):
+            raise ValueError(
+                "library_size: none of the models reads it. Use a likelihood of counts with library=likelihoods."
+                "LibraryColumn(-1, reference=...)."
+            )
         # Every key once, before anything is trained: what cannot be named is refused here.
         self._trainings = {name: self._training_keys(name) for name in self.models}
         digest(*self.measures.values())
         self._claim()
 
-    def run(self, executor: Executor | None = None, progress: bool = True) -> xr.Dataset:
+    def run(
+        self,
+        executor: Executor | None = None,
+        progress: bool = True,
+        *,
+        stack: int | None = None,
+        num_pairs: int = TILE,
+    ) -> xr.Dataset:
         """Train what is not trained, measure what is not measured, and return the dataset (also in `study.nc`).
 
         Args:
-            executor: any `concurrent.futures.Executor` whose workers see the folder (process pool, Dask, MPI);
-                None runs here, retrainings stacked.
+            executor: any `concurrent.futures.Executor` whose workers see the folder (process pool, `Workers` of Dask,
+                MPI); None runs here. Where its workers have several GPUs, each takes one of its own. Workers of a
+                process pool end where the driver dies, and on Ctrl-C.
             progress: show bars with the remaining time.
+            stack: retrainings that are trained at once, as one task, at most; fewer, where that is all that fits in
+                half of the memory. None: 10 here; on an executor as many as give every worker a task. The numbers
+                depend on it in their last digits, and not on who trains: at an equal stack and as many threads they are
+                equal, bit for bit.
+            num_pairs: pairs that are measured at once, as one task, at most.
 
         Returns:
             What `probgeo.measure` returns of the fitted models, with the coordinate `seed`, the variable
             `training_seconds` (model, retraining), of a stack its share, and the configuration in attrs.
 
+        Raises:
+            BrokenExecutor: a worker of a process pool died, and the pool with it: at which job. Run it again to resume.
+            ValueError: a file in the folder is damaged: which, and what to delete.
+            OSError: the disk is full, or may not be written to.
+
         Warns:
-            RetrainingLost: a training diverged, or its codes collapsed: its rows are NaN.
+            RetrainingLost: a training diverged, its codes collapsed, or it took its workers with it: its rows are NaN.
         """
+        check_whole("num_pairs", num_pairs)
+        if stack is not None:
+            check_whole("stack", stack)
+        if num_pairs < 1 or (stack is not None and stack < 1):
+            raise ValueError(f"stack, num_pairs: expected at least 1; got {stack} and {num_pairs}.")
         files = {
-            (name, index, measure): self._files(key, self.measures[measure])
+            (name, index, measure): self._files(name, key, self.measures[measure])
             for name, keys in self._trainings.items()
             for index, key in enumerate(keys)
             for measure in applicable(self.measures, self._described(name))
@@ -152,21 +187,31 @@ class Study:
         )
         if not missing and (known := self._known(key)) is not None:
             return known
-        held = Held(self.data, self.points, self.asked)
-        inputs: Inputs = held
-        if executor and missing:
-            inputs = Mapped.written(held, self.folder.resolve() / "inputs", self._data_digest, self._points_digest)
-        self._train(missing, inputs, executor, progress)
-        lost = self._lost()
-        jobs = []
+        executor = executor if missing else None
+        inputs = self._inputs(executor)
+        lost = self._train(missing, inputs, executor, progress, stack)
+        jobs: list[tuple] = []
+        owners: list[tuple[str, int]] = []
+        tiles = tiles_of(len(self.pairs), num_pairs)
         for name, index in dict.fromkeys((name, index) for name, index, _ in missing):
             if (name, index) not in lost:
                 own = {m: (self.measures[m], paths) for (n, i, m), paths in missing.items() if (n, i) == (name, index)}
-                jobs.append((self._model_or_folder(name, index), inputs, own))
-        carried_out(measure_into, jobs, executor, "measuring distances", progress)
+                jobs += jobs_of(self._model_or_folder(name, index), inputs[name], own, tiles)
+                owners += [(name, index)] * (len(jobs) - len(owners))
+        names = [f"of {name!r}, retraining {index}" for name, index in owners]
+        done = carried_out(measure_into, jobs, executor, "measuring distances", progress, names=names)
+        for owner, found in zip(owners, done, strict=True):
+            if isinstance(found, TaskLost):
+                lost[owner] = f"measuring failed, {found}"
+        for paths in missing.values():
+            join_tiles(paths, tiles)
         dataset = self._assembled(files, lost)
         dataset.attrs["key"] = key
-        write_dataset(self.folder / "study.nc", dataset)
+        try:
+            write_netcdf(self.folder / "study.nc", dataset)
+        except OSError as error:
+            if missing or not is_read_only(error):  # of what is there already it is no more than a copy
+                raise
         return dataset
 
     def fitted(self, name: str, seed: int) -> FittedModel:
@@ -181,12 +226,12 @@ class Study:
         folder = self._training_folder(name)
         return fit(
             spec,
-            self.data,
+            self._own[name].x,
             [seed],
             training=self.training,
             folder=folder,
             progress=False,
-            data_digest=self._data_digest,
+            data_digest=self._own[name].x_digest,
         )[0]
 
     # --- where things are ---
@@ -197,7 +242,7 @@ class Study:
         return model if isinstance(model, ModelSpec) else model[0]
 
     def _training_folder(self, name: str) -> Path:
-        return self.folder / "trainings" / digest(self.models[name], self.training, self._data_digest)
+        return self.folder / "trainings" / digest(self.models[name], self.training, self._own[name].x_digest)
 
     def _training_keys(self, name: str) -> list[str]:
         """What identifies each retraining of a model."""
@@ -207,27 +252,27 @@ class Study:
             return [digest(folder, seed) for seed in self.seeds]
         return [model_key(each, name, index) for index, each in enumerate(model)]
 
-    def _files(self, training: str, how: Measure) -> dict[Quantity, Path]:
+    def _files(self, name: str, training: str, how: Measure) -> dict[Quantity, Path]:
         return {
             quantity: self.folder
             / quantity.folder
-            / f"{measurement_key(training, self.asked, quantity, self._points_digest, how)}.nc"
+            / f"{measurement_key(training, self.asked, quantity, self._own[name].points_digest, how)}.nc"
             for quantity in self.asked.rows()
         }
 
     def _model_or_folder(self, name: str, index: int) -> LatentModel | Path:
         model = self.models[name]
         if isinstance(model, ModelSpec):
-            return (self._training_folder(name) / f"seed-{self.seeds[index]}").resolve()
+            return self._training_folder(name) / f"seed-{self.seeds[index]}"
         return model[index]
 
     def _known(self, key: str) -> xr.Dataset | None:
         """The dataset of a study that was finished, if nothing else is asked for now."""
         try:
-            with xr.open_dataset(self.folder / "study.nc", engine="h5netcdf") as stored:
-                return stored.load() if stored.attrs.get("key") == key else None
-        except (OSError, ValueError):
+            stored = read_netcdf(self.folder / "study.nc", "")
+        except (OSError, ValueError):  # it is made anew of the measurements
             return None
+        return stored if stored.attrs.get("key") == key else None
 
     def _claim(self) -> None:
         """Note in the folder whose study it is; refuse another's."""
@@ -240,49 +285,65 @@ class Study:
                 for name, model in self.models.items()
             },
         }
-        path = self.folder / "study.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            if "probgeo" not in found:
-                raise FileExistsError(
-                    f"folder: {self.folder} holds a study of probgeo {FIRST_VERSION}, whose keys and distances are not "
-                    f"those of {version('probgeo')}: choose another folder; its models can be loaded and measured."
-                )
-            different = [key for key in ("data", "training") if found[key] != config[key]]
-            shared = found["models"].keys() & config["models"].keys()
-            different += [f"model {name!r}" for name in shared if found["models"][name] != config["models"][name]]
-            if different:
-                raise FileExistsError(
-                    f"folder: {self.folder} holds a study of other {', '.join(different)}. Choose another folder."
-                )
-            config["models"] = found["models"] | config["models"]
-        with whole_file(path) as unfinished:
-            unfinished.write_text(json.dumps(config, indent=2))
+        claim(self.folder / "study.json", config)
 
     # --- the work ---
 
-    def _train(self, missing: Mapping, inputs: Inputs, executor: Executor | None, progress: bool) -> None:
-        """Every spec's seeds that a measurement is missing of; equal specs once."""
-        wanted: dict[Path, tuple[ModelSpec, list[int]]] = {}
+    def _inputs(self, executor: Executor | None) -> dict[str, Inputs]:
+        """What is trained on and measured, by model: in memory, or in files that workers of an executor see."""
+        found: dict[str, Inputs] = {}
+        for name, own in self._own.items():
+            held = Held(own.x, own.points, self.asked)
+            same = next((other for other in found if self._own[other][2:] == own[2:]), None)
+            if executor and not same:
+                found[name] = mapped = Mapped.written(held, self.folder / "inputs", own.x_digest, own.points_digest)
+                check_seen(executor, self.folder, mapped.paths)
+            else:
+                found[name] = found[same] if same else held
+        return found
+
+    def _train(
+        self,
+        missing: Mapping,
+        inputs: Mapping[str, Inputs],
+        executor: Executor | None,
+        progress: bool,
+        stack: int | None,
+    ) -> dict[tuple[str, int], str]:
+        """Train every spec's seeds that a measurement is missing of, equal specs once; why some cannot be measured."""
+        wanted: dict[Path, tuple[str, list[int]]] = {}
         for name, model in self.models.items():
             if isinstance(model, ModelSpec):
-                seeds = [self.seeds[index] for index in dict.fromkeys(i for n, i, _ in missing if n == name)]
-                _, known = wanted.setdefault(self._training_folder(name).resolve(), (model, []))
+                folder = self._training_folder(name)
+                unmeasured = {self.seeds[index] for n, index, _ in missing if n == name}
+                # Of a training that was deleted the distances may be there still.
+                seeds = [s for s in self.seeds if s in unmeasured or not (folder / f"seed-{s}").exists()]
+                _, known = wanted.setdefault(folder, (name, []))
                 known += [seed for seed in seeds if seed not in known]
+        wanted = {folder: (name, seeds) for folder, (name, seeds) in wanted.items() if seeds}
+        workers = 1 if executor is None else num_workers(executor)
+        each = -(-sum(len(seeds) for _, seeds in wanted.values()) // workers) if workers else 1
+        size, bar = stack or min(STACK, max(1, each)), progress and not executor
         jobs = [
-            (spec, inputs, group, self.training, folder, self._data_digest, progress and not executor)
-            for folder, (spec, seeds) in wanted.items()
-            for group in groups(seeds, 1 if executor else 10)
+            (self.models[name], inputs[name], group, self.training, folder, self._own[name].x_digest, bar)
+            for folder, (name, seeds) in wanted.items()
+            for group in groups(seeds, size)
         ]
-        carried_out(train_into, jobs, executor, "training", progress)
-
-    def _lost(self) -> dict[tuple[str, int], str]:
-        """Why there is nothing to measure, by model and retraining."""
+        names = [f"{type(spec).__name__}, seeds {', '.join(map(str, seeds))}" for spec, _, seeds, *_ in jobs]
+        found = carried_out(train_into, jobs, executor, "training", progress, names=names)
+        killed = {
+            (folder, seed): f"training failed, {result}"
+            for (_, _, group, _, folder, *_), result in zip(jobs, found, strict=True)
+            for seed in group
+            if isinstance(result, TaskLost)
+        }
         lost = {}
         for name, model in self.models.items():
             for index, seed in enumerate(self.seeds if isinstance(model, ModelSpec) else ()):
-                diverged = storage.read_config(self._training_folder(name) / f"seed-{seed}")["extra"]["diverged"]
-                if diverged:
+                folder = self._training_folder(name)
+                if not (folder / f"seed-{seed}").exists() and (folder, seed) in killed:
+                    lost[name, index] = killed[folder, seed]
+                elif diverged := storage.read_config(folder / f"seed-{seed}")["extra"]["diverged"]:
                     lost[name, index] = f"training diverged, {diverged}"
         return lost
 
@@ -328,8 +389,9 @@ class Study:
         seconds = np.full(num, np.nan)
         if isinstance(self.models[name], ModelSpec):
             for index, seed in enumerate(self.seeds):
-                extra = storage.read_config(self._training_folder(name) / f"seed-{seed}")["extra"]
-                seconds[index] = extra.get("seconds", np.nan)
+                folder = self._training_folder(name) / f"seed-{seed}"
+                if folder.exists():  # not of one that took its workers with it
+                    seconds[index] = storage.read_config(folder)["extra"].get("seconds", np.nan)
         return seconds.tolist()
 
 
@@ -347,34 +409,3 @@ def _check(models: Mapping[str, ModelSpec | Sequence[LatentModel]], seeds: Seque
         raise ValueError("seeds: expected at least one, for the specs to be trained with; got none.")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected none repeated; got {list(seeds)}.")
-
-
-# --- what workers of an executor call: arguments are small, whatever the data ----------------------------------------
-
-
-def train_into(
-    spec: ModelSpec,
-    inputs: Inputs,
-    seeds: list[int],
-    training: Training,
-    folder: Path,
-    data_digest: str,
-    progress: bool,
-) -> None:
-    """Train and save; one that diverges is saved too, and costs itself alone."""
-    x, _, _ = inputs.load()
-    with suppress(TrainingDiverged):  # saved with the reason, which the dataset tells
-        fit(spec, x, seeds, training=training, folder=folder, progress=progress, data_digest=data_digest)
-
-
-def measure_into(
-    model: LatentModel | Path, inputs: Inputs, measures: Mapping[str, tuple[Measure, Mapping[Quantity, Path]]]
-) -> None:
-    """Measure one model, loaded from its folder where it was trained here, into files."""
-    x, points, asked = inputs.load()
-    if isinstance(model, Path):
-        model = storage.load(model).to(x.device).requires_grad_(False)
-    for name, (how, files) in measures.items():
-        # Each measure is kept as soon as it is there.
-        row = measured(model, x, points, asked, {name: how})
-        write_rows(files, row if isinstance(row, str) else row[name])

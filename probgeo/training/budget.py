@@ -2,6 +2,9 @@
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probgeo.models.vae import LatentSpec
-from probgeo.rows import FileRows
+from probgeo.rows import StoredRows
 from probgeo.training.objective import noise_shapes
 from probgeo.training.recording import bytes_made
 from probgeo.training.stacks import MAX_NOISE, examples, pyro_settings
@@ -21,10 +24,22 @@ COPIES_OF_WEIGHTS = 7
 # What the forward pass makes, and what its derivative does.
 PASSES = 3
 
+_SHARE_OF_WORKER: ContextVar[float] = ContextVar("bytes that a worker may use", default=math.inf)
+
+
+@contextmanager
+def within(num_bytes: float) -> Iterator[None]:
+    """Inside, the machine has no more memory than this: for a worker that shares it with others."""
+    token = _SHARE_OF_WORKER.set(num_bytes)
+    try:
+        yield
+    finally:
+        _SHARE_OF_WORKER.reset(token)
+
 
 @pyro_settings()
 def bytes_of_retraining(
-    spec: LatentSpec, train: Tensor | FileRows, held_out: Tensor | FileRows | None, seed: int, batch_size: int
+    spec: LatentSpec, train: Tensor | StoredRows, held_out: Tensor | StoredRows | None, seed: int, batch_size: int
 ) -> int:
     """Modelled memory: 7 · weights + 3 · all that a forward pass on a minibatch makes + 2 · the noise drawn at once.
 
@@ -52,7 +67,7 @@ def memory_of(device: torch.device) -> float:
     """Bytes that a device has: of a GPU, or of the machine, or what a container is given of it."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
-    limits = [math.inf]
+    limits = [_SHARE_OF_WORKER.get()]
     if hasattr(os, "sysconf"):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
@@ -63,8 +78,8 @@ def memory_of(device: torch.device) -> float:
 
 def num_at_once(
     spec: LatentSpec,
-    train: Tensor | FileRows,
-    held_out: Tensor | FileRows | None,
+    train: Tensor | StoredRows,
+    held_out: Tensor | StoredRows | None,
     seed: int,
     batch_size: int,
     most: int,

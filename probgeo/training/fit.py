@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probgeo.datasets.mapped import as_rows
-from probgeo.likelihoods import Likelihood
+from probgeo.datasets.mapped import sized
+from probgeo.likelihoods import LibraryColumn, Likelihood
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
-from probgeo.rows import FileRows, in_memory, row_blocks
-from probgeo.seeds import stream
-from probgeo.specs import current_config, digest, to_config
+from probgeo.rows import StoredRows, in_memory, row_blocks
+from probgeo.seeds import check_seed, stream
+from probgeo.specs import check_real, check_whole, current_config, digest, to_config
 from probgeo.training import storage
 from probgeo.training.budget import num_at_once
 from probgeo.training.gplvm import SingleGPLVM
@@ -77,6 +77,7 @@ def fit(
     x: Any,
     seeds: Sequence[int] = (0,),
     *,
+    library_size: Any | None = None,
     training: Training = Training(),
     folder: str | os.PathLike | None = None,
     stack: int = 10,
@@ -94,7 +95,10 @@ def fit(
         x: data (row, observation), floating point: a tensor, on whose device training runs, an array or a table. An
             array that is mapped from a file (`numpy.load(..., mmap_mode="r")`) or a store of chunks (zarr, h5py) stays
             there: no more than blocks of rows are in memory, except where a decoder is fitted to all codes at once
-            (RBF, GP, last layer), and of conditional, shared and Gaussian process latent variable models.
+            (RBF, GP, last layer), and of conditional, shared and Gaussian process latent variable models. So does a
+            sparse matrix. Of a `Dataset` its `x` is meant, with its library sizes where the likelihood reads these.
+        library_size: of each row (row,), for likelihoods with `library=LibraryColumn(-1, reference=...)`: they are put
+            after the features, and the models' rows have them as their last column.
         seeds: one retraining per seed.
         training: epochs, batch size, optimiser, learning rates, validation, early stopping.
         folder: where retraining `seed` is saved, as `folder/seed-<seed>`; finished ones are loaded instead of trained,
@@ -135,9 +139,11 @@ def fit(
         raise TypeError(f"training: expected Training(...); got {training!r}.")
     if not isinstance(spec, ModelSpec):
         raise TypeError(f"spec: expected a spec, such as VAE(latent=2); got {_named(spec)}.")
-    x = as_rows("x", x)
+    x = rows_with(spec, sized(x, library_size), library_size)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one seed, none repeated; got {seeds}.")
+    check_whole("stack", stack)
+    check_real("checkpoint_seconds", checkpoint_seconds)
     if stack < 1:
         raise ValueError(f"stack: expected at least 1; got {stack}.")
     spec.check(x)
@@ -183,8 +189,28 @@ def fit(
     return found
 
 
+def rows_with(spec: ModelSpec, given: Any, library_size: Any | None) -> Any:
+    """Rows as a spec reads them, library sizes among them where they are given.
+
+    Raises:
+        ValueError: they are, and the spec does not read them.
+    """
+    rows = spec.rows(given)
+    library = getattr(getattr(spec, "likelihood", None), "library", None)
+    if library_size is not None and not isinstance(library, LibraryColumn):
+        raise ValueError(
+            f"library_size: {type(spec).__name__} with {getattr(spec, 'likelihood', None)} does not read it. Use a "
+            " likelihood of counts with library=likelihoods.LibraryColumn(-1, reference=...)."
+        )
+    return rows
+
+
 def _at_once(
-    spec: ModelSpec, parts: tuple[Tensor | FileRows, Tensor | FileRows | None], seed: int, batch_size: int, most: int
+    spec: ModelSpec,
+    parts: tuple[Tensor | StoredRows, Tensor | StoredRows | None],
+    seed: int,
+    batch_size: int,
+    most: int,
 ) -> int:
     """How many retrainings are trained at once."""
     if isinstance(spec, GPLVM):
@@ -198,18 +224,21 @@ def checked_seeds(seeds: Any) -> list[int]:
 
     Raises:
         TypeError: something else, with what was probably meant.
+        ValueError: one of more than 64 bits.
     """
     advice = "expected a sequence of whole numbers, such as range(10)"
     if isinstance(seeds, Training):
         raise TypeError(f"seeds: {advice}; got {seeds!r}. Give it by name: fit(spec, x, training=...).")
     try:
-        return [operator.index(seed) for seed in seeds]
+        for seed in (found := list(seeds)):
+            check_seed("seeds", seed)
+        return [operator.index(seed) for seed in found]
     except TypeError as error:
         name = f" Did you mean range({seeds})?" if isinstance(seeds, int) else ""
         raise TypeError(f"seeds: {advice}; got {seeds!r}.{name}") from error
 
 
-def _warn_of(spec: ModelSpec, x: Tensor | FileRows) -> None:
+def _warn_of(spec: ModelSpec, x: Tensor | StoredRows) -> None:
     """Warn of rows that are all equal, and of values that no network reads well."""
     blocks = [torch.stack(block.aminmax(dim=0)) for _, block in row_blocks(x)]
     low, high = torch.stack(blocks).amin(0)[0], torch.stack(blocks).amax(0)[1]
@@ -250,7 +279,7 @@ def _divergence(model: FittedModel) -> str:
     return model.history.attrs["diverged"] if model.history is not None else ""
 
 
-def _split(x: Tensor | FileRows, training: Training) -> tuple[Tensor | FileRows, Tensor | FileRows | None]:
+def _split(x: Tensor | StoredRows, training: Training) -> tuple[Tensor | StoredRows, Tensor | StoredRows | None]:
     """The rows to train on, and those held out; those of a file stay there."""
     num_held_out = round(training.validation * len(x))
     if len(x) - num_held_out < 2:
@@ -266,7 +295,7 @@ def _split(x: Tensor | FileRows, training: Training) -> tuple[Tensor | FileRows,
         return x, None
     order = torch.randperm(len(x), generator=stream("validation", len(x))).to(x.device)
     held_out, kept = order.split([num_held_out, len(x) - num_held_out])
-    return (x.rows(kept), x.rows(held_out)) if isinstance(x, FileRows) else (x[kept], x[held_out])
+    return (x.rows(kept), x.rows(held_out)) if isinstance(x, StoredRows) else (x[kept], x[held_out])
 
 
 def _checkpoint(folder: Path, identity: dict[str, Any], spec: ModelSpec, seeds: list[int]) -> Path:

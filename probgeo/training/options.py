@@ -1,5 +1,6 @@
 """Options of training, and what they mean for the epochs of a phase."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 
 from probgeo.models.phase import Epochs, Phase
-from probgeo.specs import ADDED_LATER
+from probgeo.specs import ADDED_LATER, check_numbers
 from probgeo.training.schedules import Schedule
 
 # Called after every epoch with the seed, the epoch counted over all phases, and the terms of the history by name.
@@ -53,9 +54,10 @@ class Training:
     schedule: Schedule | None = field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs, batch_size: expected at least 1; got {self.epochs}, {self.batch_size}.")
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate: expected a positive number; got {self.learning_rate}.")
         if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:
             raise ValueError(f"max_gradient_norm: expected a positive number, or None; got {self.max_gradient_norm}.")

@@ -56,7 +56,8 @@ def train(
     Returns:
         Where they stand at the end.
     """
-    found = storage.read_tensors(checkpoint) if checkpoint and checkpoint.exists() else None
+    remedy = f"Delete this file alone: seeds {', '.join(map(str, group.seeds))} begin anew, finished ones stay."
+    found = storage.read_tensors(checkpoint, remedy) if checkpoint and checkpoint.exists() else None
     state = taken_up(group.seeds, found, group.train.device) if found else beginning(group.seeds)
     if found:
         group.load(part(found, "group"))

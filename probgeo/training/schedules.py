@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from probgeo.specs import check_numbers
+
 
 @runtime_checkable
 class Schedule(Protocol):
@@ -48,6 +50,7 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not 0 <= self.final <= 1:
             raise ValueError(f"final: expected a factor in [0, 1]; got {self.final}.")
 
@@ -77,6 +80,7 @@ class Piecewise:
     factors: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if len(self.epochs) != len(self.factors):
             raise ValueError(f"epochs, factors: expected as many of each; got {self.epochs} and {self.factors}.")
         if any(epoch < 1 for epoch in self.epochs) or list(self.epochs) != sorted(set(self.epochs)):
@@ -110,6 +114,7 @@ class LinearWarmup:
     then: Schedule | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.epochs < 1:
             raise ValueError(f"epochs: expected at least 1; got {self.epochs}.")
 

@@ -18,7 +18,7 @@ from probgeo.models.phase import Phase
 from probgeo.models.vae import LatentSpec
 from probgeo.nn import Stacked
 from probgeo.nn.affine import batched_linear_layers
-from probgeo.rows import FileRows
+from probgeo.rows import StoredRows
 from probgeo.training.objective import ELBO, noise_shapes, random_noise, random_rows
 from probgeo.training.optimisers import gradients_of
 from probgeo.training.recording import NotRecordable, Recording
@@ -41,14 +41,14 @@ def pyro_settings() -> Iterator[None]:
 
 
 class Minibatch(NamedTuple):
-    """FileRows, noise and β of one step."""
+    """Rows, noise and β of one step."""
 
     x: Float[Tensor, "retraining row feature"]
     noise: dict[str, Tensor]  #: standard normal, (retraining, *shape), by latent variable
     beta: Float[Tensor, "retraining latent"]
 
 
-def examples(train: Tensor | FileRows, held_out: Tensor | FileRows | None, batch_size: int) -> list[Tensor]:
+def examples(train: Tensor | StoredRows, held_out: Tensor | StoredRows | None, batch_size: int) -> list[Tensor]:
     """Rows like those of a minibatch, then like those that are validated at once: one of each number, largest first."""
     blocks = [] if held_out is None else [held_out[:VALIDATED_ROWS], held_out[: len(held_out) % VALIDATED_ROWS]]
     return [train[:batch_size], *(rows for rows in blocks if len(rows))]
@@ -69,8 +69,8 @@ class Stack:
     def __init__(
         self,
         spec: LatentSpec,
-        train: Tensor | FileRows,
-        held_out: Tensor | FileRows | None,
+        train: Tensor | StoredRows,
+        held_out: Tensor | StoredRows | None,
         seeds: Sequence[int],
         batch_size: int,
     ) -> None:

@@ -1,19 +1,24 @@
 """Fitted models on disk: a JSON configuration beside safetensors weights; nothing is unpickled."""
 
+import hashlib
 import json
 import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import xarray as xr
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from probgeo.disk import whole_file, whole_folder
 from probgeo.models.base import FittedModel
+from probgeo.netcdf import read_netcdf, write_netcdf
 from probgeo.specs import digest, from_config, to_config
+from probgeo.training.bounded import bounded
+
+MAX_CONFIG = 2**24  # bytes
 
 
 def save(
@@ -35,6 +40,8 @@ def save(
 
     Raises:
         TypeError: a model that no spec of probgeo built.
+        ValueError: `extra` is far too large.
+        OSError: the disk is full, or may not be written to.
 
     Example:
         >>> import tempfile, pathlib, probgeo as pg
@@ -51,13 +58,16 @@ def save(
         )
     content = {"model": to_config(model.spec), "num_features": model.num_features, "extra": to_config(extra or {})}
     config = {"probgeo": version("probgeo"), "digest": digest(content), **content}
+    text = json.dumps(config, indent=2)
+    if len(text) > MAX_CONFIG:
+        raise ValueError(f"extra: expected a configuration of at most {MAX_CONFIG:,} bytes; got {len(text):,}.")
     with whole_folder(Path(folder)) as unfinished:
-        (unfinished / "config.json").write_text(json.dumps(config, indent=2))
-        save_file(_contiguous(model.state_dict()), unfinished / "weights.safetensors")
+        (unfinished / "config.json").write_text(text)
+        write_tensors(unfinished / "weights.safetensors", model.state_dict())
         if last is not None:
-            save_file(_contiguous(last), unfinished / "last.safetensors")
+            write_tensors(unfinished / "last.safetensors", last)
         if model.history is not None:
-            model.history.to_netcdf(unfinished / "history.nc", engine="h5netcdf")
+            write_netcdf(unfinished / "history.nc", model.history)
 
 
 def load(folder: str | os.PathLike) -> FittedModel:
@@ -71,8 +81,8 @@ def load(folder: str | os.PathLike) -> FittedModel:
 
     Raises:
         FileNotFoundError: the folder holds no model.
-        ValueError: its configuration was edited, or names what this version does not know; or its weights are truncated
-            or belong to another configuration.
+        ValueError: its configuration was edited, or names what this version does not know; or a file is damaged, or its
+            weights belong to another configuration. The message says what to delete.
 
     Example:
         >>> import tempfile, pathlib, torch, probgeo as pg
@@ -85,21 +95,20 @@ def load(folder: str | os.PathLike) -> FittedModel:
         (True, True)
     """
     folder = Path(folder)
+    remedy = f"Delete the folder {folder}, which is this model's alone, to train it again."
     config = read_config(folder)
+    weights = read_tensors(folder / "weights.safetensors", remedy)
     history = folder / "history.nc"
+    found = read_netcdf(history, remedy) if history.exists() else None
     try:
         spec = from_config(config["model"])
-    except (ValueError, TypeError) as error:
+        with bounded(sum(value.numel() for value in weights.values()), len(weights)):
+            model = spec.build(config["num_features"], seed=0, history=found)
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"folder: {folder} was written by probgeo {config['probgeo']} and cannot be read by this version, "
             f"{version('probgeo')}: {error} Where a name is missing, install the version that wrote it, or retrain."
         ) from error
-    model = spec.build(
-        config["num_features"],
-        seed=0,
-        history=xr.load_dataset(history, engine="h5netcdf") if history.exists() else None,
-    )
-    weights = read_tensors(folder / "weights.safetensors")
     dtypes = {value.dtype for value in weights.values() if value.is_floating_point()}
     try:
         model.to(dtypes.pop() if dtypes else None).load_state_dict(weights)
@@ -118,37 +127,59 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"folder: expected a saved model with {path}; there is none.")
+    remedy = f"Delete the folder {path.parent}, which is this model's alone, to train it again."
     try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise ValueError(f"of more than {MAX_CONFIG:,} bytes")
         config = json.loads(path.read_text())
         content = {key: config[key] for key in ("model", "num_features", "extra")}
         expected = config["digest"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"folder: {path} is not a configuration ({error!r}). Delete its folder to retrain.") from error
-    if digest(content) != expected:
-        raise ValueError(f"folder: {path} does not match its own hash: it was edited. Retrain, or restore the file.")
+        if not isinstance(content["num_features"], int) or content["num_features"] < 1:
+            raise ValueError(f"num_features is {content['num_features']!r}")
+        found = digest(content)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {str(error)[:200]}"
+        raise ValueError(f"folder: {path} is not a configuration ({why}). {remedy}") from error
+    if found != expected:
+        raise ValueError(
+            f"folder: {path} does not match its own hash: it was edited, or is damaged. Restore the file, or: {remedy}"
+        )
     return config
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, remedy: str = "Train it again.") -> dict[str, Tensor]:
     """Named tensors of a safetensors file.
 
+    Args:
+        path: of the file.
+        remedy: what the error advises.
+
     Raises:
-        ValueError: the file is missing, truncated or not safetensors.
+        ValueError: the file is missing, truncated, not safetensors, or holds others than were written.
     """
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"checkpoint: {path} is missing, truncated or corrupt ({error}). Delete its folder to retrain."
-        ) from error
+        with safe_open(path, framework="pt") as file:
+            expected = (file.metadata() or {}).get("sha256")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        if expected not in (None, _checksum(tensors)):
+            raise ValueError("its checksum is that of other content")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"folder: {path} is missing, truncated or corrupt ({error}). {remedy}") from error
+    return tensors
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Named tensors to a safetensors file, whole or not at all."""
+    """Named tensors to a safetensors file, with their checksum, whole or not at all."""
     with whole_file(path) as unfinished:
-        save_file(_contiguous(tensors), unfinished)
+        # Clones, because safetensors refuses tensors that share memory.
+        kept = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+        save_file(kept, unfinished, metadata={"sha256": _checksum(kept)})
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    # Clones, because safetensors refuses tensors that share memory.
-    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    """The hash of names, kinds, shapes and values; older versions wrote none."""
+    state = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        state.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        state.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()

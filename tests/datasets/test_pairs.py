@@ -16,6 +16,7 @@ from probgeo.datasets import (
     class_representatives,
     count_table,
     neighbour_pairs,
+    sample_class_triples,
     sample_pairs,
     sample_triples,
     table,
@@ -152,6 +153,30 @@ def test_unlabelled_rows_are_not_a_class():
         sample_pairs(torch.tensor([-1, 2, 2]), 1, across_classes=True)
 
 
+def test_class_triples_are_uniform_over_the_rows_of_either_class():
+    labels = torch.tensor([0, 0, 0, 1, 1, -1, 2])  # the last is alone in its class: no anchor, but another class
+    seen = torch.cat([sample_class_triples(labels, 5, seed=seed) for seed in range(400)])
+    anchor, same, other = seen.T
+    assert (labels[anchor] == labels[same]).all() and (anchor != same).all()
+    assert (labels[other] >= 0).all() and (labels[other] != labels[anchor]).all()
+    assert anchor.bincount().tolist() == [400] * 5
+    of_first = seen[anchor == 0]
+    for column, expected in ((of_first[:, 1], [1, 2]), (of_first[:, 2], [3, 4, 6])):
+        rows, counts = column.unique(return_counts=True)
+        assert rows.tolist() == expected
+        assert ((counts / 400 - 1 / len(expected)).abs() < 5 * (0.25 / 400) ** 0.5).all()
+    assert torch.equal(sample_class_triples(labels, 3, seed=1), sample_class_triples(labels, 3, seed=1))
+
+
+def test_class_triples_that_cannot_be_are_errors():
+    with pytest.raises(ValueError, match="num_triples: 2 rows are in classes of at least two; got 3"):
+        sample_class_triples(torch.tensor([0, 0, 1]), 3)
+    with pytest.raises(ValueError, match="labels: expected at least two classes; got 1"):
+        sample_class_triples(torch.tensor([0, 0, -1]), 1)
+    with pytest.raises(ValueError, match="num_triples: expected at least 1; got 0"):
+        sample_class_triples(torch.tensor([0, 0, 1]), 0)
+
+
 def test_unlabelled_rows_stand_for_no_class_and_move_no_centroid():
     z = torch.tensor([[0.0], [9.0], [1.0], [2.0], [5.0]])
     labels = torch.tensor([0, -1, 0, 0, 3])
@@ -182,6 +207,7 @@ def test_labels_of_every_kind_give_what_their_codes_give(way):
     for function in (
         lambda labels: sample_pairs(labels, 5, across_classes=True),
         lambda labels: sample_triples(labels, 4),
+        lambda labels: sample_class_triples(labels, 4),
         lambda labels: class_representatives(x, labels),
         lambda labels: class_representatives(x.numpy(), labels),
         lambda labels: torch.cat(list(class_regions(x.numpy(), labels).values())),

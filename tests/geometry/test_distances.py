@@ -1,5 +1,8 @@
 """Distance matrices: closed forms, metric axioms, resuming; graph distances and their reported error."""
 
+import json
+from concurrent.futures import Future
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +14,12 @@ from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
 from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import DecorrelatedEnergy, ExpectedMetric, PullbackMetric
 from probgeo.geometry.paths import Straight
+from probgeo.jobs import TaskLost
 from probgeo.nn import mlp
+from tests.damage import damages
 from tests.manifolds import globe
+from tests.study.test_measure import Weighing
+from tests.study.test_study import Elsewhere
 
 SOLVER = GaussNewton(32)
 
@@ -87,6 +94,58 @@ def test_folder_of_another_computation_is_a_named_error(tmp_path):
             distance_matrix(other, there, solver=solver, folder=tmp_path)
 
 
+def around(start: Tensor, stop: Tensor) -> Tensor:
+    path = Straight(8)(start, stop)
+    return path + torch.tensor([0.0, 0.5]) * (torch.linspace(0, torch.pi, 9).sin()[:, None])
+
+
+def test_tiles_from_another_init_are_not_taken(tmp_path):
+    metric, z = ensemble(), points(5)
+    inits = {"graph": Graph(metric, points(60)), "around": around, "line": Straight(8), "finer": Straight(16)}
+    found = {
+        name: distance_matrix(metric, z, init=init, solver=SOLVER, num_pairs=4, folder=tmp_path / name)
+        for name, init in inits.items()
+    }
+    for name, init in inits.items():
+        again = distance_matrix(metric, z, init=init, solver=SOLVER, num_pairs=4, folder=tmp_path / name)
+        assert again.equals(found[name])
+        for other in {None, *inits.values()} - {init}:
+            with pytest.raises(ValueError, match=r"folder: .* holds distances of another init"):
+                distance_matrix(metric, z, init=other, solver=SOLVER, num_pairs=4, folder=tmp_path / name)
+
+
+def test_a_folder_that_did_not_note_its_init_is_taken_for_the_defaults_and_that_is_said(tmp_path):
+    metric, z = ensemble(), points(4)
+    found = distance_matrix(metric, z, solver=SOLVER, folder=tmp_path)
+    config, tile = tmp_path / "config.json", tmp_path / "tile-000000.npy"
+    noted = json.loads(config.read_text())
+    config.write_text(json.dumps({name: value for name, value in noted.items() if name not in ("init", "digest")}))
+    np.save(tile, np.load(tile))  # without a checksum, as it was then
+    with pytest.warns(UserWarning, match="did not note `init`"):
+        assert distance_matrix(metric, z, solver=SOLVER, folder=tmp_path).equals(found)
+    with pytest.raises(ValueError, match="another init"):
+        distance_matrix(metric, z, init=around, solver=SOLVER, folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tile-000001.npy"])
+def test_a_damaged_matrix_says_what_to_delete_and_loses_nothing_else(tmp_path, name):
+    metric, z = ensemble(), points(5)
+
+    def matrix():
+        return distance_matrix(metric, z, solver=SOLVER, num_pairs=4, folder=tmp_path)
+
+    whole, file = matrix(), tmp_path / name
+    for damage in damages():
+        kept = file.read_bytes()
+        file.write_bytes(damage(kept))
+        with pytest.raises(ValueError, match=rf"folder: .*{name} is damaged .*Delete (it|this file alone)"):
+            matrix()
+        file.unlink()
+        times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        assert matrix().equals(whole)
+        assert times == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path != file}
+
+
 def test_point_without_a_value_fails_alone():
     def holed(z: Tensor) -> Tensor:
         return torch.where(z[..., :1] > 3, torch.nan, z)
@@ -129,6 +188,37 @@ def test_graph_distances_do_not_depend_on_the_other_sources():
     graph = Graph(metric, z)
     whole = graph_distances(metric, z, z[:70], graph=graph)
     assert np.allclose(graph_distances(metric, z, z[66:67], graph=graph)[0], whole[66], rtol=1e-12)
+
+
+def test_every_part_of_graph_distances_shows_its_progress(capsys):
+    z = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = graph_distances(PullbackMetric(mlp([3, 8, 9]).double()), z, z[:5], num_checked=12, progress=True)
+    shown = capsys.readouterr().err
+    assert all(part in shown for part in ("lines", "graph", "geodesics to check")) and found.shape == (5, 40)
+
+
+def test_an_executor_solves_and_searches_to_the_same_bits(tmp_path):
+    metric, z = ensemble(), points(100)
+    here, tasks = distance_matrix(metric, z[:9], solver=SOLVER, num_pairs=10), Weighing()
+    there = distance_matrix(metric, z[:9], solver=SOLVER, num_pairs=10, executor=tasks, folder=tmp_path)
+    assert there.identical(here) and len(tasks.sizes) == 4 and max(tasks.sizes) < 30_000  # the metric
+    assert distance_matrix(metric, z[:9], solver=SOLVER, num_pairs=10, executor=None, folder=tmp_path).identical(here)
+    graph = Graph(metric, z, num_nodes=900)
+    here = graph_distances(metric, z, z[:70], graph=graph, num_checked=5)
+    assert graph_distances(metric, z, z[:70], graph=graph, num_checked=5, executor=Elsewhere()).identical(here)
+
+
+def test_a_tile_whose_workers_died_is_named_and_the_others_are_kept(tmp_path):
+    class Deadly(Elsewhere):
+        def submit(self, task, /, *args, **options):
+            future = Future()
+            future.set_exception(TaskLost(3))
+            return future if 0 in args[2] else super().submit(task, *args, **options)
+
+    metric, z = ensemble(), points()
+    with pytest.raises(RuntimeError, match=r"executor: tiles of pairs .* could not be computed: the 3 workers"):
+        distance_matrix(metric, z, solver=SOLVER, num_pairs=2, executor=Deadly(), folder=tmp_path)
+    assert 0 < len(list(tmp_path.glob("tile-*"))) < 18
 
 
 def test_wrong_argument_is_a_named_error():

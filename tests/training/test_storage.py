@@ -2,15 +2,18 @@
 
 import json
 
+import h5py
 import pytest
 import torch
 
+from probgeo import disk
 from probgeo.likelihoods import Bernoulli
 from probgeo.models.decoders.ensemble import EnsembleDecoder
 from probgeo.models.decoders.rbf import RBFDecoder
 from probgeo.models.decoders.single import Decoder
 from probgeo.models.vae import VAE, FittedVAE
 from probgeo.nn import MLP
+from probgeo.specs import digest
 from probgeo.training import storage
 from probgeo.training.fit import Training, fit
 
@@ -126,7 +129,49 @@ def test_tensors_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def dying(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(storage.os, "replace", dying)
+    monkeypatch.setattr(disk.os, "replace", dying)
     with pytest.raises(KeyboardInterrupt):
         storage.write_tensors(path, {"matrix": torch.zeros(1)})
     assert torch.equal(storage.read_tensors(path)["matrix"], matrix)
+
+
+def written(folder, config) -> None:
+    """A configuration that is what its hash says, whatever else is wrong with it."""
+    (folder / "config.json").write_text(json.dumps({"probgeo": "0.2.0", "digest": digest(config), **config}))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"model": {"latent": 2_000_000_000}}, "of far more numbers than its weights"),
+        ({"model": {"encoder": {"spec": "probgeo.nn.MLP", "hidden": [1] * 10_000}}}, "of far more numbers than"),
+        ({"num_features": 10**13}, "of far more numbers than its weights"),
+        ({"num_features": "many"}, "num_features is 'many'"),
+    ],
+)
+def test_a_configuration_of_far_more_than_its_weights_is_refused_before_it_is_built(tmp_path, change, complaint):
+    storage.save(SPECS["single"].build(6, seed=0), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    content = {name: config[name] for name in ("model", "num_features", "extra")}
+    model = {**content["model"], **change.pop("model", {})}
+    written(tmp_path, {**content, **change, "model": model})
+    with pytest.raises(ValueError, match=complaint):
+        storage.load(tmp_path)
+
+
+def test_deep_and_huge_configurations_are_refused(tmp_path):
+    storage.save(SPECS["single"].build(6, seed=0), tmp_path)
+    for text in ("[" * 100_000 + "]" * 100_000, '{"model": ' + "[" * 900 + "]" * 900 + "}", " " * (2**24 + 1)):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"config.json is not a configuration .*Delete the folder"):
+            storage.load(tmp_path)
+
+
+def test_a_history_that_leads_to_another_file_is_not_read(tmp_path):
+    storage.save(trained(), tmp_path / "model")
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(8))
+    with h5py.File(tmp_path / "model" / "history.nc", "w") as file:
+        file.create_dataset("loss", (1,), "f8", external=[(str(secret), 0, 8)])
+    with pytest.raises(ValueError, match="leads to another file, by its 'loss', so that it is not read"):
+        storage.load(tmp_path / "model")

@@ -549,7 +549,7 @@ def test_a_truncated_checkpoint_is_reported_with_its_name(tmp_path, monkeypatch)
     interrupted_after(monkeypatch, 1, run)
     (checkpoint,) = tmp_path.iterdir()
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=f"checkpoint: .*{checkpoint.name} is missing, truncated or corrupt"):
+    with pytest.raises(ValueError, match=f"folder: .*{checkpoint.name} is missing, truncated or corrupt"):
         run()
 
 

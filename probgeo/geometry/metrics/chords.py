@@ -49,7 +49,7 @@ class ChordMetric(Metric):
     @final
     def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, " point"]:
         """10·eps·‖f‖, eps as measured where the maps compute in less than the points' dtype; at least 10·eps·‖Jz‖."""
-        return rounding_lengths(self._maps, points)
+        return rounding_lengths(self._maps, points, self._memory)
 
     @final
     def num_points(self, points: Float[Tensor, "point latent"]) -> int:

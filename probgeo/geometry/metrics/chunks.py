@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probgeo.geometry.immersions import plainly
+from probgeo.geometry.immersions import is_wrapped, plainly
 from probgeo.geometry.jacobians import Maps
 from probgeo.geometry.metrics.metric import FROZEN_SHARE, Linearization, chunk_points
 
@@ -38,14 +38,21 @@ def over_chunks(
     """
     points = path.flatten(0, 1)
     size = chunk_size(maps, points, memory, order)
-    found: list[tuple[Tensor, ...]] = []
-    for start in range(0, len(points) - 1, size - 1):
+    shape, starts = path.shape[:2], range(0, len(points) - 1, size - 1)
+    if is_wrapped(path) or path.requires_grad:  # neither likes what is written in place
+        found = [pieces(evaluate(points[start : start + size])) for start in starts]
+        cut = [tuple(piece[: size - 1] for piece in chunk) for chunk in found[:-1]]
+        joined = (torch.cat(parts) for parts in zip(*cut, found[-1], strict=True))
+        return tuple(_padded(piece, len(points)).unflatten(0, shape) for piece in joined)
+    whole: list[Tensor] = []
+    for start in starts:
         chunk = pieces(evaluate(points[start : start + size]))
-        last = start + size >= len(points)
-        found.append(tuple(piece if last else piece[: size - 1] for piece in chunk))
-    joined = (torch.cat(parts) for parts in zip(*found, strict=True))
-    shape = path.shape[:2]
-    return tuple(_padded(piece, len(points)).unflatten(0, shape) for piece in joined)
+        # All in one place from the first chunk on: small pieces kept between the large tensors of one chunk and of the
+        # next leave holes that none fits in, and the memory of some hundred chunks is taken.
+        whole = whole or [piece.new_zeros(len(points), *piece.shape[1:]) for piece in chunk]
+        for total, piece in zip(whole, chunk, strict=True):
+            total[start : start + len(piece)] = piece
+    return tuple(total.unflatten(0, shape) for total in whole)
 
 
 def _padded(piece: Tensor, length: int) -> Tensor:
@@ -94,10 +101,16 @@ def squared_chords(
     return squares[:, :-1] / maps.num_maps
 
 
-def rounding_lengths(maps: Maps, points: Float[Tensor, "point latent"]) -> Float[Tensor, " point"]:
+def rounding_lengths(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None) -> Float[Tensor, " point"]:
     """10·eps·‖f‖, eps as measured where the maps compute in less than the points' dtype; at least 10·eps·‖Jz‖."""
-    sizes = [x.square().sum((0, 2)).div(maps.num_maps).sqrt() for x in maps.pushed(points, points)]
-    return 10 * torch.maximum(maps.rounding(points) * sizes[0], torch.finfo(points.dtype).eps * sizes[1])
+    rounding, eps = maps.rounding(points), torch.finfo(points.dtype).eps
+
+    def lengths() -> Iterator[Tensor]:
+        for chunk in point_chunks(maps, points, memory, 2):
+            sizes = [x.square().sum((0, 2)).div(maps.num_maps).sqrt() for x in maps.pushed(chunk, chunk)]
+            yield 10 * torch.maximum(rounding * sizes[0], eps * sizes[1])
+
+    return torch.cat(list(lengths()))
 
 
 def pullback_linearization(maps: Maps, path: Float[Tensor, "batch node latent"], memory: int | None) -> Linearization:

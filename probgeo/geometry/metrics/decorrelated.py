@@ -95,7 +95,7 @@ class DecorrelatedEnergy(Energy):
 
     def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, " point"]:
         """Lengths of such chords that are no more than rounding: 10·eps·‖f‖, of the members side by side over √S."""
-        return rounding_lengths(self._maps, points)
+        return rounding_lengths(self._maps, points, self._memory)
 
     def _energy(
         self, squared_chords: Float[Tensor, "batch _"], variance: Float[Tensor, "batch node"]

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probgeo.seeds import stream
+from probgeo.specs import check_numbers
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class RandomMask:
     probability: float = 0.5
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not 0 < self.probability < 1:
             raise ValueError(
                 f"probability: expected a number between 0 and 1; got {self.probability}. To condition on no feature, "

@@ -26,6 +26,7 @@ from probgeo.models.decoders.last_layer.sampled import NUTS, Autoguide
 from probgeo.models.noise import noise_shape, transformed
 from probgeo.models.phase import Epochs, Phase
 from probgeo.nn import MLP, Network, Stacked, check_network
+from probgeo.specs import check_numbers
 
 # A posterior starts with this fraction of the prior's standard deviations: near a single network, which then widens.
 _INITIAL_STD = 0.03
@@ -141,6 +142,9 @@ class MeanField:
 
     layers: int | None = None
 
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
     def build(self, network: nn.Sequential, prior: float, likelihood: Likelihood, num_draws: int) -> VariationalModule:
         """The decoder.
 
@@ -177,6 +181,7 @@ class LowRank:
     layers: int | None = 1
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.rank < 1:
             raise ValueError(f"rank: expected at least 1; got {self.rank}. For a diagonal covariance use MeanField().")
 
@@ -224,6 +229,7 @@ class BayesianDecoder:
     draws: int = 20
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if isinstance(self.guide, type):
             object.__setattr__(self, "guide", Autoguide(self.guide))
         if not isinstance(self.guide, Guide):

@@ -16,6 +16,7 @@ from probgeo.models.decoders.last_layer.gaussian import (
     varied,
 )
 from probgeo.nn import MLP, Network, Stacked
+from probgeo.specs import check_numbers
 
 
 class DropoutModule(DrawnModule):
@@ -95,6 +96,7 @@ class DropoutDecoder:
     draws: int = 20
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not isinstance(self.network, MLP):
             raise TypeError(f"network: expected MLP(...), whose hidden units are dropped; got {self.network}.")
         if not self.network.hidden:

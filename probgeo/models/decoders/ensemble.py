@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from probgeo.likelihoods import Likelihood, Parameters
 from probgeo.models.decoders.decoder import DrawnModule, checked_num_draws, with_head
-from probgeo.nn import MLP, Network, Stacked, check_network, check_whole
+from probgeo.nn import MLP, Network, Stacked, check_network
+from probgeo.specs import check_numbers
 
 
 class EnsembleModule(DrawnModule):
@@ -124,7 +125,7 @@ class EnsembleDecoder:
     assignment: SplitBatch | RandomMember = SplitBatch()
 
     def __post_init__(self) -> None:
-        check_whole("members", self.members)
+        check_numbers(self)
         if self.members < 1:
             raise ValueError(f"members: expected at least one decoder; got {self.members}.")
         check_network("network", self.network)

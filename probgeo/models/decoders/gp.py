@@ -14,6 +14,7 @@ from probgeo.models.gp.sparse import PathwiseDraws, SparseGP
 from probgeo.models.phase import Epochs, Phase, Target
 from probgeo.nn import MLP, Network, check_network
 from probgeo.seeds import stream
+from probgeo.specs import check_numbers
 
 
 class GPModule(DecoderModule):
@@ -104,6 +105,7 @@ class GPDecoder:
     num_members = 1
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         check_network("network", self.network)
         if min(self.num_inducing, self.num_rows, self.num_steps) < 1:
             raise ValueError(

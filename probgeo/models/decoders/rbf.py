@@ -13,7 +13,7 @@ from probgeo.models.decoders.decoder import DecoderModule, with_head
 from probgeo.models.gp.sparse import RBFPrecision
 from probgeo.models.phase import Epochs, Phase, Target
 from probgeo.nn import MLP, Network, check_network
-from probgeo.specs import WRITTEN_AS
+from probgeo.specs import WRITTEN_AS, check_numbers
 
 
 class RBFModule(DecoderModule):
@@ -116,6 +116,7 @@ class RBFDecoder:
     num_members = 1
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.num_centres < 1:
             raise ValueError(f"num_centres: expected at least one centre; got {self.num_centres}.")
         if not 0 < self.floor < 1:

@@ -14,6 +14,7 @@ from probgeo.models.base import Encoding, FittedModel, ModelSpec
 from probgeo.models.gp.sparse import SparseGP
 from probgeo.models.phase import Epochs, Phase
 from probgeo.seeds import stream
+from probgeo.specs import check_numbers
 
 PROJECTION_STEPS = 200
 PROJECTED_ROWS = 1024  # at once
@@ -62,6 +63,7 @@ class GPLVM(ModelSpec):
     num_members = 1
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.latent < 1 or self.num_inducing < 1:
             raise ValueError(f"latent, num_inducing: expected at least 1; got {self.latent}, {self.num_inducing}.")
         if self.lengthscale is not None and not self.lengthscale > 0:

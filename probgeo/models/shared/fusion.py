@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from probgeo.models.vae import Encoding
 from probgeo.nn import Network
+from probgeo.specs import check_numbers
 
 
 class Fusion(abc.ABC):
@@ -63,6 +64,7 @@ class ProductOfExperts(Fusion):
     alone: float = 0.5
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _check_alone(self.alone)
 
     def build(self, latent: int) -> "Product":
@@ -122,6 +124,7 @@ class Average(Fusion):
     alone: float = 0.5
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         _check_alone(self.alone)
         if self.width < 1:
             raise ValueError(f"width: expected at least 1; got {self.width}.")

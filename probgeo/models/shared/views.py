@@ -18,8 +18,9 @@ from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder, check_parts
 from probgeo.models.phase import Epochs, Phase, Target, inside, target, with_decoder
-from probgeo.nn import MLP, Network, check_whole
-from probgeo.rows import FileRows, in_memory
+from probgeo.nn import MLP, Network
+from probgeo.rows import StoredRows, in_memory
+from probgeo.specs import check_numbers
 
 
 def present(block: Float[Tensor, "row feature"]) -> Bool[Tensor, " row"]:
@@ -65,7 +66,7 @@ class View:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        check_whole("num_features", self.num_features)
+        check_numbers(self)
         check_parts(self)
         if self.num_features < 1:
             raise ValueError(f"num_features: expected at least one column; got {self.num_features}.")
@@ -195,6 +196,7 @@ class Alternation:
     share: float = 0.25
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.rounds < 1 or not self.share > 0:
             raise ValueError(f"rounds, share: expected at least 1 and above 0; got {self.rounds} and {self.share}.")
 
@@ -210,13 +212,13 @@ class Alternation:
 def together(name: str, parts: Sequence[Phase]) -> Phase:
     """All parts of the training at once."""
 
-    def start(model: Any, x: Tensor | FileRows, seed: int) -> None:
+    def start(model: Any, x: Tensor | StoredRows, seed: int) -> None:
         x = in_memory(x)
         for part in parts:
             if part.start:
                 part.start(model, x, seed)
 
-    def check(model: Any, x: Tensor | FileRows) -> None:
+    def check(model: Any, x: Tensor | StoredRows) -> None:
         x = in_memory(x)
         for part in parts:
             if part.check:

@@ -20,6 +20,7 @@ from probgeo.models.decoders.last_layer.gaussian import LastLayerModule, linear_
 from probgeo.models.decoders.last_layer.regression import Regression, correlated, inverse_transposed
 from probgeo.nn import Stacked
 from probgeo.seeds import stream
+from probgeo.specs import check_numbers
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class NUTS:
     max_weights: int = 20_000
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.num_draws < 1 or self.warmup < 1:
             raise ValueError(f"num_draws, warmup: expected at least 1; got {self.num_draws}, {self.warmup}.")
 
@@ -121,6 +123,7 @@ class Autoguide:
     num_draws: int = 100
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not (isinstance(self.kind, type) and issubclass(self.kind, AutoGuide)):
             raise TypeError(
                 f"guide: expected one of Pyro's classes, pyro.infer.autoguide.AutoNormal; got {self.kind!r}."

@@ -1,0 +1,97 @@
+"""Tasks of a process pool that end with whoever wants them: on Ctrl-C, and where the driver dies."""
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 0.5  # seconds between two looks
+_watched: set[Path] = set()  # by this worker, while it carries out tasks of theirs
+_watch: list[threading.Thread] = []
+
+
+class Wanted:
+    """A folder that stands for as long as a driver wants its tasks; in it, the numbers of those that have begun.
+
+    Args:
+        executor: who carries them out.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._place: Path | None = None
+        if isinstance(executor, ProcessPoolExecutor):
+            with contextlib.suppress(OSError):  # where nothing can be written, tasks run to their end
+                self._place = Path(tempfile.mkdtemp(prefix="probgeo-"))
+
+    def submit(self, number: int, task: Callable, /, *args: Any) -> Future:
+        """A future of task(*args)."""
+        if self._place is None:
+            return self._executor.submit(task, *args)
+        return self._executor.submit(carried_out_while, self._place, number, task, *args)
+
+    def begun(self) -> list[int]:
+        """Tasks that have begun and not ended."""
+        names = os.listdir(self._place) if self._place and self._place.exists() else []
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def ends(self) -> None:
+        """No task is wanted any more: those that run end now, and their workers with them."""
+        if self._place is not None:
+            shutil.rmtree(self._place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def wanted(executor: Executor) -> Iterator[Wanted]:
+    """Inside, tasks are wanted.
+
+    Args:
+        executor: who carries them out; of a process pool tasks end with the block or the driver, of others as they do.
+    """
+    tasks = Wanted(executor)
+    try:
+        yield tasks
+    finally:
+        tasks.ends()
+
+
+def carried_out_while(place: Path, number: int, task: Callable, /, *args: Any) -> Any:
+    """In a worker: task(*args) for as long as the place stands and the driver lives.
+
+    A worker whose task is not wanted any more ends at once, as if it were killed: files are whole or not there.
+    """
+    if not _watch:
+        _watch.append(threading.Thread(target=_look, daemon=True))
+        _watch[0].start()
+    if not place.exists():
+        raise InterruptedError("executor: the task is not wanted any more.")
+    mark = place / str(number)
+    with contextlib.suppress(OSError):
+        mark.touch()
+    _watched.add(place)
+    try:
+        return task(*args)
+    finally:
+        _watched.discard(place)
+        with contextlib.suppress(OSError):
+            mark.unlink(missing_ok=True)
+
+
+def _look() -> None:
+    """End this process when its parent or the driver is gone, or what it does is not wanted."""
+    parent, driver = os.getppid(), multiprocessing.parent_process()  # not the same where a server forks the workers
+    lives = True
+    while lives and all(place.exists() for place in [*_watched]):
+        time.sleep(PATIENCE)
+        lives = os.getppid() == parent and (driver is None or driver.is_alive())
+    if not lives:
+        for place in [*_watched]:
+            shutil.rmtree(place, ignore_errors=True)
+    os._exit(1)
