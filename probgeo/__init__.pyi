@@ -35,6 +35,7 @@ from .geometry.metrics import (
     PullbackMetric,
     TensorMetric,
 )
+from .geometry.neighbours import neighbours
 from .geometry.newton import BlockTridiagonal, MatrixFree
 from .likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood
 from .models.base import Encoding, LatentModel, ModelSpec
@@ -49,7 +50,7 @@ from .models.gp.gplvm import GPLVM
 from .models.shared.spec import SharedLatentVAE
 from .models.shared.views import View
 from .models.vae import VAE, Warmup
-from .study import Euclidean, Geodesic, Measure, StraightLine, Study
+from .study import Euclidean, Geodesic, Measure, StraightLine, Study, expected_metric, fisher_rao_metric
 from .study.measure import measure
 from .training.fit import Training, TrainingDiverged, fit
 from .training.storage import load, save
@@ -104,6 +105,8 @@ __all__ = [
     "datasets",
     "distance_matrix",
     "energy",
+    "expected_metric",
+    "fisher_rao_metric",
     "fit",
     "geodesic",
     "graph_distances",
@@ -115,6 +118,7 @@ __all__ = [
     "measure",
     "metrics",
     "neighbour_pairs",
+    "neighbours",
     "nn",
     "paths",
     "plots",

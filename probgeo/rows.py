@@ -224,7 +224,7 @@ class FileRows(StoredRows):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SparseRows(StoredRows):
-    """Rows of a sparse matrix, or of a table in an AnnData file, as float32; columns may stand beside them.
+    """Rows of a sparse matrix, or of a table in an AnnData file, as float32 by default; columns may stand beside them.
 
     Args:
         matrix: anything of shape (row, column) that gives rows, sparse or dense, by a slice and by increasing numbers.
@@ -269,14 +269,14 @@ class SparseRows(StoredRows):
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         """The rows as a tensor."""
         if isinstance(index, slice) and self.chosen is None:
-            found = _dense(self.matrix[index])
+            found = _dense(self.matrix[index], self.numbers)
             here: Any = index
         else:
             here = index.cpu() if isinstance(index, Tensor) else index
             here = torch.arange(len(self))[here] if self.chosen is None else self.chosen[here]
             # Files give rows in their own order alone, each once.
             each, places = here.flatten().unique(return_inverse=True)
-            found = _dense(self.matrix[each.numpy()])[places].reshape(*here.shape, -1)
+            found = _dense(self.matrix[each.numpy()], self.numbers)[places].reshape(*here.shape, -1)
         if self.beside is not None:
             found = torch.cat([found, self.beside[here].to(found)], dim=-1)
         return found.to(self.device)
@@ -286,10 +286,40 @@ class SparseRows(StoredRows):
         return digest()
 
 
-def _dense(rows: Any) -> Tensor:
-    """Rows of a sparse or dense matrix as float32."""
+def _dense(rows: Any, numbers: str) -> Tensor:
+    """Rows of a sparse or dense matrix as a tensor."""
     array = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=numbers))
+
+
+def beside(rows: Tensor | StoredRows, columns: Tensor) -> Tensor | StoredRows:
+    """Rows with columns after their own; what is stored stays there.
+
+    Args:
+        rows: (row, feature).
+        columns: (row, further).
+    """
+    if isinstance(rows, Tensor):
+        return torch.cat([rows, columns.to(rows)], dim=1)
+    if isinstance(rows, SparseRows):
+        if rows.beside is not None or rows.chosen is not None:
+            return dataclasses.replace(SparseRows(_Whole(rows), columns), numbers=rows.numbers, device=rows.device)
+        return dataclasses.replace(rows, beside=columns)
+    return SparseRows(_Whole(rows), columns, device=rows.device, numbers=rows.numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """Stored rows as a matrix whose rows are given by numbers."""
+
+    rows: StoredRows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.shape
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.rows[index if isinstance(index, slice) else torch.as_tensor(index)].cpu().numpy()
 
 
 def _version(path: Path) -> tuple[int, int]:

@@ -15,7 +15,7 @@ def check_seed(name: str, seed: Any) -> None:
         ValueError: one of more than 64 bits.
     """
     check_whole(name, seed)
-    if not -(2**63) <= seed < 2**64:
+    if not -(2**63) <= int(seed) < 2**64:
         raise ValueError(f"{name}: expected whole numbers of at most 64 bits, such as those of range(10); got {seed}.")
 
 

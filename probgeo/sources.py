@@ -19,6 +19,10 @@ from torch import Tensor, nn
 
 _OTHERS = sys.stdlib_module_names | {"builtins", "probgeo", "torch"}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_DATACLASS_METHODS = {
+    *("__init__", "__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"),
+    *("__setattr__", "__delattr__", "__replace__"),
+}
 
 
 def is_users(named: Any) -> bool:
@@ -97,13 +101,26 @@ def _normalized(named: Any) -> bytes:
 
 def _functions(named: Any) -> Iterator[FunctionType]:
     """The Python functions of a function or of a class's own body, undecorated."""
-    members = vars(named).values() if isinstance(named, type) else [named]
-    for member in members:
+    members = vars(named).items() if isinstance(named, type) else [("", named)]
+    made = _made_by_dataclass(named)
+    for name, member in members:
+        if name in made:
+            continue
         for part in (member, *(getattr(member, name, None) for name in ("fget", "fset", "__func__", "func"))):
             function = inspect.unwrap(part) if callable(part) else part
-            # Of a class, only what its own body defines: a dataclass's methods are made by the library.
             if isinstance(function, FunctionType) and function.__code__.co_filename != "<string>":
                 yield function
+
+
+def _made_by_dataclass(named: Any) -> set[str]:
+    """Methods of a dataclass that its own body does not define: the library made them.
+
+    Their code says so itself, except where the class came back from another process: there no code says its file.
+    """
+    if not isinstance(named, type) or "__dataclass_fields__" not in vars(named):
+        return set()
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(named))).body
+    return _DATACLASS_METHODS - {node.name for node in ast.walk(body) if isinstance(node, ast.FunctionDef)}
 
 
 def _names(code: CodeType) -> Iterator[str]:

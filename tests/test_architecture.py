@@ -33,6 +33,8 @@ ORDER = (
     "geometry.newton",
     "geometry.doubts",
     "geometry.paths",
+    "geometry.lines",
+    "geometry.neighbours",
     "geometry.routes",
     "geometry.graph",
     "geometry.descents",

@@ -89,6 +89,18 @@ def test_an_example_runs_offline_and_shows_what_comes_out(name):
         assert any(example.want for example in examples)
 
 
+# Classes of scvi-tools, pandas and Pyro, as their users know them.
+OTHERS = {"SCANVI", "LinearSCVI", "DataFrame", "AutoNormal", "AutoLowRankMultivariateNormal"}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_help_speaks_of_classes_that_a_user_can_reach(name):
+    named = PUBLIC[name]
+    reached = OTHERS.union(*(importlib.import_module(face).__all__ for face in FACES), dir(named))
+    spoken = re.findall(r"`([A-Z][a-z]\w*[A-Z]?\w*)[(.`]", inspect.getdoc(named) or "")
+    assert set(spoken) <= reached
+
+
 def test_the_default_run_collects_the_examples(pytestconfig):
     assert pytestconfig.getoption("doctestmodules") and "probgeo" in pytestconfig.getini("testpaths")
     for named in PUBLIC.values():  # doctest looks into the module that says it is theirs

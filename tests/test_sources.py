@@ -103,6 +103,27 @@ def test_the_library_s_own_have_a_name_and_no_source():
     assert to_config(pg.study.expected_metric) == {"function": "probgeo.study.expected_metric"}
 
 
+def test_a_dataclass_that_was_sent_to_other_processes_and_back_is_the_same(module):
+    pickler = pytest.importorskip("cloudpickle", reason="comes with dask.distributed")
+    source = """
+        from dataclasses import dataclass
+        @dataclass(frozen=True, order=True)
+        class Users:
+            size: int
+            def __repr__(self): return f"of size {self.size}"
+            def twice(self): return 2 * self.size
+    """
+    users = module(source, "sent")
+    before = to_config(users.Users(3))
+    pickler.register_pickle_by_value(users)
+    try:
+        assert pickler.loads(pickler.dumps(users.Users(3))) == users.Users(3)
+    finally:
+        pickler.unregister_pickle_by_value(users)
+    assert to_config(users.Users(3)) == before
+    assert source_digest(users.Users) != source_digest(module(source.replace("2 *", "3 *"), "sent").Users)
+
+
 def test_an_edited_measure_is_measured_again_and_an_unreadable_one_is_refused_before_training(module, tmp_path):
     source = """
         import probgeo

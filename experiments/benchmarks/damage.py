@@ -81,12 +81,12 @@ KINDS: Mapping[str, tuple[Callable[[Path], None], str, tuple[str, ...], Callable
 
 def all_kinds(folder: Path) -> list[dict[str, Any]]:
     """A row per kind of file: damages; refused in words; made anew unasked; wrong; equal in the end, bit for bit."""
-    found = []
+    found: list[dict[str, Any]] = []
     for kind, (task, pattern, hiding, culprit) in KINDS.items():
         whole = Path(folder) / f"whole-{len(found)}"
         victims.run(task, whole)
         if task is unfinished:
-            begun, _ = shutil.copytree(whole, f"{whole}-begun"), victims.run(task, whole)
+            begun, _ = Path(shutil.copytree(whole, f"{whole}-begun")), victims.run(task, whole)
         else:
             begun = whole
         expected = numbers(whole)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import probgeo as pg
@@ -48,7 +49,8 @@ def workers(cluster: str | None, num: int) -> Iterator[pg.study.Workers | None]:
         try:
             with distributed.Client(own or cluster) as client:
                 executor = pg.study.Workers(client, expected)
-                print(f"workers: {executor.num_workers}; dashboard: {executor.dashboard}", file=sys.stderr)
+                there = f"workers: {executor.num_workers}, of which {len(client.nthreads())} are there"
+                print(f"{there}; dashboard: {executor.dashboard}", file=sys.stderr)
                 yield executor
         finally:
             if own is not None:
@@ -63,12 +65,15 @@ def _local(num: int) -> Any:
 
 
 def _slurm(num: int) -> Any:
+    import dask
+
     try:
         from dask_jobqueue import SLURMCluster
         from distributed.security import Security
 
         # Keys of this run alone, so that nobody else on the network gives the workers work.
-        own = SLURMCluster(security=Security.temporary())
+        shared = dask.config.get("jobqueue.slurm.shared-temp-directory", None) or str(Path.cwd())
+        own = SLURMCluster(security=Security.temporary(), shared_temp_directory=shared)
     except ImportError as error:
         raise ValueError(NEEDS.format(error)) from error
     own.scale(jobs=num)

@@ -151,7 +151,9 @@ def save_result(groups: Groups, config: Any, path: Path) -> None:
                 for name, variable in dataset.variables.items()
                 if variable.dtype.kind in "fiu"
             }
-            rounded(dataset).assign_attrs(attrs).to_netcdf(file, "a", group=group, engine="h5netcdf", encoding=encoding)
+            # What a dataset was read with would cut its longer labels off.
+            plain = rounded(dataset).assign_attrs(attrs).drop_encoding()
+            plain.to_netcdf(file, "a", group=group, engine="h5netcdf", encoding=encoding)
         seal(file)
 
 

@@ -151,7 +151,7 @@ def neighbours_that_join(x: Tensor, pairs: Tensor) -> tuple[np.ndarray, int]:
             number = min(number + 5, len(x) - 1)
 
 
-def rightness(distance: xr.DataArray, reference: xr.DataArray, kind: Kind) -> xr.Dataset:
+def rightness(distance: xr.DataArray, reference: xr.DataArray, kind: str) -> xr.Dataset:
     """`mean`, `lower`, `upper`: of Spearman's ρ with the reference, or of the share of triples.
 
     Args:
@@ -164,17 +164,25 @@ def rightness(distance: xr.DataArray, reference: xr.DataArray, kind: Kind) -> xr
     return pg.identifiability.triplet_agreement(*_halves(distance))
 
 
-def gain(
-    distance: xr.DataArray, other: xr.DataArray, reference: xr.DataArray, kind: Kind
-) -> tuple[float, float, float]:
+def gain(distance: xr.DataArray, other: xr.DataArray, reference: xr.DataArray, kind: str) -> tuple[float, float, float]:
     """By how much the first of two distances is more right, with the bounds of the bootstrap's 95 % interval."""
     if kind == "triples":
-        a, b = (np.sign(far - near) / 2 for near, far in map(_halves, (distance, other)))
-        bounds = bootstrap_difference(_mean, a, b)
-        return float(_mean(a) - _mean(b)), *bounds.values.tolist()
-    a, b = (xr.concat([d, reference.reset_coords(drop=True).broadcast_like(d)], "of") for d in (distance, other))
-    bounds = bootstrap_difference(_mean_rho, a, b)
-    return float(_mean_rho(a) - _mean_rho(b)), *bounds.values.tolist()
+        a, b = _wins(distance), _wins(other)
+    else:
+        a, b = _beside(distance, reference), _beside(other, reference)
+    statistic = _mean if kind == "triples" else _mean_rho
+    lower, upper = bootstrap_difference(statistic, a, b).values.tolist()
+    return float(statistic(a) - statistic(b)), lower, upper
+
+
+def _beside(distance: xr.DataArray, reference: xr.DataArray) -> xr.DataArray:
+    return xr.concat([distance, reference.reset_coords(drop=True).broadcast_like(distance)], "of")
+
+
+def _wins(distance: xr.DataArray) -> xr.DataArray:
+    """½ where the row of the same class is nearer, −½ where it is farther."""
+    near, far = _halves(distance)
+    return xr.apply_ufunc(np.sign, far - near) / 2
 
 
 def _mean(right: xr.DataArray) -> xr.DataArray:
@@ -189,4 +197,4 @@ def _halves(distance: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     """Distances of anchors to rows of their class, and to others."""
     half = distance.sizes["pair"] // 2
     near, far = distance.isel(pair=slice(half)), distance.isel(pair=slice(half, None))
-    return tuple(d.reset_coords(drop=True) for d in (near, far))
+    return near.reset_coords(drop=True), far.reset_coords(drop=True)

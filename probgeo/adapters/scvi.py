@@ -18,14 +18,14 @@ from probgeo.adapters.scvi_decoder import (
     log_dispersion,
     mean_counts,
 )
-from probgeo.adapters.scvi_rows import Registered, beside
+from probgeo.adapters.scvi_rows import Registered
 from probgeo.datasets.mapped import as_rows, is_table
 from probgeo.geometry.metrics import ExpectedMetric, Metric
 from probgeo.geometry.points import Points, points_of
 from probgeo.likelihoods import NegativeBinomial, ZeroInflatedNegativeBinomial
 from probgeo.models.base import Encoding, LatentModel
 from probgeo.models.decoders.decoder import information_metric_of
-from probgeo.rows import StoredRows
+from probgeo.rows import StoredRows, beside
 
 SUPPORTED = ("SCVI", "SCANVI", "LinearSCVI")
 ROWS = 1024  # encoded at once
@@ -156,6 +156,7 @@ def saved_scvi(folder: str | Path, adata: Any = None, **options: Any) -> list["S
         >>> import pytest
         >>> scvi = pytest.importorskip("scvi", reason="scvi-tools is not installed")
         >>> import anndata, numpy, tempfile, probgeo as pg
+        >>> scvi.settings.verbosity = 40  # errors alone
         >>> adata = anndata.AnnData(numpy.random.default_rng(0).poisson(3.0, (20, 6)).astype("float32"))
         >>> scvi.model.SCVI.setup_anndata(adata)
         >>> with tempfile.TemporaryDirectory() as folder:

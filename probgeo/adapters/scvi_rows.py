@@ -180,13 +180,6 @@ class Registered:
         )
 
 
-def beside(counts: Tensor | StoredRows, columns: Tensor) -> Tensor | StoredRows:
-    """Rows with columns after their own."""
-    if isinstance(counts, SparseRows):
-        return SparseRows(counts.matrix, columns, counts.chosen, counts.device)
-    return torch.cat([counts[:].float(), columns], dim=1)
-
-
 def _factor(state: Mapping[str, Any]) -> Factor:
     return Factor(str(state["original_key"]), tuple(np.asarray(state["categorical_mapping"]).tolist()))
 

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from probgeo.rows import StoredRows
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Normalisation:
@@ -102,7 +104,8 @@ class Dataset:
 
     Args:
         name: what to call the set in tables and figures.
-        x: observations, float32 (row, feature); NaN where a value, or a view in all its columns, is missing.
+        x: observations, float32 (row, feature); NaN where a value, or a view in all its columns, is missing. Rows of
+            a sparse matrix or a file may stay there: x gives those that it is asked for, by number or slice.
         labels: class code of each row, an index into `label_names`, −1 where it is unlabelled; int64 (row,).
         label_names: name of each class; none where no row is labelled.
         shape: how one observation is displayed: (height, width) or (height, width, channel) for an image; (feature,)
@@ -110,7 +113,8 @@ class Dataset:
         colours: a colour for each class, "#rrggbb", in the order of `label_names`.
         latent: true coordinates of each row on a synthetic manifold, float32 (row, latent).
         immersion: the manifold itself, coordinates (*batch, latent) -> (*batch, feature), differentiable, noise-free.
-        distance: geodesic distance in closed form, coordinates (*batch, latent) twice -> (*batch,), in the units of x.
+        distance: geodesic distance, in closed form or as precise as its set says, coordinates (*batch, latent) twice
+            -> (*batch,), in the units of x; `intrinsic_distances` for pairs of rows.
         normalisation: what x was normalised by; None: x is in its own units.
         feature_names: of the columns of x.
         columns: what each column of x is, where they are of different kinds, those of one kind side by side.
@@ -133,7 +137,7 @@ class Dataset:
     """
 
     name: str
-    x: Float32[Tensor, "row feature"]
+    x: Any  # Float32[Tensor, "row feature"] or StoredRows
     labels: Int64[Tensor, " row"]
     label_names: tuple[str, ...]
     shape: tuple[int, ...]
@@ -151,7 +155,10 @@ class Dataset:
     test: Bool[Tensor, " row"] | None = None
 
     def __post_init__(self) -> None:
-        num_rows, num_features, num_classes = *self.x.shape, len(self.label_names)
+        if not isinstance(self.x, (Tensor, StoredRows)) or self.x.ndim != 2 or self.x.dtype != torch.float32:
+            got = f"{self.x.dtype} {tuple(self.x.shape)}" if hasattr(self.x, "dtype") else type(self.x).__name__
+            raise TypeError(f"x: expected float32 (row, feature), a tensor or stored rows; got {got}.")
+        (num_rows, num_features), num_classes = self.x.shape, len(self.label_names)
         for part in (*_OF_ROWS, "obs"):
             if (found := getattr(self, part)) is not None and len(found) != num_rows:
                 raise ValueError(f"{part}: expected one entry for each of the {num_rows} rows of x; got {len(found)}.")
@@ -191,9 +198,18 @@ class Dataset:
     def rows(self, index: Int64[Tensor, " selected"]) -> "Dataset":
         """The rows x_i, i in index, in that order, with all that is known of them; the rest stays."""
         found = {name: getattr(self, name) for name in ("x", *_OF_ROWS)}
-        chosen = {name: value[index] for name, value in found.items() if value is not None}
+        chosen = {name: _rows(value, index) for name, value in found.items() if value is not None}
         obs = None if self.obs is None else self.obs.iloc[index.cpu().numpy()]
         return dataclasses.replace(self, **chosen, obs=obs)
+
+    def in_memory(self) -> "Dataset":
+        """The same with all rows of x in memory, as one tensor."""
+        return dataclasses.replace(self, x=self.x[:])
+
+    def _values(self) -> Tensor:
+        if isinstance(self.x, StoredRows):
+            raise TypeError(f"x: expected all rows in memory; got {self.x}. Use data.in_memory() first.")
+        return self.x
 
     def subset(
         self, classes: Sequence[int | str] | None = None, per_class: int | None = None, seed: int = 0
@@ -262,7 +278,7 @@ class Dataset:
         Raises:
             ValueError: there is no view of this name.
         """
-        return self.x[:, self.place(name)]
+        return self._values()[:, self.place(name)]
 
     def present(self, name: str) -> Bool[Tensor, " row"]:
         """Which rows have the view.
@@ -274,7 +290,7 @@ class Dataset:
 
     def complete(self) -> Bool[Tensor, " row"]:
         """Which rows lack nothing."""
-        return ~self.x.isnan().any(1)
+        return ~self._values().isnan().any(1)
 
     # --- features ---
 
@@ -302,13 +318,13 @@ class Dataset:
             raise ValueError(f"normalised: {self.name!r} is normalised already.")
         if normalisation is None:
             if self.views:
-                mean = self.x.nanmean(0)
+                mean = self._values().nanmean(0)
                 std = (self.x - mean).square().nanmean(0).sqrt()
             else:
                 num_channels = 1 if len(self.shape) == 2 else self.shape[-1]
-                std, mean = torch.std_mean(self.x.unflatten(1, (-1, num_channels)), dim=(0, 1), correction=0)
+                std, mean = torch.std_mean(self._values().unflatten(1, (-1, num_channels)), dim=(0, 1), correction=0)
             normalisation = Normalisation(mean, torch.where(std > 0, std, 1.0))
-        x = normalisation.normalised(self.x)
+        x = normalisation.normalised(self._values())
         return dataclasses.replace(self, x=x, normalisation=normalisation, immersion=None, distance=None)
 
     def original(self, x: Float[Tensor, "*batch feature"], view: str | None = None) -> Float[Tensor, "*batch feature"]:
@@ -333,6 +349,11 @@ class Dataset:
         return pd.DataFrame(
             {column.name: column.shown(found) for column, found in zip(self.columns, values, strict=True)}
         )
+
+
+def _rows(values: Any, index: Tensor) -> Any:
+    """Some rows of a tensor, or of what is stored, which is not read."""
+    return values.rows(index) if isinstance(values, StoredRows) else values[index]
 
 
 def subset_rows(

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,35 @@ def is_anndata(x: Any) -> bool:
     return all(hasattr(x, name) for name in ("X", "obs", "obsm", "var_names"))
 
 
+@dataclass(frozen=True)
+class Sized:
+    """Rows and their library sizes.
+
+    Args:
+        x: rows.
+        library_size: one of each row.
+    """
+
+    x: Any
+    library_size: Any
+
+
 def is_table(x: Any) -> bool:
-    """Whether x says more of its rows than numbers: a `Dataset` or an AnnData."""
-    return isinstance(x, Dataset) or is_anndata(x)
+    """Whether x says more of its rows than numbers: a `Dataset`, an AnnData, or rows with their library sizes."""
+    return isinstance(x, (Dataset, Sized)) or is_anndata(x)
+
+
+def sized(x: Any, library_size: Any | None) -> Any:
+    """x, with library sizes where these are given.
+
+    Raises:
+        ValueError: x is a `Dataset` that has its own.
+    """
+    if library_size is None:
+        return x
+    if isinstance(x, Dataset) and x.library_size is not None:
+        raise ValueError("library_size: the Dataset has its own; leave one of them out.")
+    return Sized(x.x if isinstance(x, Dataset) else x, library_size)
 
 
 def matrix_rows(matrix: Any) -> Tensor | SparseRows:
@@ -47,7 +74,7 @@ def as_rows(name: str, x: Any) -> Tensor | StoredRows:
         TypeError: no numbers.
         OSError: the store cannot be unpacked.
     """
-    if isinstance(x, Dataset):
+    if isinstance(x, (Dataset, Sized)):
         return as_rows(name, x.x)
     if is_anndata(x):
         # Its counts were given up for their codes by scvi-tools; the zeros in their place are none.

@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from probgeo.geometry.lines import line_lengths
 from probgeo.geometry.metrics import Energy
 from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, check_alike, check_latent, latent_points
@@ -38,6 +39,7 @@ class Graph:
         metric: gives the edges their weights.
         encodings: latent points of data, (point, latent).
         num_nodes: nodes of the graph, roughly; default a grid of 120 × 120 in two dimensions, 2000 encodings in more.
+        progress: show a progress bar of its edges, in more than two dimensions.
 
     Raises:
         ValueError: `num_nodes` is below four, or `encodings` are not a finite matrix of at least two points.
@@ -56,7 +58,9 @@ class Graph:
         (tensor([True]), tensor([2]), tensor([0.]))
     """
 
-    def __init__(self, metric: Energy, encodings: Points, *, num_nodes: int | None = None) -> None:
+    def __init__(
+        self, metric: Energy, encodings: Points, *, num_nodes: int | None = None, progress: bool = False
+    ) -> None:
         encodings = latent_points("encodings", encodings)
         if num_nodes is not None:
             check_whole("num_nodes", num_nodes)
@@ -76,7 +80,7 @@ class Graph:
                 weights = metric.edge_weights(self._nodes, links).double().cpu().numpy()
         else:
             self._nodes, edges = _neighbours(encodings, num_nodes or 2000, num_neighbours=12)
-            weights = self._weights(self._nodes, edges, self._pieces)
+            weights = line_lengths(metric, self._nodes, edges, self._pieces, progress)
         self._graph = _symmetric(edges, weights, len(self._nodes))
         self._tree = cKDTree(self._nodes.double().cpu().numpy())
 
@@ -216,19 +220,7 @@ class Graph:
 
     def _weights(self, points: Float[Tensor, "point latent"], edges: np.ndarray, pieces: int) -> np.ndarray:
         """Weights of edges cut into equal pieces, each weighed by the metric; infinite where they are not finite."""
-        found = [np.zeros(0)]
-        for some in np.array_split(edges, -(-len(edges) * pieces // 2**15)) if len(edges) else []:
-            # Ends shared by edges are evaluated once.
-            used, inverse = np.unique(some, return_inverse=True)
-            ends, number = points[used], torch.from_numpy(inverse.reshape(-1, 2)).to(points.device)
-            inner = Straight(pieces)(*ends[number.T])[:, 1:-1].flatten(0, 1)
-            index = torch.arange(len(inner), device=points.device).view(len(some), pieces - 1) + len(ends)
-            trail = torch.cat([number[:, :1], index, number[:, 1:]], dim=1)
-            links = torch.stack([trail[:, :-1], trail[:, 1:]], dim=2).flatten(0, 1)
-            with torch.no_grad():
-                weights = self._metric.edge_weights(torch.cat([ends, inner]), links).view(len(some), pieces).sum(1)
-            found.append(weights.double().cpu().numpy())
-        return np.nan_to_num(np.concatenate(found), nan=np.inf)
+        return line_lengths(self._metric, points, edges, pieces)
 
     def _exits(self, ends: Float[Tensor, "end latent"]) -> tuple[np.ndarray, np.ndarray]:
         """The nodes near each end, and the weights of the edges to them; both (end, exit)."""

@@ -67,6 +67,9 @@ class _Detached(TorchFunctionMode):
 @contextlib.contextmanager
 def plainly(z: Tensor) -> Iterator[None]:
     """Inside, torch computes in the dtype of z, and by operations that it can differentiate in forward mode."""
+    if _is_plain(z):  # as where one such evaluation is part of another: switches would be most of a small one
+        yield
+        return
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -78,6 +81,18 @@ def plainly(z: Tensor) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _is_plain(z: Tensor) -> bool:
+    """Whether torch computes so already."""
+    return not (
+        torch.backends.mha.get_fastpath_enabled()
+        or torch.is_inference_mode_enabled()
+        or torch.is_autocast_enabled(z.device.type)
+        or torch.backends.cuda.flash_sdp_enabled()
+        or torch.backends.cuda.mem_efficient_sdp_enabled()
+        or torch.backends.cuda.cudnn_sdp_enabled()
+    )
 
 
 def is_wrapped(z: Tensor) -> bool:

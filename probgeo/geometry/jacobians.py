@@ -107,6 +107,8 @@ class Maps:
         with torch.inference_mode(False):  # inside it copies could not be differentiated later
             self._call, self.num_maps = _batched(members)
             self._layers = _perceptron(self._call)
+            if self._layers is None and self.num_maps == 1 and type(self._call) is Stacked:
+                self._call = _each([self._call.member(0)])  # alone it needs no stack, which takes time
         self._prepare()
 
     def _prepare(self) -> None:
@@ -200,7 +202,21 @@ class Maps:
             if self._layers is not None:
                 return _perceptron_jets(self._layers, z, self.num_maps)
             values, tangents = self._derivative.along_axes(z)
-            return torch.cat([values[None], tangents]).permute(2, 0, 1, 3).contiguous()
+            # Joined as they are to lie, so that they are copied once.
+            return torch.cat([values.transpose(0, 1)[:, None], tangents.permute(2, 0, 1, 3)], dim=1).contiguous()
+
+    def pushed(
+        self, z: Float[Tensor, "point latent"], v: Float[Tensor, "point latent"]
+    ) -> tuple[Float[Tensor, "member point observation"], Float[Tensor, "member point observation"]]:
+        """f_s(z) and J_s(z)v, one direction at each point.
+
+        Args:
+            z: latent points.
+            v: directions.
+        """
+        self._try(z)
+        with plainly(z):
+            return self._pushed(z, v)
 
     def rounding(self, z: Float[Tensor, "point latent"]) -> float:
         """The relative error of the values at points like these: eps of z, or more where a map computes in less."""
@@ -209,23 +225,29 @@ class Maps:
 
     def _try(self, z: Tensor) -> None:
         """Evaluations at which the maps are tried, unless all of what they do is known."""
-        self._check_fit(z)
+        kind = (z.shape[1:], z.dtype, z.device)
+        new = kind not in self._fitting and not is_wrapped(z) and len(z) > 0
+        if new and (self._layers is not None or self._trial.begun):
+            self._check_fit(z)
         if self._layers is None or any(type(layer) not in (Affine, *_ELEMENTWISE) for layer in self._layers):
-            with plainly(z):
-                self._trial(z)
+            try:
+                with plainly(z):
+                    self._trial(z)
+            except (RuntimeError, IndexError):
+                if new:
+                    self._check_fit(z)
+                raise
+        if new:
+            self._fitting.add(kind)
 
     def _check_fit(self, z: Tensor) -> None:
         """Refuses points that the maps cannot be called with, of another latent space or dtype, in words."""
-        kind = (z.shape[1:], z.dtype, z.device)
-        if kind in self._fitting or is_wrapped(z) or not len(z):
-            return
         first = None if self._layers is None else self._layers[0]
         if isinstance(first, Affine):
             check_latent("codes", z, first.weight.shape[1])
         elif self._layers is None:
             for count in (1, 3):  # any number of points
                 check_call(self._call, z[:1].repeat(count, 1))
-        self._fitting.add(kind)
 
     def _values(self, z: Float[Tensor, "point latent"]) -> Float[Tensor, "member point observation"]:
         if self._layers is None:
@@ -255,10 +277,13 @@ class Maps:
             z: any points of the latent space.
 
         Returns:
-            The widest layer of all maps together; for general maps a multiple of their outputs.
+            The widest layer of all maps together; for general maps a multiple of the widest tensor that was seen on the
+            way, or of their outputs.
         """
         if self._layers is None:
             self._try(z)
+            if self._trial.width:
+                return 3 * self._trial.width
             with torch.no_grad(), plainly(z):
                 return 8 * self._evaluated(z[:1].clone()).numel()
         widths = [width for layer in self._layers if isinstance(layer, Affine) for width in layer.weight.shape[1:]]
@@ -310,12 +335,17 @@ def _batched(members: Members) -> tuple[Immersion, int]:
     modules = [member for member in members if isinstance(member, nn.Module)]
     if len(modules) == len(members) and _of_one_architecture(modules):
         return Stacked(modules).requires_grad_(False), len(members)
-    calls = tuple(snapshot(member) for member in members)
+    return _each([snapshot(member) for member in members]), len(members)
+
+
+def _each(calls: Sequence[Immersion]) -> Immersion:
+    """Callables one by one, as one (*batch, latent) -> (member, *batch, observation)."""
 
     def each(z: Tensor) -> Tensor:
-        return torch.stack([single_output(call(z), z) for call in calls])
+        found = [single_output(call(z), z) for call in calls]
+        return found[0][None] if len(found) == 1 else torch.stack(found)
 
-    return each, len(calls)
+    return each
 
 
 def _of_one_architecture(modules: Sequence[nn.Module]) -> bool:

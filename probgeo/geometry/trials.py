@@ -71,7 +71,7 @@ _TRAINING = {
 
 
 class _Traced(TorchFunctionMode):
-    """Inside, the dtypes of fewer bits are noted that anything computed from z takes on the way.
+    """Inside, it is noted what anything computed from z takes on the way: dtypes of fewer bits, and how much room.
 
     Args:
         z: what the rest is computed from; other tensors, such as weights, may be kept in any dtype.
@@ -80,6 +80,7 @@ class _Traced(TorchFunctionMode):
     def __init__(self, z: Tensor) -> None:
         super().__init__()
         self.halves: list[torch.dtype] = []
+        self.numel = 0  # of the largest tensor
         self._held = {id(z): z}  # held, so that no other tensor is given the same identity
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -87,12 +88,20 @@ class _Traced(TorchFunctionMode):
         if any(id(x) in self._held for x in _tensors((args, kwargs))):
             for x in _tensors(found):
                 self._held[id(x)] = x
+                self.numel = max(self.numel, _whole(x).numel())
                 if x.dtype in _HALVES:
                     self.halves.append(x.dtype)
         return found
 
 
 _HALVES = (torch.float16, torch.bfloat16)
+
+
+def _whole(x: Tensor) -> Tensor:
+    """Of one of the tensors that vmap computes at once all of them."""
+    while is_wrapped(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
 
 
 def _tensors(held: Any) -> Iterator[Tensor]:
@@ -140,8 +149,10 @@ def check_values(values: Callable[[Tensor], Tensor], z: Float[Tensor, "point lat
             _tried_values(values, *_spread(z.detach()))
 
 
-def _tried_values(values: Callable[[Tensor], Tensor], points: Float[Tensor, "point latent"], scale: float) -> float:
-    """The relative error of the values, once they are those of a function of the point alone."""
+def _tried_values(
+    values: Callable[[Tensor], Tensor], points: Float[Tensor, "point latent"], scale: float
+) -> tuple[float, int]:
+    """The relative error of values that are a function of the point alone; floats that the widest tensor has a point."""
     few = points[:8].clone()
     traced = _Traced(few)
     with watched(), traced:
@@ -161,16 +172,18 @@ def _tried_values(values: Callable[[Tensor], Tensor], points: Float[Tensor, "poi
             "decoder: called twice at one point it gives different values: it draws random numbers, or counts its "
             "calls. Use its mean, or one fixed draw; call .eval() on a model."
         )
-    rounding = _measured_rounding(values, points, scale)
+    step = 2 * scale * torch.finfo(points.dtype).eps ** 0.5 * _directions(points, seed=3)
+    ahead, here, behind = values(torch.cat([points + step, points, points - step])).chunk(3, dim=1)
+    rounding = _rounding(ahead, here, behind)
     limit = max(1e3 * _eps(first), 30 * rounding)
     # Without the first point too, which may be the one by which all are normalised.
     apart = torch.cat([values(few[:1]), values(few[1:])], dim=1)
-    if _differ(first, apart, limit) or _differ(first, values(points)[:, : len(few)], limit):
+    if _differ(first, apart, limit) or _differ(first, here[:, : len(few)], limit):
         raise ValueError(
             "decoder: a point's values depend on the other points that it is called with, as where it normalises "
             "by its whole batch. Normalise by constants; call .eval() on a model."
         )
-    return rounding
+    return rounding, -(-traced.numel // len(few))
 
 
 class _Blocks(NamedTuple):
@@ -199,12 +212,22 @@ class Trial:
     ) -> None:
         self._values = values
         self._derivative = derivative
-        self._state: dict[str, Any] = {"evaluations": 0, "pending": None, "rounding": 0.0}
+        self._state: dict[str, Any] = {"evaluations": 0, "pending": None, "rounding": 0.0, "width": 0}
+
+    @property
+    def begun(self) -> bool:
+        """Whether the maps were tried."""
+        return self._state["evaluations"] > 0
 
     @property
     def rounding(self) -> float:
         """The relative error of a value, as measured; 0 before the trial."""
         return self._state["rounding"]
+
+    @property
+    def width(self) -> int:
+        """Floats that the widest tensor on the way has for a point, as seen; 0 before the trial."""
+        return self._state["width"]
 
     def __call__(self, z: Float[Tensor, "point latent"]) -> None:
         """Tries the maps, if it is time to.
@@ -222,7 +245,7 @@ class Trial:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 points, scale = _spread(z.detach())
                 if count == 1:
-                    state["rounding"] = _tried_values(self._values, points, scale)
+                    state["rounding"], state["width"] = _tried_values(self._values, points, scale)
                 self._try_derivative(points, scale)
         state["evaluations"] = count  # only now: what was refused is tried, and refused, again
 
@@ -339,10 +362,8 @@ def _spread(z: Float[Tensor, "point latent"]) -> tuple[Float[Tensor, "tried late
     return points + beside * 0.1 * scale * _directions(points, seed=2), scale
 
 
-def _measured_rounding(values: Callable[[Tensor], Tensor], points: Tensor, scale: float) -> float:
+def _rounding(ahead: Tensor, here: Tensor, behind: Tensor) -> float:
     """‖f(z + δ) − 2 f(z) + f(z − δ)‖ / 2‖f‖ at δ = 2√eps of the scale, where no curvature is seen: its 0.9 quantile."""
-    step = 2 * scale * torch.finfo(points.dtype).eps ** 0.5 * _directions(points, seed=3)
-    ahead, here, behind = values(torch.cat([points + step, points, points - step])).chunk(3, dim=1)
     size = here.norm(dim=2)
     error = (ahead - 2 * here + behind).norm(dim=2) / (2 * size.clamp_min(torch.finfo(size.dtype).tiny))
     error = error.amax(0)

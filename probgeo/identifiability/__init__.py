@@ -52,21 +52,36 @@ from probgeo.identifiability.statistics import (
     spread,
     variation_by_length,
 )
+from probgeo.identifiability.structure import (
+    between_groups,
+    cluster_agreement,
+    co_assignment,
+    edge_shares,
+    neighbour_reliability,
+)
 from probgeo.identifiability.summaries import comparable, summary
+from probgeo.identifiability.survival import survival
 from probgeo.identifiability.tables import Table
 from probgeo.identifiability.trainings import with_trainings
+from probgeo.identifiability.trust import Trust, trust, trust_of_trainings
+from probgeo.identifiability.verdicts import verdict
 
 __all__ = [
     "Table",
+    "Trust",
     "agreement",
+    "between_groups",
     "between_within_ratio",
     "bootstrap",
     "bootstrap_difference",
     "calibration",
+    "cluster_agreement",
+    "co_assignment",
     "coefficient_of_variation",
     "comparable",
     "conformal_quantile",
     "corrected_coefficient_of_variation",
+    "edge_shares",
     "error_scale",
     "ess",
     "exchangeable_coverage",
@@ -81,6 +96,7 @@ __all__ = [
     "matrix_of_pairs",
     "mean_between_retrainings",
     "neighbour_overlap",
+    "neighbour_reliability",
     "pair_halves",
     "paired_test",
     "permutation_test",
@@ -97,9 +113,13 @@ __all__ = [
     "solver_excess",
     "spread",
     "summary",
+    "survival",
     "swap_test",
     "triplet_agreement",
+    "trust",
+    "trust_of_trainings",
     "variation_by_length",
+    "verdict",
     "wilcoxon_test",
     "with_trainings",
 ]

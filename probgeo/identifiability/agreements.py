@@ -91,7 +91,7 @@ def triplet_agreement(
     near, far = (checked(d, *CORE).reset_coords(drop=True).drop_vars("pair", errors="ignore") for d in (alike, unlike))
     if dict(near.sizes) != dict(far.sizes):
         raise ValueError(f"unlike: expected the sizes of alike, {dict(near.sizes)}; got {dict(far.sizes)}.")
-    right = (np.sign(far - near) + 1) / 2  # missing where a distance is
+    right = (xr.apply_ufunc(np.sign, far - near) + 1) / 2  # missing where a distance is
     bounds = bootstrap(lambda values: values.mean(CORE, skipna=False), right, num_resamples, level, seed)
     return _with_interval("share", right.mean("pair", skipna=False), bounds, least=0.0)
 

@@ -11,6 +11,7 @@ import xarray as xr
 from probgeo.identifiability.comparisons import holm, paired_test, wilcoxon_test
 from probgeo.identifiability.permutations import permutation_test, swap_test
 from probgeo.identifiability.resampling import bootstrap, bootstrap_difference
+from probgeo.identifiability.rightness import known_by_row, rightness, said_by
 from probgeo.identifiability.solver import excess_of_rows
 from probgeo.identifiability.statistics import (
     CORE,
@@ -24,6 +25,7 @@ from probgeo.identifiability.statistics import (
 )
 from probgeo.identifiability.tables import Table
 from probgeo.identifiability.trainings import with_trainings
+from probgeo.identifiability.trust import Trust
 
 ABSENT = "there is none"  # of a list of trainings that is shorter than others
 
@@ -40,6 +42,8 @@ def summary(
     num_permutations: int = 9999,
     family: Mapping[str, Sequence[Label]] | None = None,
     tight: xr.DataArray | None = None,
+    known: xr.DataArray | None = None,
+    trust: Trust | None = None,
 ) -> Table:
     """Variation over retrainings beside what the distance tells apart: one row per (model, measure).
 
@@ -64,6 +68,9 @@ def summary(
         family: reference -> rows whose tests are to be corrected together by `holm`; None for no correction.
         tight: distances of a sample of the pairs by a tighter search, from `study.tight_distances`, dims as `distance`:
             the solver's share of these rows is then stated. None says nothing of it.
+        known: distances that the rows are to be right by: true ones, or an outside reference, dims (pair), and what
+            else of the rows' dims they differ by; missing where unknown. Its name is what the verdict calls it.
+        trust: from the function `trust`, of the same models and measures: its sentences are told beside the verdict.
 
     Returns:
         DataFrame with, per row: `cv` (mean over pairs), `cv_median`, `spread`, `icc`, `rank_agreement`, each but the
@@ -76,12 +83,15 @@ def summary(
         one-sided `paired_test` and `p_wilcoxon_NAME` of `wilcoxon_test`. `retrainings` and `pairs` used, and
         `pairs_missing`, those that the row itself lacks. With `tight`, and missing for rows that it lacks:
         `excess_median`, `excess_quantile_95`, `excess_maximum` and `excess_beaten` by `solver_excess`, over the
-        `excess_pairs` of the sample, whether or not the row's other pairs are used. `print` shows it rounded.
+        `excess_pairs` of the sample, whether or not the row's other pairs are used. With `known`, `right`, the mean
+        over retrainings of Spearman's ρ with what is known, with `_lower` and `_upper`. `print` shows it rounded, and
+        ends in a verdict on every row, by the rules of `verdict`.
 
     Raises:
         ValueError: a dim is missing, a row has fewer than two retrainings, fewer than two pairs are left, a reference
             has other pairs or other labels, `family` names no test of the table, `tight` has other dims, other pairs
-            or no row of the table, or an argument is out of range.
+            or no row of the table, `known` has other dims or fewer than three pairs, `trust` no row of the table, or an
+            argument is out of range.
 
     Example:
         >>> import numpy as np, xarray as xr, probgeo as pg
@@ -103,6 +113,7 @@ def summary(
     others = _default_references(d) if references is None else references
     unit = _unit(distance)
     others = {name: _by_row(_matched(name, reference, d)) for name, reference in others.items()}
+    right = None if known is None else known_by_row(known, d, unit)
     d = _by_row(d).dropna("row", how="all")
     kept = _kept_pairs(d, [other.sel(row=d["row"]) for other in others.values()])
     ends = None if points is None else np.asarray(points)[kept]
@@ -120,6 +131,8 @@ def summary(
             whole = d.sel(row=label, drop=True)[:, kept], reference[:, kept]
             is_other = not math.isnan(record[f"difference_{name}"])
             record |= _test(*whole, name, trainings if is_other else None, (num_permutations, level, seed))
+        if right is not None:
+            record |= rightness(row[:, kept], right.sel(row=label, drop=True)[kept], options)
         counts = {"retrainings": row.sizes["retraining"], "pairs": kept.sum(), "pairs_missing": (~_usable(row)).sum()}
         records.append(record | {name: int(count) for name, count in counts.items()})
     table = Table(records, index=d.indexes["row"])
@@ -132,6 +145,9 @@ def summary(
     table.attrs = {"level": level, "unit": unit, "num_pairs": kept.size, "references": list(others)}
     table.attrs["family"] = bool(family)
     table.attrs["lost"] = _lost(distance)
+    table.attrs["known"] = "what is known" if known is None or known.name is None else str(known.name)
+    if trust is not None:
+        table.attrs |= said_by(trust, table.index)
     return table
 
 

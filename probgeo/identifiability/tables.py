@@ -5,6 +5,9 @@ import textwrap
 
 import pandas as pd
 
+from probgeo.identifiability.rounding import short
+from probgeo.identifiability.verdicts import sentences
+
 # Least and most of both tests over 18 cells of experiments/results/null_tests.nc, two-sided; a test holds it.
 WORTH_OF_T = "where nothing differs they reject in 18 to 79 % of cases at a nominal 5 % (experiments.null_tests)"
 
@@ -29,12 +32,12 @@ class Table(pd.DataFrame):
         parts = [_shown(estimates), _shown(notes)]
         for part in comparisons:
             parts += ["", _shown(part)] if isinstance(part, pd.DataFrame) else [_shown(part)]
-        return "\n".join(parts)
+        return "\n".join([*parts, "", *map(_shown, sentences(self))])
 
     def _repr_html_(self) -> str:
         return "\n".join(
             part.to_html(border=0) if isinstance(part, pd.DataFrame) else f"<p>{html.escape(part)}</p>"
-            for part in _parts(self)
+            for part in [*_parts(self), *sentences(self)]
         )
 
 
@@ -47,7 +50,7 @@ def _parts(table: pd.DataFrame) -> list[pd.DataFrame | str]:
     """Narrow tables of rounded numbers, estimates and comparisons, and what they mean."""
     columns = {
         "CV": _with_interval(table, "cv", 3),
-        "med.": [_short(value, 3) for value in table["cv_median"]],
+        "med.": [short(value, 3) for value in table["cv_median"]],
         "spread": _with_interval(table, "spread", 2),
         "ICC": _with_interval(table, "icc", 3),
         "rank": _with_interval(table, "rank_agreement", 3),
@@ -90,7 +93,7 @@ def _solver_shares(table: pd.DataFrame) -> list[str]:
 
 
 def _percent(value: float) -> str:
-    return f"{_short(100 * value, 2)} %"
+    return f"{short(100 * value, 2)} %"
 
 
 def _comparison_notes(table: pd.DataFrame) -> str:
@@ -103,7 +106,7 @@ def _comparison_notes(table: pd.DataFrame) -> str:
         "it finds less or more variation than the reference has, or none: no difference"
     )
     if smallest > 1 - level:
-        notes += f"; ?: so few retrainings allow no p below {_short(smallest, 2)}, nothing can be told"
+        notes += f"; ?: so few retrainings allow no p below {short(smallest, 2)}, nothing can be told"
     if missing:
         notes += "; –: no test, which takes three retrainings of each side, shared whole or not at all"
     if table.attrs["family"]:
@@ -120,7 +123,7 @@ def _comparison(table: pd.DataFrame, name: str) -> pd.DataFrame:
         f"ratio to {name}": [text.replace("nan [nan, nan]", "–") for text in _with_interval(table, f"ratio_{name}", 2)],
         "p": _with_holm(table, name),
         "by": ["–" if swapped != swapped else "swap" if swapped else "perm" for swapped in table[f"swapped_{name}"]],
-        "finds": _verdicts(table, name),
+        "finds": _findings(table, name),
         "Δ CV": _with_interval(table, f"difference_{name}", 3),
         "t": [f"{t:.1f}" for t in table[f"t_{name}"]],
         "p(t)": [_tiny(p) for p in table[f"p_t_{name}"]],
@@ -129,7 +132,7 @@ def _comparison(table: pd.DataFrame, name: str) -> pd.DataFrame:
     return pd.DataFrame(columns, index=table.index)
 
 
-def _verdicts(table: pd.DataFrame, name: str) -> list[str]:
+def _findings(table: pd.DataFrame, name: str) -> list[str]:
     alpha = 1 - table.attrs["level"]
     found = zip(table[f"p_{name}"], table[f"smallest_p_{name}"], table[f"ratio_{name}"], strict=True)
     return [
@@ -146,20 +149,14 @@ def _with_holm(table: pd.DataFrame, name: str) -> list[str]:
 
 def _tiny(value: float) -> str:
     """One digit."""
-    return _short(value, 1) if value >= 0.05 else f"{value:.0e}".replace("e-0", "e-")
+    return short(value, 1) if value >= 0.05 else f"{value:.0e}".replace("e-0", "e-")
 
 
 def _p(value: float) -> str:
     """Two digits, four places at most."""
-    return _short(value, 2 if value >= 0.0995 else 3 if value >= 0.00995 else 4)
+    return short(value, 2 if value >= 0.0995 else 3 if value >= 0.00995 else 4)
 
 
 def _with_interval(table: pd.DataFrame, name: str, digits: int) -> list[str]:
     values = zip(table[name], table[f"{name}_lower"], table[f"{name}_upper"], strict=True)
-    return ["{} [{}, {}]".format(*(_short(value, digits) for value in triple)) for triple in values]
-
-
-def _short(value: float, digits: int) -> str:
-    """Rounded, without the zero before the point: these numbers hardly ever reach 1."""
-    text = f"{value:.{digits}f}"
-    return text.replace("0.", ".", 1) if abs(value) < 1 and text.lstrip("-").startswith("0.") else text
+    return ["{} [{}, {}]".format(*(short(value, digits) for value in triple)) for triple in values]

@@ -155,6 +155,12 @@ class CountLikelihood(Likelihood):
     def num_outputs(self, num_features: int) -> int:
         return num_features - isinstance(self.library, LibraryColumn)
 
+    def num_means(self, num_features: int) -> tuple[int, ...]:
+        """One of each column but that of the library sizes."""
+        if not isinstance(self.library, LibraryColumn):
+            return (1,) * num_features
+        return tuple(int(column != self.library.column % num_features) for column in range(num_features))
+
     def encoder_input(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row input"]:
         """log(1 + counts at the reference library size): the code should not know how deeply a row was counted."""
         return torch.log1p(self._rates(x))
@@ -191,7 +197,8 @@ class Poisson(CountLikelihood):
     """x ~ Poisson(library / reference · exp(output)).
 
     Args:
-        library: as in `CountLikelihood`.
+        library: where the library size of a row is: `RowTotal(reference)`, `LibraryColumn(column, reference)`, or None
+            where every row was counted alike.
 
     Example:
         >>> import math, torch, probgeo as pg
@@ -246,7 +253,8 @@ class NegativeBinomial(_Overdispersed):
     """Counts of mean μ = library / reference · exp(output) and variance μ + μ² / r.
 
     Args:
-        library: as in `CountLikelihood`.
+        library: where the library size of a row is: `RowTotal(reference)`, `LibraryColumn(column, reference)`, or None
+            where every row was counted alike.
         total_count: a fixed r; None learns one for each column (parameter `log_total_count`).
 
     Raises:
@@ -287,7 +295,8 @@ class ZeroInflatedNegativeBinomial(_Overdispersed, TwoParameterLikelihood):
     """0 with probability π, else negative binomial: the decoder's output is [log rates; logits of π].
 
     Args:
-        library: as in `CountLikelihood`.
+        library: where the library size of a row is: `RowTotal(reference)`, `LibraryColumn(column, reference)`, or None
+            where every row was counted alike.
         total_count: a fixed r; None learns one for each column (parameter `log_total_count`).
 
     Raises:

@@ -4,15 +4,17 @@ import abc
 from collections.abc import Mapping
 from typing import Any, NamedTuple, final
 
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probgeo.datasets.mapped import as_rows
+from probgeo.datasets.mapped import as_rows, is_anndata, is_table
 from probgeo.geometry.metrics import Metric, PullbackMetric
-from probgeo.geometry.points import Points, points_of
-from probgeo.rows import StoredRows, row_blocks
+from probgeo.geometry.points import points_of, rows_of
+from probgeo.likelihoods import LibraryColumn
+from probgeo.rows import StoredRows, beside, in_memory, row_blocks
 from probgeo.seeds import check_seed
 
 
@@ -142,12 +144,12 @@ class LatentModel(abc.ABC):
         return f"{asked}: {type(self).__name__} {lack}; use {remedy}."
 
 
-def suited(name: str, values: Points, model: nn.Module, axes: str, width: int | None = None) -> Tensor:
+def suited(name: str, values: Any, model: nn.Module, axes: str, width: int | None = None) -> Tensor:
     """Rows or points as a model with weights takes them; arrays and tables in the dtype that it has.
 
     Args:
         name: of the argument.
-        values: a tensor, array or table.
+        values: a tensor, array or table; a `Dataset` or an AnnData, as the model reads it.
         model: a module with parameters.
         axes: names of the axes, as for `points_of`.
         width: of the last axis; None for any.
@@ -156,6 +158,8 @@ def suited(name: str, values: Points, model: nn.Module, axes: str, width: int | 
         TypeError: no floating-point numbers, or a tensor of another dtype than the model's.
         ValueError: another shape.
     """
+    if is_table(values) and isinstance(model, LatentModel):
+        values = in_memory(model.rows(values))
     found, weights = points_of(name, values, axes), next(model.parameters())
     if width is not None and found.shape[-1] != width:
         raise ValueError(f"{name}: expected {width} {axes.split()[-1]} numbers; got shape {tuple(found.shape)}.")
@@ -177,6 +181,10 @@ class FittedModel(nn.Module, LatentModel):
 
     spec: Any
     history: xr.Dataset | None
+
+    def rows(self, x: Any) -> Tensor | StoredRows:
+        """The rows of x as `encode` reads them, library sizes in a last column where the likelihood reads these."""
+        return self.spec.rows(x)
 
 
 class ModelSpec(abc.ABC):
@@ -228,6 +236,35 @@ class ModelSpec(abc.ABC):
                 self._check_values(block)
             except ValueError as error:
                 raise ValueError(f"{error} (Rows are counted from row {begin}.)" if begin else str(error)) from error
+
+    @final
+    def rows(self, x: Any) -> Tensor | StoredRows:
+        """Rows as its models read them: where the likelihood reads library sizes from a last column, with that column.
+
+        Args:
+            x: numbers; a `Dataset`, whose library sizes are meant; an AnnData.
+
+        Raises:
+            ValueError: sizes that are not one of each row, or a likelihood that reads another column.
+        """
+        found, sizes = as_rows("x", x), getattr(x, "library_size", None) if is_table(x) else None
+        library = getattr(getattr(self, "likelihood", None), "library", None)
+        if sizes is None or not isinstance(library, LibraryColumn):
+            if is_anndata(x) and isinstance(library, LibraryColumn):
+                raise ValueError(
+                    "library_size: the likelihood reads library sizes; name their column in obs, "
+                    "from_anndata(adata, library_size=...), or give them: library_size=."
+                )
+            return found
+        if library.column != -1:
+            raise ValueError(
+                f"library_size: it stands after the counts, in the last column; the likelihood reads column "
+                f"{library.column}. Use LibraryColumn(-1, reference={library.reference})."
+            )
+        column = rows_of("library_size", np.asarray(sizes) if isinstance(sizes, (list, tuple)) else sizes)
+        if column.shape != (len(found),):
+            raise ValueError(f"library_size: expected one of each of the {len(found)} rows; got {tuple(column.shape)}.")
+        return beside(found, column[:, None].to(found.device, found.dtype))
 
     @final
     def build(self, num_features: int, seed: int, history: xr.Dataset | None = None) -> Any:  # of the spec's own kind

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
 
-from probgeo.geometry.points import Points
 from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.models.base import Encoding, FittedModel, ModelSpec, suited
 from probgeo.models.decoders.decoder import DecoderSpec
@@ -193,8 +192,8 @@ class FittedVAE(EncoderDecoder, FittedModel):
             z = pyro.sample("z", dist.Normal(mean, std))
         self.decoder.guide(z)
 
-    def encode(self, x: Points) -> Encoding:
-        """Mean and standard deviation of q(z | x), each (row, latent), of rows x (row, feature)."""
+    def encode(self, x: Any) -> Encoding:
+        """Mean and standard deviation of q(z | x), each (row, latent), of rows x (row, feature) or a `Dataset`."""
         x = suited("x", x, self, "row feature")
         self._check(x)
         mean, log_std = self.encoder(self.spec.likelihood.encoder_input(x)).chunk(2, dim=-1)

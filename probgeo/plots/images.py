@@ -17,7 +17,7 @@ def distance_matrix(
 
     Args:
         matrix: (row, row), any unit.
-        labels: names of the rows.
+        labels: names of the rows; rows side by side that share a name are a group, which is named once, between lines.
         label: of the colour bar.
         ax: axes to draw in; default: those of a new figure, large enough for the names.
 
@@ -47,10 +47,16 @@ def distance_matrix(
     if labels is None:
         ax.set(xticks=[], yticks=[])
     else:
-        size = min(8, 60 * side / num)
-        ax.set_xticks(range(num), labels, rotation=90, fontsize=size)
-        ax.set_yticks(range(num), labels, fontsize=size)
+        names = np.asarray(labels, dtype=str)
+        bounds = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1], [True]]))
+        middles, first = (bounds[1:] + bounds[:-1] - 1) / 2, bounds[:-1]
+        size = min(8, 60 * side / len(first))
+        ax.set_xticks(middles, names[first], rotation=90, fontsize=size)
+        ax.set_yticks(middles, names[first], fontsize=size)
         ax.tick_params(length=0)
+        for bound in bounds[1:-1] if len(first) < num else []:
+            ax.axhline(bound - 0.5, color="white", linewidth=0.6)
+            ax.axvline(bound - 0.5, color="white", linewidth=0.6)
     return owner_of(ax)
 
 

@@ -3,6 +3,7 @@
 from probgeo.jobs import TaskLost
 from probgeo.study.cluster import Workers
 from probgeo.study.given import Given
+from probgeo.study.manifold import manifold_check
 from probgeo.study.measure import RetrainingLost, measure, with_ambient_distances
 from probgeo.study.measures import (
     DEFAULT_MEASURES,
@@ -36,6 +37,7 @@ __all__ = [
     "decorrelated_energy",
     "expected_metric",
     "fisher_rao_metric",
+    "manifold_check",
     "measure",
     "tight_distances",
     "with_ambient_distances",

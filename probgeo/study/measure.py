@@ -10,21 +10,20 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probgeo.datasets.mapped import as_rows, is_table
+from probgeo.datasets.mapped import as_rows, sized
 from probgeo.geometry.geodesics import Status
 from probgeo.jobs import TaskLost, carried_out
 from probgeo.models.base import LatentModel, ModelSpec
 from probgeo.rows import StoredRows, row_blocks
 from probgeo.study.asked import Asked, checked
 from probgeo.study.measures import DEFAULT_MEASURES, Euclidean, Measure
+from probgeo.study.own import Rows, own_rows
 from probgeo.study.quantities import Quantity
 
 EUCLIDEAN = "euclidean"
 # Dims of the dataset, in this order.
 ORDER = ("model", "measure", "retraining", "draw", "pair", "triple", "region")
 
-# As they come: of numbers of any kind, from torch, NumPy or pandas.
-Rows = Any
 # Of one retraining, by measure; or why there is nothing.
 Row = Mapping[str, xr.Dataset] | str
 
@@ -55,6 +54,7 @@ def measure(
     pairs: Rows,
     measures: Mapping[str, Measure] = DEFAULT_MEASURES,
     *,
+    library_size: Rows | None = None,
     points: Rows | None = None,
     triples: Rows | None = None,
     regions: Mapping[str, Rows] | None = None,
@@ -70,6 +70,8 @@ def measure(
             a `Dataset` each model reads what it needs beside the numbers, such as the batch of each cell.
         pairs: rows of `points` (pair, 2) whose distances are measured.
         measures: by name; `euclidean`, the distance of the codes, is always there.
+        library_size: of each row of x, for models whose likelihood reads it, as in `fit`; that of points is in their
+            `Dataset`.
         points: observations that `pairs` refers to, e.g. a test set; None for `x`.
         triples: rows of `points` (triple, 3): the angle at the first between the ways to the other two.
         regions: by name, rows of `points` (row,): the volume of the convex hull of their codes.
@@ -125,8 +127,8 @@ def measure(
     if not models or not all(len(retrainings) for retrainings in models.values()):
         raise ValueError(f"models: expected at least one, each with at least one training; got {_sizes(models)}.")
     measures = with_euclidean(measures)
-    given, others = x, points
-    x, points = checked_data("x", x, points)
+    given, others = sized(x, library_size), points
+    x, points = checked_data("x", given, points)
     acquaint((found[0] for found in models.values()), x)
     asked = checked(pairs, triples, regions, len(points), {name: found[0] for name, found in models.items()})
     rows = asked.rows()
@@ -198,16 +200,6 @@ def checked_data(name: str, x: Rows, points: Rows | None) -> tuple[Tensor | Stor
             f"{points.dtype}."
         )
     return x, points
-
-
-def own_rows(
-    model: LatentModel, given: Rows, others: Rows | None, x: Tensor | StoredRows, points: Tensor | StoredRows
-) -> tuple[Tensor | StoredRows, Tensor | StoredRows]:
-    """Data and points as a model reads them: beside the numbers x and points, it may read more of what was given."""
-    own = model.rows(given) if is_table(given) else x
-    if others is None:
-        return own, own
-    return own, model.rows(others) if is_table(others) else points
 
 
 def applicable(measures: Mapping[str, Measure], model: LatentModel | ModelSpec) -> dict[str, Measure]:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 import xarray as xr
 from torch import Tensor
 
 from probgeo.disk import whole_file
 from probgeo.netcdf import read_netcdf, write_netcdf
-from probgeo.rows import FileRows, StoredRows
+from probgeo.rows import FileRows, SparseRows, StoredRows, row_blocks
 from probgeo.specs import digest
 from probgeo.study.asked import Asked
 from probgeo.study.devices import own_device
@@ -38,14 +39,14 @@ class Held:
 
 @dataclass(frozen=True)
 class Kept:
-    """Rows in files: all of an array, or rows that are in a file already, by their numbers.
+    """Rows in files: all of an array or of a sparse matrix, or rows that are in a file already, by their numbers.
 
     Args:
-        file: of the array.
+        file: of the array or the matrix.
         numbers: file of the rows' numbers in another array.
     """
 
-    file: Path | StoredRows
+    file: Path | FileRows
     numbers: Path | None = None
 
     @property
@@ -56,9 +57,10 @@ class Kept:
 
     def load(self) -> Tensor | StoredRows:
         """The rows."""
-        if isinstance(self.file, Path):
-            return _mapped(self.file)
-        return self.file if self.numbers is None else self.file.rows(_mapped(self.numbers))
+        if isinstance(self.file, FileRows):
+            return self.file if self.numbers is None else self.file.rows(_mapped(self.numbers))
+        sparse = self.file.suffix == ".npz"
+        return SparseRows.of_matrix(scipy.sparse.load_npz(self.file)) if sparse else _mapped(self.file)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,14 @@ class Mapped:
         def rows(x: Tensor | StoredRows, key: str) -> Kept:
             if isinstance(x, Tensor):
                 return Kept(kept(x, key))
-            if not isinstance(x, FileRows) or x.chosen is None:
+            if not isinstance(x, FileRows):
+                path = folder / f"{key}.npz"
+                if not path.exists():
+                    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+                        blocks = [scipy.sparse.csr_array(block.cpu().numpy()) for _, block in row_blocks(x)]
+                        scipy.sparse.save_npz(file, scipy.sparse.vstack(blocks, format="csr"))
+                return Kept(path)
+            if x.chosen is None:
                 return Kept(x)
             return Kept(replace(x, chosen=None), kept(x.chosen, digest(x.chosen)))
 
@@ -133,7 +142,12 @@ def _holds(path: Path, tensor: Tensor) -> bool:
 
 def _mapped(path: Path) -> Tensor:
     # Mapped copy-on-write: torch wants memory that it may write to, and the file stays as it is.
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+    try:
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
+    except FileNotFoundError as error:  # a worker that came after the others had been asked
+        raise OSError(
+            f"folder: a worker does not see {path}. Choose a folder on a disk that all workers share."
+        ) from error
 
 
 Inputs = Held | Mapped

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from probgeo.datasets.mapped import sized
 from probgeo.disk import is_read_only
 from probgeo.jobs import TaskLost, carried_out, groups, num_workers
 from probgeo.models.base import FittedModel, LatentModel, ModelSpec
@@ -21,7 +22,6 @@ from probgeo.study.claim import claim
 from probgeo.study.identity import model_key
 from probgeo.study.measure import (
     Row,
-    Rows,
     acquaint,
     applicable,
     assembled,
@@ -29,6 +29,7 @@ from probgeo.study.measure import (
     with_euclidean,
 )
 from probgeo.study.measures import DEFAULT_MEASURES, Measure
+from probgeo.study.own import OwnRows, Rows, rows_by_name
 from probgeo.study.probe import check_seen
 from probgeo.study.quantities import Quantity
 from probgeo.study.store import Held, Inputs, Mapped, measurement_key, read_rows
@@ -49,7 +50,7 @@ class Study:
             a run that was killed, or asks for more seeds, other pairs or other measures, computes what is missing and
             nothing else. A function or class of the user's own is part of a key by its source.
         data: observations (row, feature) that the models are trained on, floating point; everything runs on its device.
-            What is mapped from a file stays there, as in `fit`.
+            What is mapped from a file, or sparse, stays there, as in `fit`. Of a `Dataset` its `x`.
         pairs: rows of `points` (pair, 2) whose distances are measured.
         models: by name, specs to train, or lists of models that were trained elsewhere, one per training.
         seeds: one retraining of every spec per seed; none where there are no specs.
@@ -59,6 +60,8 @@ class Study:
         triples: rows of `points` (triple, 3): the angle at the first between the ways to the other two; None for none.
         regions: by name, rows of `points` (row,), more than latent dimensions: the volume of the convex hull of their
             codes, for at most 5 latent dimensions. A hull is as wide as its outermost code: leave outliers out.
+        library_size: of each row of data, for the specs whose likelihood reads it, as in `fit`, where data is no
+            `Dataset`, which has its own.
 
     Raises:
         TypeError: a measure, metric or network of the user's own that no source identifies, or that is no spec.
@@ -99,24 +102,29 @@ class Study:
         points: Rows | None = None,
         triples: Rows | None = None,
         regions: Mapping[str, Rows] | None = None,
+        library_size: Rows | None = None,
     ) -> None:
-        self.folder, self.training = Path(folder), training
+        self.folder, self.training = Path(folder).absolute(), training  # also for workers in another directory
         self.models, self.seeds = dict(models), checked_seeds(seeds)
         _check(self.models, self.seeds)
         self.measures = with_euclidean(measures)
         self.data: Any
         self.points: Any
-        self.data, self.points = checked_data("data", data, points)
+        given = sized(data, library_size)
+        self.data, self.points = checked_data("data", given, points)
         described = {name: self._described(name) for name in self.models}
         acquaint(described.values(), self.data)
         self.asked = checked(pairs, triples, regions, len(self.points), described)
         self.pairs = self.asked.pairs.to(self.data.device)
-        for model in self.models.values():
-            if isinstance(model, ModelSpec):
-                model.check(self.data)
-                model.check(self.points)
         self._data_digest = digest(self.data)
-        self._points_digest = self._data_digest if points is None else digest(self.points)
+        points_digest = self._data_digest if points is None else digest(self.points)
+        numbers = OwnRows(self.data, self.points, self._data_digest, points_digest)
+        self._own = rows_by_name(self.models, given, points, numbers)
+        if library_size is not None and all(own.x.shape == self.data.shape for own in self._own.values()):
+            raise ValueError(
+                "library_size: none of the models reads it. Use a likelihood of counts with library=likelihoods."
+                "LibraryColumn(-1, reference=...)."
+            )
         # Every key once, before anything is trained: what cannot be named is refused here.
         self._trainings = {name: self._training_keys(name) for name in self.models}
         digest(*self.measures.values())
@@ -161,7 +169,7 @@ class Study:
         if num_pairs < 1 or (stack is not None and stack < 1):
             raise ValueError(f"stack, num_pairs: expected at least 1; got {stack} and {num_pairs}.")
         files = {
-            (name, index, measure): self._files(key, self.measures[measure])
+            (name, index, measure): self._files(name, key, self.measures[measure])
             for name, keys in self._trainings.items()
             for index, key in enumerate(keys)
             for measure in applicable(self.measures, self._described(name))
@@ -180,12 +188,7 @@ class Study:
         if not missing and (known := self._known(key)) is not None:
             return known
         executor = executor if missing else None
-        held = Held(self.data, self.points, self.asked)
-        inputs: Inputs = held
-        if executor:
-            folder = self.folder.resolve() / "inputs"
-            inputs = mapped = Mapped.written(held, folder, self._data_digest, self._points_digest)
-            check_seen(executor, self.folder.resolve(), mapped.paths)
+        inputs = self._inputs(executor)
         lost = self._train(missing, inputs, executor, progress, stack)
         jobs: list[tuple] = []
         owners: list[tuple[str, int]] = []
@@ -193,7 +196,7 @@ class Study:
         for name, index in dict.fromkeys((name, index) for name, index, _ in missing):
             if (name, index) not in lost:
                 own = {m: (self.measures[m], paths) for (n, i, m), paths in missing.items() if (n, i) == (name, index)}
-                jobs += jobs_of(self._model_or_folder(name, index), inputs, own, tiles)
+                jobs += jobs_of(self._model_or_folder(name, index), inputs[name], own, tiles)
                 owners += [(name, index)] * (len(jobs) - len(owners))
         names = [f"of {name!r}, retraining {index}" for name, index in owners]
         done = carried_out(measure_into, jobs, executor, "measuring distances", progress, names=names)
@@ -223,12 +226,12 @@ class Study:
         folder = self._training_folder(name)
         return fit(
             spec,
-            self.data,
+            self._own[name].x,
             [seed],
             training=self.training,
             folder=folder,
             progress=False,
-            data_digest=self._data_digest,
+            data_digest=self._own[name].x_digest,
         )[0]
 
     # --- where things are ---
@@ -239,7 +242,7 @@ class Study:
         return model if isinstance(model, ModelSpec) else model[0]
 
     def _training_folder(self, name: str) -> Path:
-        return self.folder / "trainings" / digest(self.models[name], self.training, self._data_digest)
+        return self.folder / "trainings" / digest(self.models[name], self.training, self._own[name].x_digest)
 
     def _training_keys(self, name: str) -> list[str]:
         """What identifies each retraining of a model."""
@@ -249,18 +252,18 @@ class Study:
             return [digest(folder, seed) for seed in self.seeds]
         return [model_key(each, name, index) for index, each in enumerate(model)]
 
-    def _files(self, training: str, how: Measure) -> dict[Quantity, Path]:
+    def _files(self, name: str, training: str, how: Measure) -> dict[Quantity, Path]:
         return {
             quantity: self.folder
             / quantity.folder
-            / f"{measurement_key(training, self.asked, quantity, self._points_digest, how)}.nc"
+            / f"{measurement_key(training, self.asked, quantity, self._own[name].points_digest, how)}.nc"
             for quantity in self.asked.rows()
         }
 
     def _model_or_folder(self, name: str, index: int) -> LatentModel | Path:
         model = self.models[name]
         if isinstance(model, ModelSpec):
-            return (self._training_folder(name) / f"seed-{self.seeds[index]}").resolve()
+            return self._training_folder(name) / f"seed-{self.seeds[index]}"
         return model[index]
 
     def _known(self, key: str) -> xr.Dataset | None:
@@ -286,26 +289,44 @@ class Study:
 
     # --- the work ---
 
+    def _inputs(self, executor: Executor | None) -> dict[str, Inputs]:
+        """What is trained on and measured, by model: in memory, or in files that workers of an executor see."""
+        found: dict[str, Inputs] = {}
+        for name, own in self._own.items():
+            held = Held(own.x, own.points, self.asked)
+            same = next((other for other in found if self._own[other][2:] == own[2:]), None)
+            if executor and not same:
+                found[name] = mapped = Mapped.written(held, self.folder / "inputs", own.x_digest, own.points_digest)
+                check_seen(executor, self.folder, mapped.paths)
+            else:
+                found[name] = found[same] if same else held
+        return found
+
     def _train(
-        self, missing: Mapping, inputs: Inputs, executor: Executor | None, progress: bool, stack: int | None
+        self,
+        missing: Mapping,
+        inputs: Mapping[str, Inputs],
+        executor: Executor | None,
+        progress: bool,
+        stack: int | None,
     ) -> dict[tuple[str, int], str]:
         """Train every spec's seeds that a measurement is missing of, equal specs once; why some cannot be measured."""
-        wanted: dict[Path, tuple[ModelSpec, list[int]]] = {}
+        wanted: dict[Path, tuple[str, list[int]]] = {}
         for name, model in self.models.items():
             if isinstance(model, ModelSpec):
-                folder = self._training_folder(name).resolve()
+                folder = self._training_folder(name)
                 unmeasured = {self.seeds[index] for n, index, _ in missing if n == name}
                 # Of a training that was deleted the distances may be there still.
                 seeds = [s for s in self.seeds if s in unmeasured or not (folder / f"seed-{s}").exists()]
-                _, known = wanted.setdefault(folder, (model, []))
+                _, known = wanted.setdefault(folder, (name, []))
                 known += [seed for seed in seeds if seed not in known]
-        wanted = {folder: (spec, seeds) for folder, (spec, seeds) in wanted.items() if seeds}
+        wanted = {folder: (name, seeds) for folder, (name, seeds) in wanted.items() if seeds}
         workers = 1 if executor is None else num_workers(executor)
         each = -(-sum(len(seeds) for _, seeds in wanted.values()) // workers) if workers else 1
-        size = stack or min(STACK, max(1, each))
+        size, bar = stack or min(STACK, max(1, each)), progress and not executor
         jobs = [
-            (spec, inputs, group, self.training, folder, self._data_digest, progress and not executor)
-            for folder, (spec, seeds) in wanted.items()
+            (self.models[name], inputs[name], group, self.training, folder, self._own[name].x_digest, bar)
+            for folder, (name, seeds) in wanted.items()
             for group in groups(seeds, size)
         ]
         names = [f"{type(spec).__name__}, seeds {', '.join(map(str, seeds))}" for spec, _, seeds, *_ in jobs]
@@ -319,7 +340,7 @@ class Study:
         lost = {}
         for name, model in self.models.items():
             for index, seed in enumerate(self.seeds if isinstance(model, ModelSpec) else ()):
-                folder = self._training_folder(name).resolve()
+                folder = self._training_folder(name)
                 if not (folder / f"seed-{seed}").exists() and (folder, seed) in killed:
                     lost[name, index] = killed[folder, seed]
                 elif diverged := storage.read_config(folder / f"seed-{seed}")["extra"]["diverged"]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probgeo.datasets.mapped import as_rows
-from probgeo.likelihoods import Likelihood
+from probgeo.datasets.mapped import sized
+from probgeo.likelihoods import LibraryColumn, Likelihood
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
@@ -77,6 +77,7 @@ def fit(
     x: Any,
     seeds: Sequence[int] = (0,),
     *,
+    library_size: Any | None = None,
     training: Training = Training(),
     folder: str | os.PathLike | None = None,
     stack: int = 10,
@@ -94,7 +95,10 @@ def fit(
         x: data (row, observation), floating point: a tensor, on whose device training runs, an array or a table. An
             array that is mapped from a file (`numpy.load(..., mmap_mode="r")`) or a store of chunks (zarr, h5py) stays
             there: no more than blocks of rows are in memory, except where a decoder is fitted to all codes at once
-            (RBF, GP, last layer), and of conditional, shared and Gaussian process latent variable models.
+            (RBF, GP, last layer), and of conditional, shared and Gaussian process latent variable models. So does a
+            sparse matrix. Of a `Dataset` its `x` is meant, with its library sizes where the likelihood reads these.
+        library_size: of each row (row,), for likelihoods with `library=LibraryColumn(-1, reference=...)`: they are put
+            after the features, and the models' rows have them as their last column.
         seeds: one retraining per seed.
         training: epochs, batch size, optimiser, learning rates, validation, early stopping.
         folder: where retraining `seed` is saved, as `folder/seed-<seed>`; finished ones are loaded instead of trained,
@@ -135,7 +139,7 @@ def fit(
         raise TypeError(f"training: expected Training(...); got {training!r}.")
     if not isinstance(spec, ModelSpec):
         raise TypeError(f"spec: expected a spec, such as VAE(latent=2); got {_named(spec)}.")
-    x = as_rows("x", x)
+    x = rows_with(spec, sized(x, library_size), library_size)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one seed, none repeated; got {seeds}.")
     check_whole("stack", stack)
@@ -183,6 +187,22 @@ def fit(
             found,
         )
     return found
+
+
+def rows_with(spec: ModelSpec, given: Any, library_size: Any | None) -> Any:
+    """Rows as a spec reads them, library sizes among them where they are given.
+
+    Raises:
+        ValueError: they are, and the spec does not read them.
+    """
+    rows = spec.rows(given)
+    library = getattr(getattr(spec, "likelihood", None), "library", None)
+    if library_size is not None and not isinstance(library, LibraryColumn):
+        raise ValueError(
+            f"library_size: {type(spec).__name__} with {getattr(spec, 'likelihood', None)} does not read it. Use a "
+            " likelihood of counts with library=likelihoods.LibraryColumn(-1, reference=...)."
+        )
+    return rows
 
 
 def _at_once(

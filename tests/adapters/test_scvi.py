@@ -5,7 +5,9 @@ Run in an environment of its own, as .ci/run does: pip install -e '.[scvi,test]'
 
 import copy
 import logging
+import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -361,3 +363,23 @@ def test_trainings_are_measured_on_the_cells_as_they_come():
     assert (found <= bound * 1.01).all() and (found > 0.5 * bound).all()
     chosen = pg.measure({"scVI": models}, adata, [[0, 1]], measures, points=adata[2:4].copy())
     np.testing.assert_allclose(chosen.distance.values[..., 0], dataset.distance.values[..., 1], rtol=1e-3)
+
+
+def test_the_script_of_the_page_runs_and_prints_the_table(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    script = re.search(r"```python\n(import probgeo as pg, scanpy.*?)```", page, re.DOTALL).group(1)
+    assert len([line for line in script.splitlines() if line.strip()]) <= 15
+    for printed, tiny in {
+        "range(10)": "range(2)",
+        "num_pairs=50": "num_pairs=2",
+        "train()": "train(max_epochs=1, accelerator='cpu', logger=False)",
+    }.items():
+        assert printed in script
+        script = script.replace(printed, tiny)
+    adata = cells()
+    adata.obs["cell_type"] = adata.obs["type"]
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script, "README.md", "exec"), {})
+    table = capsys.readouterr().out
+    assert all(word in table for word in ("CV", "spread", "ICC", "scVI", "geodesic", "straight", "euclidean"))

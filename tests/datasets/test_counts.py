@@ -108,7 +108,9 @@ def test_what_a_file_lacks_is_named_with_what_it_has(tmp_path):
         count_table(tmp_path / "cells.npz", counts="X")
     with pytest.raises(ValueError, match="weights: expected one per pseudotime"):
         count_table(tmp_path / "cells.npz", weights=("time",))
-    with pytest.raises(ValueError, match=r"expected a .h5ad, .npz, .csv or .tsv file; got cells.txt"):
+    with pytest.raises(
+        ValueError, match=r"expected an AnnData, or a .h5ad, .zarr, .npz, .csv or .tsv file; got cells.txt"
+    ):
         (tmp_path / "cells.txt").touch()
         count_table(tmp_path / "cells.txt")
     with pytest.raises(FileNotFoundError, match="there is no file"):

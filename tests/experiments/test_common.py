@@ -2,8 +2,10 @@
 
 import ast
 import importlib
+import inspect
 import json
 import shutil
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -115,6 +117,37 @@ def test_a_device_that_is_not_here_is_refused_before_anything_is_trained(name, t
     assert "device: expected one that is here, as cpu is; got 'cuda'" in said
 
 
+def test_every_experiment_with_a_study_takes_a_cluster_and_no_other_does():
+    studies = {name for name, module in EXPERIMENTS.items() if "config.run(" in inspect.getsource(module)}
+    assert {name for name, module in EXPERIMENTS.items() if "cluster" in module.Config.__dataclass_fields__} == studies
+    assert len(studies) >= 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (
+            ["--cluster", "pbs"],
+            "expected local, slurm, or a scheduler's address, as tcp://host:8786; got 'pbs'",
+        ),
+        (["--cluster", "local", "--workers", "0"], "workers, stack: expected at least 1; got 0 and None"),
+        (["--stack", "0"], "workers, stack: expected at least 1; got 2 and 0"),
+    ],
+)
+def test_a_cluster_that_there_is_not_is_refused(arguments, complaint, tmp_path, capsys):
+    with pytest.raises(SystemExit) as refused:
+        EXPERIMENTS["identifiability"].main([*arguments, "--out", str(tmp_path / "run")])
+    assert refused.value.code == 2 and not (tmp_path / "run").exists()
+    assert complaint in " ".join(capsys.readouterr().err.replace("│", "").split())
+
+
+def test_without_dask_a_cluster_is_refused_before_anything_is_trained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)  # as where it is not installed
+    config = EXPERIMENTS["identifiability"].Config(cluster="local")
+    with pytest.raises(ValueError, match=r"cluster: needs dask.distributed .* pip install 'probgeo\[distributed\]'"):
+        config.run(None)
+
+
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_a_stored_result_is_that_of_its_experiment_and_of_no_other(path):
     accepted = []
@@ -167,3 +200,14 @@ def test_experiments_use_what_is_public_of_the_library(path):
             assert not [name for name in (*node.module.split("."), *(a.name for a in node.names)) if name[0] == "_"]
         elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
             assert node.attr in NAMED_TUPLES or (isinstance(node.value, ast.Name) and node.value.id == "self")
+
+
+def test_labels_stay_whole_that_are_longer_than_those_of_the_file_that_others_came_from(tmp_path):
+    short = xr.Dataset({"cv": ("measure", [0.1])}, {"measure": ["straight"]})
+    save_result({"distances": short}, Config(), tmp_path / "short.nc")
+    read = load_result(tmp_path / "short.nc")["distances"]
+    read.measure.encoding["dtype"] = "<U8"  # as a study's file is read
+    longer = xr.concat([read, short.assign_coords(measure=["reconstructed"])], "measure")
+    save_result({"distances": longer}, Config(), tmp_path / "longer.nc")
+    found = load_result(tmp_path / "longer.nc")["distances"]
+    assert found.measure.values.tolist() == ["straight", "reconstructed"]

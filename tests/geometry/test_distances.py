@@ -1,6 +1,7 @@
 """Distance matrices: closed forms, metric axioms, resuming; graph distances and their reported error."""
 
 import json
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
 from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import DecorrelatedEnergy, ExpectedMetric, PullbackMetric
 from probgeo.geometry.paths import Straight
+from probgeo.jobs import TaskLost
 from probgeo.nn import mlp
 from tests.damage import damages
 from tests.manifolds import globe
+from tests.study.test_measure import Weighing
+from tests.study.test_study import Elsewhere
 
 SOLVER = GaussNewton(32)
 
@@ -184,6 +188,37 @@ def test_graph_distances_do_not_depend_on_the_other_sources():
     graph = Graph(metric, z)
     whole = graph_distances(metric, z, z[:70], graph=graph)
     assert np.allclose(graph_distances(metric, z, z[66:67], graph=graph)[0], whole[66], rtol=1e-12)
+
+
+def test_every_part_of_graph_distances_shows_its_progress(capsys):
+    z = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = graph_distances(PullbackMetric(mlp([3, 8, 9]).double()), z, z[:5], num_checked=12, progress=True)
+    shown = capsys.readouterr().err
+    assert all(part in shown for part in ("lines", "graph", "geodesics to check")) and found.shape == (5, 40)
+
+
+def test_an_executor_solves_and_searches_to_the_same_bits(tmp_path):
+    metric, z = ensemble(), points(100)
+    here, tasks = distance_matrix(metric, z[:9], solver=SOLVER, num_pairs=10), Weighing()
+    there = distance_matrix(metric, z[:9], solver=SOLVER, num_pairs=10, executor=tasks, folder=tmp_path)
+    assert there.identical(here) and len(tasks.sizes) == 4 and max(tasks.sizes) < 30_000  # the metric
+    assert distance_matrix(metric, z[:9], solver=SOLVER, num_pairs=10, executor=None, folder=tmp_path).identical(here)
+    graph = Graph(metric, z, num_nodes=900)
+    here = graph_distances(metric, z, z[:70], graph=graph, num_checked=5)
+    assert graph_distances(metric, z, z[:70], graph=graph, num_checked=5, executor=Elsewhere()).identical(here)
+
+
+def test_a_tile_whose_workers_died_is_named_and_the_others_are_kept(tmp_path):
+    class Deadly(Elsewhere):
+        def submit(self, task, /, *args, **options):
+            future = Future()
+            future.set_exception(TaskLost(3))
+            return future if 0 in args[2] else super().submit(task, *args, **options)
+
+    metric, z = ensemble(), points()
+    with pytest.raises(RuntimeError, match=r"executor: tiles of pairs .* could not be computed: the 3 workers"):
+        distance_matrix(metric, z, solver=SOLVER, num_pairs=2, executor=Deadly(), folder=tmp_path)
+    assert 0 < len(list(tmp_path.glob("tile-*"))) < 18
 
 
 def test_wrong_argument_is_a_named_error():

@@ -296,7 +296,8 @@ def test_printed_summary_is_narrow_and_has_one_line_per_row_and_per_comparison()
     d = xr.concat([study(), study().sel(model=["single"]).assign_coords(model=["ensemble"])], "model")
     text = str(summary(d, num_resamples=50))
     assert max(map(len, text.splitlines())) <= 100
-    estimates, *comparisons = text.split("\n\n")
+    estimates, *comparisons, verdicts = text.split("\n\n")
+    assert sum("geodesic" in line for line in verdicts.splitlines()) == 3
     assert sum("[" in line and "geodesic" in line for line in estimates.splitlines()) == 3
     # Each geodesic against that of rbf, but not that one; each against its own model's Euclidean distance.
     assert [sum("geodesic" in line for line in part.splitlines()) for part in comparisons] == [2, 3]

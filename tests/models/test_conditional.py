@@ -473,6 +473,10 @@ def test_specs_that_make_no_sense_are_refused():
         pg.masks.RandomMask(0.0)
     with pytest.raises(ValueError, match="latent: expected at least one"):
         pg.ConditionalVAE(0)
+    with pytest.raises(ValueError, match="expected one distribution for each feature"):
+        pg.ConditionalVAE(likelihood=pg.likelihoods.OneHotCategorical(), mask=pg.masks.NoMask(), covariates=(0,)).build(
+            5, seed=0
+        )
     for likelihood in (
         pg.likelihoods.OneHotCategorical(),
         pg.likelihoods.Poisson(pg.likelihoods.RowTotal(10.0)),

@@ -193,6 +193,15 @@ def test_distance_matrix_shows_values_and_names():
     assert bar.get_ylabel() == "geodesic distance"
 
 
+def test_rows_side_by_side_of_one_name_are_named_once_in_their_middle():
+    ax, _ = drawn(plots.distance_matrix(RNG.random((60, 60)), ["a"] * 20 + ["b"] * 39 + ["a"])).axes
+    for axis, ticks in ((ax.get_xticklabels(), ax.get_xticks()), (ax.get_yticklabels(), ax.get_yticks())):
+        assert [tick.get_text() for tick in axis] == ["a", "b", "a"]
+        np.testing.assert_array_equal(ticks, [9.5, 39, 59])
+    bounds = sorted(float(line.get_ydata()[0]) for line in ax.lines if line.get_xdata()[0] == 0)
+    assert bounds == [19.5, 58.5]
+
+
 @pytest.mark.parametrize("shape", [(8, 6), (8, 6, 3)])
 def test_panels_fill_the_grid_row_by_row(shape):
     images = RNG.random((5, int(np.prod(shape))))

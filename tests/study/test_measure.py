@@ -5,6 +5,7 @@ from inspect import unwrap
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 import xarray as xr
 from torch import nn
@@ -225,3 +226,17 @@ def test_a_task_carries_no_data(tmp_path):
     )  # fmt: skip
     study.run(executor, progress=False)
     assert len(executor.sizes) == 3 and max(executor.sizes) < 10_000
+
+
+def test_a_task_carries_no_sparse_counts_either(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.poisson(torch.rand(300, 2000, generator=generator) / 4, generator=generator)
+    found, executor = [], Weighing()
+    for name, x, run_by in (("here", counts, None), ("sent", scipy.sparse.csr_array(counts.numpy()), executor)):
+        study = pg.Study(
+            tmp_path / name, x, PAIRS, {"m": spec()}, seeds=[0], measures={"straight": pg.StraightLine(num_segments=4)},
+            training=pg.Training(epochs=1, batch_size=100),
+        )  # fmt: skip
+        found.append(study.run(run_by, progress=False).distance)
+    assert max(executor.sizes) < 10_000
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,10 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.files.annotated import GENE_HEADS, check_orientation, matrix_of, opened
 from probgeo.datasets.files.arrays import opened_arrays
 from probgeo.datasets.labels import coded, named_codes
+from probgeo.datasets.mapped import is_anndata
 
 
 class _Columns(NamedTuple):
@@ -23,20 +25,24 @@ class _Columns(NamedTuple):
     others: Mapping[str, np.ndarray]
     code_names: Mapping[str, np.ndarray]
     cells: pd.Index
+    head: str = ""  # above the names of the cells
 
 
 def count_table(
-    path: str | Path,
+    path: str | Path | Any,
     labels: str | None = None,
     pseudotime: Sequence[str] = (),
     weights: Sequence[str] = (),
     counts: str | None = None,
     library_size: str | None = None,
+    raw: bool = False,
 ) -> Dataset:
-    """The counts in an AnnData (.h5ad), NumPy (.npz) or text table (.csv, .tsv, also compressed) file.
+    """The counts in an AnnData, its file (.h5ad, .zarr), NumPy (.npz) or text table (.csv, .tsv, also compressed) file.
+
+    All are in memory then; `adapters.from_anndata` leaves sparse counts sparse.
 
     Args:
-        path: the file; cells are rows.
+        path: the file, or an AnnData; cells are rows.
         labels: what holds the cells' types: a column (of `obs`, of the text table) or an array of the npz, names or
             codes, missing where a cell is unlabelled; codes of an npz are named by its array `<labels>_names` if there
             is one, cells by `cells`. None: all of one type.
@@ -46,6 +52,7 @@ def count_table(
         counts: layer of the AnnData or array of the npz that holds the counts; default X, or the array `counts`. Not
             used of a text table, whose counts are all columns that are not named otherwise.
         library_size: what holds the library sizes, of which the counts here may be a part.
+        raw: whether the counts are those of `raw` of an AnnData.
 
     Returns:
         The counts, checked to be non-negative integers, with names of genes and cells and, as `obs`, what else the file
@@ -54,7 +61,8 @@ def count_table(
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: an AnnData file, and anndata is not installed.
-        ValueError: another kind of file, a name that the file lacks, values that are no counts.
+        ValueError: another kind of file, a name that the file lacks, values that are no counts, rows that are genes, as
+            their names tell.
 
     Example:
         >>> import pathlib, tempfile, pandas as pd, probgeo as pg
@@ -65,18 +73,22 @@ def count_table(
         >>> found.feature_names, found.label_names
         (('Sst', 'Pvalb'), ('glia', 'neuron'))
     """
-    path = Path(path)
-    if not path.exists():
+    table = path if is_anndata(path) else None
+    path = Path("cells" if table is not None else path)
+    if table is None and not path.exists():
         raise FileNotFoundError(f"path: there is no file {path}.")
-    kind = next((suffix for suffix in path.suffixes if suffix in (".h5ad", ".npz", ".csv", ".tsv")), None)
-    if kind is None:
-        raise ValueError(f"path: expected a .h5ad, .npz, .csv or .tsv file; got {path.name}.")
-    if kind == ".h5ad":
-        found = _anndata(path, counts)
+    kind = next((suffix for suffix in path.suffixes if suffix in (".h5ad", ".zarr", ".npz", ".csv", ".tsv")), None)
+    if table is None and kind is None:
+        raise ValueError(f"path: expected an AnnData, or a .h5ad, .zarr, .npz, .csv or .tsv file; got {path.name}.")
+    if raw and kind in (".npz", ".csv", ".tsv"):
+        raise ValueError(f"raw: {path} is no AnnData, which alone has one; leave it out.")
+    if table is not None or kind in (".h5ad", ".zarr"):
+        found = _anndata(path, table, counts, raw)
     elif kind == ".npz":
         found = _arrays(path, counts or "counts")
     else:
         found = _text(path, {*pseudotime, *weights, *filter(None, [labels, library_size])})
+    check_orientation(str(path), found.cells, found.genes, found.head)
     codes, names = _codes(path, found, labels)
     time = _stacked(path, found, pseudotime)
     if weights:
@@ -125,18 +137,13 @@ def earliest_row(pseudotime: Float32[Tensor, "row lineage"]) -> int:
     return int(pseudotime.nanmean(1).masked_fill(known < known.max(), torch.inf).nan_to_num(torch.inf).argmin())
 
 
-def _anndata(path: Path, layer: str | None) -> _Columns:
-    try:
-        import anndata
-    except ImportError as error:
-        raise ImportError(f"{path}: anndata reads such files; pip install anndata.") from error
-    table = anndata.read_h5ad(path)
-    if layer is not None and layer not in table.layers:
-        raise ValueError(f"counts: {path} has no layer {layer!r}; it has {sorted(table.layers)}.")
-    matrix = table.X if layer is None else table.layers[layer]
-    columns = {str(name): table.obs[name].to_numpy() for name in table.obs.columns}
+def _anndata(path: Path, table: Any, layer: str | None, raw: bool) -> _Columns:
+    table = opened(path)[0] if table is None else table
+    matrix, genes = matrix_of(table, layer, raw)
+    matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix
     dense = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
-    return _Columns(dense, tuple(map(str, table.var_names)), {**dict(table.obsm), **columns}, {}, table.obs_names)
+    columns = {str(name): table.obs[name].to_numpy() for name in table.obs.columns}
+    return _Columns(dense, tuple(map(str, genes)), {**dict(table.obsm), **columns}, {}, table.obs_names)
 
 
 def _arrays(path: Path, name: str) -> _Columns:
@@ -153,14 +160,15 @@ def _arrays(path: Path, name: str) -> _Columns:
 
 def _text(path: Path, names: set[str]) -> _Columns:
     table = pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",")
-    if table.columns[0].startswith("Unnamed") or table.columns[0] in ("cell", "cells", "barcode"):
-        table = table.set_index(table.columns[0])  # names of the rows
+    head = str(table.columns[0])
+    if head.startswith("Unnamed") or head.lower() in ("cell", "cells", "barcode", *GENE_HEADS):
+        table = table.set_index(head)  # names of the rows
     counted = table.drop(columns=[name for name in names if name in table])
     wrong = [name for name in counted if not pd.api.types.is_numeric_dtype(counted[name])]
     if wrong:
         raise ValueError(f"path: expected numbers in the columns of {path}; got text in {wrong}. Remove them.")
     columns = {str(name): table[name].to_numpy() for name in names if name in table}
-    return _Columns(counted.to_numpy(), tuple(map(str, counted.columns)), columns, {}, table.index)
+    return _Columns(counted.to_numpy(), tuple(map(str, counted.columns)), columns, {}, table.index, head)
 
 
 def _column(path: Path, found: _Columns, name: str) -> np.ndarray:

@@ -106,10 +106,9 @@ def rounding_lengths(maps: Maps, points: Float[Tensor, "point latent"], memory: 
     rounding, eps = maps.rounding(points), torch.finfo(points.dtype).eps
 
     def lengths() -> Iterator[Tensor]:
-        for chunk in point_chunks(maps, points, memory, 1 + points.shape[1]):
-            jets = maps.jets(chunk).flatten(2) / maps.num_maps**0.5
-            own = torch.einsum("pk,pko->po", chunk, jets[:, 1:]).norm(dim=1) * eps
-            yield 10 * torch.maximum(rounding * jets[:, 0].norm(dim=1), own)
+        for chunk in point_chunks(maps, points, memory, 4):
+            sizes = [x.square().sum((0, 2)).div(maps.num_maps).sqrt() for x in maps.pushed(chunk, chunk)]
+            yield 10 * torch.maximum(rounding * sizes[0], eps * sizes[1])
 
     return torch.cat(list(lengths()))
 

@@ -14,7 +14,7 @@ from probgeo.models.base import Encoding, LatentModel, suited
 
 
 class MeanColumns:
-    """Where the features of a row are among the columns of E[x | z]: one column each, or one per class.
+    """Where the features of a row are among the columns of E[x | z]: one column each, one per class, none if given.
 
     Args:
         likelihood: of the rows.
@@ -36,8 +36,8 @@ class MeanColumns:
         return torch.where(single, values, (values == place).to(y))
 
     def features(self, mean: Float[Tensor, "*batch column"]) -> Float[Tensor, "*batch feature"]:
-        """One value per feature: its expectation, the likeliest of classes."""
-        blocks = mean.split(self.widths.tolist(), dim=-1)
+        """One value per feature that has any: its expectation, the likeliest of classes."""
+        blocks = mean.split(self.widths[self.widths > 0].tolist(), dim=-1)
         values = [block[..., 0] if block.shape[-1] == 1 else block.argmax(-1).to(mean) for block in blocks]
         return torch.stack(values, dim=-1)
 

@@ -1,6 +1,7 @@
 """The Pyro model and guide of conditional variational autoencoders: masks, missing values, how training starts."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from probgeo.likelihoods import Likelihood, Mixed, OneHotCategorical
 from probgeo.models.base import Encoding
+from probgeo.models.conditional.masks import NoMask
 from probgeo.models.networks import Networks
 from probgeo.models.phase import Phase, Target, inside, start_from_data, target, with_decoder
 from probgeo.models.vae import data_plate, positive
@@ -24,18 +26,32 @@ def filled(y: Tensor) -> Tensor:
     return y.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
 
 
-def _check_separate(likelihood: Likelihood, num_features: int) -> None:
-    """Refuse likelihoods in which a feature has no distribution of its own."""
+PER_DRAW = 10  # samples of z that share a draw of the decoder; members of an ensemble take turns over them
+
+
+def checked_num(num: int) -> int:
+    """The number of samples; ValueError below one."""
+    if num < 1:
+        raise ValueError(f"num: expected at least one sample; got {num}.")
+    return num
+
+
+def groups_of_samples(num: int) -> Iterator[int]:
+    """Numbers of samples that share a draw of the decoder."""
+    for begin in range(0, checked_num(num), PER_DRAW):
+        yield min(PER_DRAW, num - begin)
+
+
+def _check_separate(likelihood: Likelihood, num_features: int, masked: bool) -> None:
+    """Refuse likelihoods in which a feature has no distribution of its own; with masks, those with a library size."""
     parts = [part for part, _ in likelihood.parts] if isinstance(likelihood, Mixed) else [likelihood]
     row = torch.ones(1, num_features)
-    if (
-        any(isinstance(part, OneHotCategorical) for part in parts)
-        or likelihood.known(row)
-        or likelihood.observed(row).shape != row.shape
-    ):
+    sized = bool(likelihood.known(row)) or likelihood.observed(row).shape != row.shape
+    if any(isinstance(part, OneHotCategorical) for part in parts) or (masked and sized):
         raise ValueError(
             f"likelihood: expected one distribution for each feature, so that any may be given; got {likelihood}. Give "
-            "classes as one column of labels, Categorical(num_classes), and counts without a library size."
+            "classes as one column of labels, Categorical(num_classes), and counts without a library size, or with one "
+            "where covariates alone are given, mask=NoMask()."
         )
 
 
@@ -56,7 +72,7 @@ class ConditionalModel(Networks):
     def __init__(self, spec: Any, num_features: int) -> None:
         modelled, covariates = spec.columns(num_features)
         num_modelled = len(modelled)
-        _check_separate(spec.likelihood, num_modelled)
+        _check_separate(spec.likelihood, num_modelled, masked=not isinstance(spec.mask, NoMask))
         width = spec.likelihood.encoder_input(torch.ones(1, num_modelled)).shape[1]
         num_uniforms = spec.mask.num_uniforms(num_modelled)
         num_conditions = len(covariates) + (width + num_modelled if num_uniforms else 0)
@@ -64,6 +80,8 @@ class ConditionalModel(Networks):
         super().__init__(spec, num_modelled, sizes, spec.latent + num_conditions)
         self.num_features = num_features
         self.modelled, self.covariates, self.num_uniforms = modelled, covariates, num_uniforms
+        #: Which of the modelled columns the likelihood is of: all but that of library sizes.
+        self.observed = [place for place, num in enumerate(spec.likelihood.num_means(num_modelled)) if num]
         if self.num_uniforms and any(phase.start for phase in self.decoder.phases[1:]):
             raise ValueError(
                 f"decoder: {type(spec.decoder).__name__} is fitted to the codes after training, when a row has one "
@@ -141,11 +159,12 @@ class ConditionalModel(Networks):
         with data, latent, poutine.scale(scale=positive(beta)):
             z = pyro.sample("z", standard)
         inputs = torch.cat([z, self.conditions(y, mask, covariates)], dim=-1)
-        output, parameters = self.decoder(inputs, self.parameters_of_likelihood())
-        distribution: Any = self.spec.likelihood.distribution(output, parameters)
-        observation = distribution.mask(self.spec.target.modelled(~y.isnan(), mask))
-        with data, pyro.plate("feature", y.shape[1], dim=-1):
-            pyro.sample("x", observation, obs=filled(y))
+        likelihood, values = self.spec.likelihood, filled(y)
+        output, parameters = self.decoder(inputs, {**self.parameters_of_likelihood(), **likelihood.known(values)})
+        distribution: Any = likelihood.distribution(output, parameters)
+        observation = distribution.mask(self.spec.target.modelled(~y.isnan(), mask)[..., self.observed])
+        with data, pyro.plate("feature", len(self.observed), dim=-1):
+            pyro.sample("x", observation, obs=likelihood.observed(values))
 
     def guide(
         self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None, mask: Tensor | None = None

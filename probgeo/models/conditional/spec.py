@@ -17,7 +17,7 @@ from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.models.base import Encoding, FittedModel, suited
 from probgeo.models.conditional.given import GivenVAE, MeanColumns
 from probgeo.models.conditional.masks import Mask, NoMask, RandomMask, Target, Unobserved
-from probgeo.models.conditional.model import ConditionalModel, filled
+from probgeo.models.conditional.model import ConditionalModel, checked_num, filled, groups_of_samples
 from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.last_layer.sampled import random_state_of
 from probgeo.models.decoders.single import Decoder
@@ -25,7 +25,6 @@ from probgeo.models.networks import check_parts
 from probgeo.models.vae import LatentSpec, Warmup
 from probgeo.nn import MLP, Network
 
-_PER_DRAW = 10  # samples of z that share a draw of the decoder; members of an ensemble take turns over them
 _ROWS = 500
 
 
@@ -41,6 +40,8 @@ class ConditionalVAE(LatentSpec):
         decoder: spec of the decoder of [z; c], with its source of uncertainty. Decoders that are fitted to the codes
             after training (RBF, a Gaussian process, posteriors of the last layer) need `mask=NoMask()`.
         likelihood: distribution of the modelled features given the decoder's output, one distribution per feature.
+            Counts with a library size need `mask=NoMask()`: the total of the modelled columns, or one of these columns,
+            counted without the covariates. Batch and library size: `covariates` are the batch's one-hot columns.
         encoder: spec of the network [x; c] -> mean and log standard deviation of q(z | x, c).
         beta: weight of KL(q ‖ N(0, I)) in the objective: a number, one number per latent dimension, or a `Warmup`.
         mask: how masks are drawn in training: `RandomMask(p)`, `RandomShare()`, or `NoMask()` for covariates alone.
@@ -118,6 +119,11 @@ class ConditionalVAE(LatentSpec):
                 f"x: expected finite covariates, which are never missing; got {x[row, covariates[number]].item():g} at "
                 f"row {row}, column {covariates[number]} ({int(bad.sum())} such values). Impute them, or model them."
             )
+        if x[:, modelled].isnan().any() and self.likelihood.known(filled(x[:1, modelled])):
+            raise ValueError(
+                "x: expected every count, where a row's counts are parts of its library size; got missing ones (NaN). "
+                "Remove these rows or columns."
+            )
         try:
             # Zero is in the support of every likelihood of separate features.
             self.likelihood.check(filled(x[:, modelled]))
@@ -146,11 +152,14 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         self.latent = spec.latent
         self.num_members = spec.num_members
         self.history = history
+        self.has_library = bool(spec.likelihood.known(torch.ones(1, len(self.modelled))))
 
-    def encode(self, x: Points, mask: Tensor | None = None) -> Encoding:
+    def encode(self, x: Any, mask: Tensor | None = None) -> Encoding:
         """Mean and standard deviation of q(z | x, c), each (row, latent), with the rows' own covariates."""
         x = suited("x", x, self, "row feature")
         y, covariates = self.split(x)
+        if self.has_library and bool(y.isnan().any()):
+            raise ValueError("x: expected every count and library size; got missing ones (NaN). Remove these rows.")
         return self.encoding(y, self.checked_mask(x, mask), covariates)
 
     def encode_given(self, x: Float[Tensor, "row feature"], y: Tensor, mask: Tensor, covariates: Tensor) -> Encoding:
@@ -232,7 +241,7 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         """E[x | z, c] at as many z from the prior."""
         y, covariates = self.split(x)
         with random_state_of(seed, x.device):
-            codes = [torch.randn(len(x), self.spec.latent).to(x) for _ in range(_checked(num))]
+            codes = [torch.randn(len(x), self.spec.latent).to(x) for _ in range(checked_num(num))]
         yield from self._means(codes, y, self.checked_mask(x, mask), covariates)
 
     def metric(self) -> Metric:
@@ -275,9 +284,9 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
             seed: of the samples.
         """
         given = self.checked_mask(x, mask)
-        found = torch.full_like(x, torch.nan)
+        found, columns = torch.full_like(x, torch.nan), self._observed_columns()
         mean = torch.cat([likelihood.mean(1) for likelihood, _ in self._log_probs(x, mask, num_samples, seed)])
-        found[:, self.modelled] = (-mean).masked_fill(given | x[:, self.modelled].isnan(), torch.nan)
+        found[:, columns] = (-mean).masked_fill(given[:, self.observed] | x[:, columns].isnan(), torch.nan)
         return found
 
     def elbo(
@@ -313,11 +322,11 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         """log p(x_j | z, c), 0 where x_j is given or missing, and log p(z) / q(z | x, c), block of rows by block."""
         given = self.checked_mask(x, mask)
         beta = torch.ones(self.spec.latent, dtype=x.dtype, device=x.device)
-        hidden = ~given & ~x[:, self.modelled].isnan()
+        hidden = ~given[:, self.observed] & ~x[:, self._observed_columns()].isnan()
         with random_state_of(seed, x.device):
             for rows, masks, modelled in zip(x.split(_ROWS), given.split(_ROWS), hidden.split(_ROWS), strict=True):
                 likelihoods, ratios = [], []
-                for copies in _groups(num_samples):
+                for copies in groups_of_samples(num_samples):
                     repeated, repeated_mask = rows.repeat_interleave(copies, 0), masks.repeat_interleave(copies, 0)
                     guide = poutine.trace(self.guide).get_trace(repeated, beta=beta, mask=repeated_mask)
                     model = poutine.replay(self.model, guide)
@@ -347,15 +356,17 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         y, covariates = self.split(x)
         mask, found = self.checked_mask(x, mask), []
         with random_state_of(seed, x.device):
-            for copies in _groups(num):
+            for copies in groups_of_samples(num):
                 rows = [part.repeat_interleave(copies, 0) for part in (y, mask, covariates)]
+                known = self.spec.likelihood.known(filled(rows[0]))
                 z = torch.randn(len(rows[0]), self.spec.latent).to(x)
                 inputs = torch.cat([z, self.conditions(*rows)], dim=-1)
                 guide = poutine.trace(self.decoder.guide).get_trace(inputs)
-                output, parameters = poutine.replay(self.decoder, guide)(inputs, self.parameters_of_likelihood())
+                parameters = {**self.parameters_of_likelihood(), **known}
+                output, parameters = poutine.replay(self.decoder, guide)(inputs, parameters)
                 drawn = self.spec.likelihood.distribution(output, parameters).sample().to(x)
                 found.append(drawn.unflatten(0, (len(x), copies)).movedim(1, 0))
-        return self._completed(x, torch.where(mask, y, torch.cat(found)))
+        return self._completed(x, torch.where(mask[:, self.observed], y[:, self.observed], torch.cat(found)))
 
     @torch.no_grad()
     def means(
@@ -383,23 +394,15 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         y, _ = self.split(x)
         mean = sum(self._prior_means(x, mask, num_samples, seed)) / num_samples
         features = MeanColumns(self.spec.likelihood, len(self.modelled)).features(torch.as_tensor(mean))
-        return self._completed(x, torch.where(self.checked_mask(x, mask), y, features))
+        given = self.checked_mask(x, mask)[:, self.observed]
+        return self._completed(x, torch.where(given, y[:, self.observed], features))
 
-    def _completed(self, x: Tensor, y: Float[Tensor, "*batch modelled"]) -> Float[Tensor, "*batch feature"]:
-        """Rows of x with the modelled features y."""
+    def _completed(self, x: Tensor, y: Float[Tensor, "*batch observed"]) -> Float[Tensor, "*batch feature"]:
+        """Rows of x with the observed features y."""
         whole = x.expand(*y.shape[:-1], -1).clone()
-        whole[..., self.modelled] = y
+        whole[..., self._observed_columns()] = y
         return whole
 
-
-def _checked(num: int) -> int:
-    """The number of samples; ValueError below one."""
-    if num < 1:
-        raise ValueError(f"num: expected at least one sample; got {num}.")
-    return num
-
-
-def _groups(num: int) -> Iterator[int]:
-    """Numbers of samples that share a draw of the decoder."""
-    for begin in range(0, _checked(num), _PER_DRAW):
-        yield min(_PER_DRAW, num - begin)
+    def _observed_columns(self) -> list[int]:
+        """Columns of x that the likelihood is of."""
+        return [self.modelled[place] for place in self.observed]

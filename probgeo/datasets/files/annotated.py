@@ -1,0 +1,149 @@
+"""AnnData as data sets: matrices stay sparse or in their file, and what is known of cells stays with them."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from probgeo.datasets.dataset import Dataset
+from probgeo.datasets.labels import named_codes
+from probgeo.datasets.mapped import is_anndata, matrix_rows
+
+_GENES = re.compile(r"gene|ens[a-z]*g\d{6}|mt-|rp[ls]\d", re.IGNORECASE)
+_CELLS = re.compile(r"cell|[acgt]{10,}(-\d+)?$", re.IGNORECASE)
+GENE_HEADS = {"gene", "genes", "gene_id", "gene_name", "gene_symbol", "symbol", "feature", "features"}
+
+
+def annotated(
+    adata: Any,
+    *,
+    layer: str | None = None,
+    raw: bool = False,
+    labels: str | None = None,
+    batch: str | None = None,
+    library_size: str | None = None,
+    name: str | None = None,
+) -> Dataset:
+    """The cells of an AnnData, as `adapters.from_anndata` describes them."""
+    table, called = opened(adata)
+    matrix, genes = matrix_of(table, layer, raw)
+    check_orientation(str(called), table.obs_names, genes)
+    obs = table.obs.copy()
+    for argument, key in (("labels", labels), ("batch", batch), ("library_size", library_size)):
+        if key is not None and key not in obs:
+            turned = " It is a column of var: are genes the rows? Give adata.T." if key in table.var else ""
+            raise ValueError(
+                f"{argument}: obs has no column {key!r}; it has {', '.join(map(str, obs)) or 'none'}.{turned}"
+            )
+    if batch is not None:
+        if obs[batch].isna().any():
+            raise ValueError(
+                f"batch: expected a batch of every cell; {int(obs[batch].isna().sum())} of {len(obs)} have none in "
+                f"{batch!r}. Fill in a name for them, or leave them out."
+            )
+        obs[batch] = pd.Categorical(obs[batch].astype(str))
+    codes, names = named_codes(obs[labels]) if labels else (torch.zeros(len(obs), dtype=torch.int64), ("cell",))
+    sizes = None if library_size is None else _sizes(obs[library_size])
+    return Dataset(
+        name=name or (called if isinstance(called, str) else called.stem),
+        x=matrix_rows(matrix),
+        labels=codes,
+        label_names=names,
+        shape=(matrix.shape[1],),
+        colours=_colours(table, labels, names),
+        feature_names=tuple(map(str, genes)),
+        obs=obs,
+        library_size=sizes,
+    )
+
+
+def opened(adata: Any) -> tuple[Any, str | Path]:
+    """An AnnData, of an object or a file, and what to call it."""
+    if is_anndata(adata):
+        return adata, "cells"
+    if not isinstance(adata, (str, Path)):
+        raise TypeError(f"adata: expected an AnnData, or the path of an .h5ad or .zarr; got {type(adata).__name__}.")
+    path = Path(adata)
+    if not path.exists():
+        raise FileNotFoundError(f"path: there is no file {path}.")
+    if path.suffix not in (".h5ad", ".zarr"):
+        raise ValueError(f"adata: expected an AnnData, or the path of an .h5ad or .zarr; got {path.name}.")
+    try:
+        import anndata
+    except ImportError as error:
+        raise ImportError(f"{path}: anndata reads such files; pip install anndata.") from error
+    return (anndata.read_zarr if path.suffix == ".zarr" else anndata.read_h5ad)(path), path
+
+
+def matrix_of(table: Any, layer: str | None, raw: bool = False) -> tuple[Any, pd.Index]:
+    """X, a layer, or the X of `raw`, and the names of its genes.
+
+    Raises:
+        ValueError: it is not there, or what scvi-tools minified, whose counts are gone.
+    """
+    if raw and layer is not None:
+        raise ValueError(f"raw: expected either raw or a layer; got both, layer {layer!r}.")
+    if raw:
+        if table.raw is None:
+            raise ValueError("raw: the AnnData has none; leave it out, or name the layer of the counts.")
+        return table.raw.X, table.raw.var_names
+    if layer is not None and layer not in table.layers:
+        raise ValueError(f"layer: there is no layer {layer!r}; it has {sorted(table.layers)}.")
+    if table.uns.get("_scvi_adata_minify_type") == "latent_posterior_parameters":
+        raise ValueError("adata: it was minified by scvi-tools, its counts are gone. Give the AnnData before that.")
+    found = table.X if layer is None else table.layers[layer]
+    if found is None:
+        raise ValueError(f"layer: the AnnData has no X; name one of its layers, {sorted(table.layers)}.")
+    return found, table.var_names
+
+
+def check_orientation(name: str, rows: Iterable[Any], columns: Iterable[Any], head: str = "") -> None:
+    """Refuse a table whose rows are genes, as their names tell: those of genes and cells are often plain.
+
+    Args:
+        name: of the table.
+        rows, columns: their names.
+        head: what stands above the names of the rows.
+
+    Raises:
+        ValueError: the names of the rows are those of genes, or those of the columns are those of cells.
+    """
+    rows, columns = list(map(str, rows)), list(map(str, columns))
+    by_rows = _share(_GENES, rows) - _share(_CELLS, rows)
+    by_columns = _share(_CELLS, columns) - _share(_GENES, columns)
+    if head.lower() in GENE_HEADS or by_rows > 0.5 or by_columns > 0.5:
+        raise ValueError(
+            f"{name}: expected cells as rows and genes as columns; the {len(rows)} rows are named {_few(rows)}, the "
+            f"{len(columns)} columns {_few(columns)}. Turn it: adata.T, or pandas.read_csv(path, index_col=0).T; if "
+            "these rows are cells, give them other names."
+        )
+
+
+def _share(pattern: re.Pattern, names: Sequence[str]) -> float:
+    return sum(bool(pattern.match(name)) for name in names) / max(1, len(names))
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def _sizes(values: pd.Series) -> Tensor:
+    sizes = values.to_numpy(dtype=float, na_value=np.nan)
+    if not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise ValueError(f"library_size: expected a positive number of every cell in {values.name!r}.")
+    return torch.from_numpy(sizes.astype(np.float32))
+
+
+def _colours(table: Any, labels: str | None, names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The colours that scanpy keeps of the labels' categories."""
+    kept = table.uns.get(f"{labels}_colors")
+    if labels is None or kept is None or not isinstance(table.obs[labels].dtype, pd.CategoricalDtype):
+        return None
+    of_name = dict(zip(map(str, table.obs[labels].cat.categories), map(str, kept), strict=False))
+    found = tuple(of_name.get(each, "") for each in names)
+    return found if all(re.fullmatch("#[0-9a-fA-F]{6}", colour) for colour in found) else None
