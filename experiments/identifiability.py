@@ -4,6 +4,7 @@ Trains variational autoencoders that differ only in their uncertainty, several t
 observations in all of them; prints one table and draws two figures. Run again, it resumes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from experiments.common.options import Ensemble, Observed, OnWorkers, Retrained
 from experiments.common.released import AsReleased, SummedAsReleased
 from experiments.common.results import Groups, Shown, config_of, convergence, run
 from probgeo.study import decorrelated_energy
+from probgeo.study.tight import sampled, tight_measures
 
 Architecture = Literal["conv-ensemble", "injective"]
 
@@ -39,6 +41,11 @@ class Config(Retrained, Ensemble, Observed, OnWorkers):
     """Random triples of observations whose angles are measured too, with a table of their own."""
     volumes: bool = False
     """Also measure the volume of each class's region: the hull of the codes of nine tenths of its observations."""
+    tight_pairs: int = 0
+    """Random pairs whose geodesics are also sought tightly, from many starts, in every training: the table then states
+    the solver's own share. Some twenty times the cost of so many pairs; 0 for none."""
+    bends: int = 18
+    """Bent lines that the tight search starts from, besides the straight line and the graph's routes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,20 +147,34 @@ def references(distance: xr.DataArray) -> dict[str, xr.DataArray]:
     return found | {"euclidean": distance.sel(measure="euclidean", drop=True)}
 
 
+def tight_distances(config: Config, folder: Path, data: Any, points: Any, models: Mapping[str, Any]) -> xr.Dataset:
+    """Distances of a sample of the pairs, sought tightly: a study of the same trainings, in the same folder."""
+    geodesics = {name: how for name, how in measures_of(config).items() if isinstance(how, pg.Geodesic)}
+    measures = tight_measures(geodesics, config.bends)
+    pairs = pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0)
+    chosen = sampled(len(pairs), config.tight_pairs, seed=0)
+    found = config.run(config.study(folder, data, points, models, measures, pairs=pairs[chosen]))
+    return found.distance.sel(measure=list(measures)).assign_coords(pair=chosen).to_dataset()
+
+
 def compute(config: Config, folder: Path) -> Groups:
     """Everything that takes time: distances and, for two latent dimensions, a map."""
     data, points = config.observations()  # pairs of the test set, as published
+    models: dict[str, Any] = {name: spec_of(name, config, data.shape) for name in config.models}
+    tight = tight_distances(config, folder, data, points, models) if config.tight_pairs else None
     study = config.study(
         folder,
         data,
         points,
-        models={name: spec_of(name, config, data.shape) for name in config.models},
+        models,
         measures=measures_of(config),
         triples=pg.sample_triples(points.labels, config.angles, seed=0) if config.angles else None,
         regions=pg.class_regions(points.x, points.labels) if config.volumes else None,
     )
     distances = config.run(study).drop_vars(["energy", "euclidean_latent"])  # in study.nc, and in `distance`
     groups = {"distances": distances.assign(elbo=elbos(study))}
+    if tight is not None:
+        groups["tight"] = tight
     return groups | ({"latent": latent_views(study, data)} if config.latent == 2 else {})
 
 
@@ -161,7 +182,8 @@ def report(groups: Groups) -> Shown:
     """A table of distances, of angles and volumes where they were measured; a histogram and a map."""
     dataset = groups["distances"]
     distance = pg.study.with_ambient_distances(dataset)
-    summary = pg.identifiability.summary(distance, references(distance))
+    tight = groups["tight"].distance if "tight" in groups else None
+    summary = pg.identifiability.summary(distance, references(distance), tight=tight)
     print(summary)
     tables = {"table": summary}
     for quantity in (name for name in ("angle", "volume") if name in dataset):

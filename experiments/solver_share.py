@@ -6,8 +6,8 @@ default's starts and many bent lines, the shortest of all kept. A distance that 
 varies over them, and would be taken for a lack of identifiability.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +17,10 @@ from torch import Tensor
 import probgeo as pg
 from experiments.common.options import Ensemble, Observed, OnWorkers, Retrained
 from experiments.common.results import Groups, Shown, run
+from probgeo.datasets import Dataset, branching_counts, cache_folder, count_table
 from probgeo.identifiability import coefficient_of_variation, icc, solver_excess
+from probgeo.likelihoods import NegativeBinomial, RowTotal
+from probgeo.study import expected_metric, fisher_rao_metric
 
 TIGHTER = 1e-4
 
@@ -37,6 +40,9 @@ class Config(Retrained, Ensemble, Observed, OnWorkers):
     bends: int = 18
     """Bent lines that the tight search starts from, besides the straight line and the graph's routes."""
     epochs: int = 60
+    counts: Path | None = None
+    """For --dataset cells: a table of counts, here or in $PROBGEO_DATA; none for simulated ones. Their decoders are
+    negative binomial, and the metric is Fisher-Rao."""
 
 
 QUICK = {"members": 2, "retrainings": 2, "pairs": 6, "segments": 32, "bends": 2, "epochs": 5}
@@ -46,36 +52,50 @@ QUICK = {"members": 2, "retrainings": 2, "pairs": 6, "segments": 32, "bends": 2,
 class FromLine(pg.study.Measure):
     """The geodesic from the straight line alone."""
 
+    metric: Callable[[pg.LatentModel], pg.Energy]
     solver: pg.GaussNewton
 
     def paths(self, model: pg.LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
-        return pg.geodesic(model.metric(), start, stop, solver=self.solver)
+        return pg.geodesic(self.metric(model), start, stop, solver=self.solver)
 
 
 @dataclass(frozen=True)
 class FromOnePath(pg.study.Measure):
     """The geodesic from the shortest path of a graph alone."""
 
+    metric: Callable[[pg.LatentModel], pg.Energy]
     solver: pg.GaussNewton
 
     def paths(self, model: pg.LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> pg.Geodesics:
-        metric = model.metric()
+        metric = self.metric(model)
         return pg.geodesic(metric, start, stop, init=pg.paths.Graph(metric, codes).__call__, solver=self.solver)
+
+
+def cells(counts: Path | None) -> Dataset:
+    """The counts of a file, or simulated ones."""
+    if counts is None:
+        return branching_counts()
+    return count_table(counts if counts.exists() else cache_folder() / counts)
 
 
 def compute(config: Config, folder: Path) -> Groups:
     """Everything that takes time: trainings and distances, which are kept."""
-    data, points = config.observations()
+    of_cells = config.dataset == "cells"
+    data, points = (cells(config.counts),) * 2 if of_cells else config.observations()
+    metric = fisher_rao_metric if of_cells else expected_metric
+    decoder = pg.EnsembleDecoder(config.members, config.perceptron())
+    spec = config.vae(decoder)
+    if of_cells:
+        spec = replace(spec, likelihood=NegativeBinomial(RowTotal(data.x.sum(1).median().item())))
     default = config.solver()
     tight = pg.GaussNewton(config.segments, tolerance=TIGHTER, coarse_tolerance=TIGHTER, max_steps=100)
     measures = {
-        "line": FromLine(default),
-        "one path": FromOnePath(default),
-        "rivals": pg.study.Geodesic(solver=default),
-        "many tight": pg.study.ManyStarts(solver=tight, num_bends=config.bends),
+        "line": FromLine(metric, default),
+        "one path": FromOnePath(metric, default),
+        "rivals": pg.study.Geodesic(metric, default),
+        "many tight": pg.study.ManyStarts(metric, tight, config.bends),
     }
-    models = {"ensemble": config.vae(pg.EnsembleDecoder(config.members, config.perceptron()))}
-    dataset = config.run(config.study(folder, data, points, models, measures))
+    dataset = config.run(config.study(folder, data, points, {"ensemble": spec}, measures))
     kept = dataset[["distance", "status", "rivals", "gap"]].sel(model="ensemble", measure=list(measures), drop=True)
     return {"distances": kept}
 

@@ -63,6 +63,25 @@ def gru() -> Decoder:
     return lambda z: cell(z[:, None].expand(-1, 3, -1))[0].flatten(1)
 
 
+def unrolled() -> Decoder:
+    cell = seeded(lambda: nn.LSTMCell(2, 2))[0]
+
+    def states(z: Tensor) -> Tensor:
+        hidden, memory, found = z, torch.zeros_like(z), []
+        for _ in range(3):
+            hidden, memory = cell(z, (hidden, memory))
+            found.append(hidden)
+        return torch.cat(found, dim=1)
+
+    return states
+
+
+def nearest(z: Tensor) -> Tensor:
+    """Of a codebook, with the gradient passed straight through."""
+    codes = points(16, seed=2)
+    return hill(z + (codes[torch.cdist(z, codes).argmin(1)] - z).detach())
+
+
 def altered() -> Iterator[nn.Module]:
     for alteration in ALTERATIONS:
         member = net(activation=nn.LeakyReLU)
@@ -95,8 +114,21 @@ RIGHT: dict[str, Callable[[], list[Decoder]]] = {
         seeded(
             dense, partial(nn.LayerNorm, 16), partial(nn.Unflatten, 1, (4, 4)), partial(nn.GroupNorm, 2, 4), nn.Flatten
         ),
+        seeded(dense, partial(nn.Unflatten, 1, (4, 4)), partial(nn.InstanceNorm1d, 4, affine=True), nn.Flatten),
         Attention().double().eval(),
         Branching(),
+    ],
+    "scripted, traced": lambda: [
+        torch.jit.script(net()),
+        torch.jit.trace(net(), points(3)),
+        partial(nn.functional.linear, weight=net()[0].weight),
+        partial(lambda network, z: torch.utils.checkpoint.checkpoint(network, z, use_reentrant=False), net()),
+    ],
+    "cells unrolled": lambda: [
+        unrolled(),
+        lambda z: torch.fft.irfft(torch.fft.rfft(net()(z)) * torch.arange(7)),
+        lambda z: net()(z).sort(dim=1).values,
+        lambda z: torch.linalg.solve(3 * torch.eye(2).to(z) + net(0, 2, 4)(z).tanh().unflatten(1, (2, 2)), z),
     ],
     "forward hooks": lambda: list(altered()),
     "means of GPyTorch": lambda: [process(), lambda z: Exponential.apply(hill(z))],
@@ -106,17 +138,25 @@ RIGHT: dict[str, Callable[[], list[Decoder]]] = {
     ],
 }
 REFUSED: dict[str, Callable[[], list[Decoder]]] = {
-    "part of it detached": lambda: [detached_hill, data, through_numpy, Once(), rounded],
+    "part of it detached": lambda: [
+        *(detached_hill, data, through_numpy, Once(), rounded, nearest),
+        lambda z: hill(z) + (hill(z).round() - hill(z)).detach(),
+        lambda z: points(100)[(20 * z[:, 0] + 50).clamp(0, 99).long()],
+    ],
     "training mode": lambda: [
         seeded(dense, partial(nn.BatchNorm1d, 16)),
         seeded(dense, partial(nn.Dropout, 0.3)),
         seeded(lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(2, 16))),
+        seeded(
+            dense, partial(nn.Unflatten, 1, (4, 4)), partial(nn.InstanceNorm1d, 4, track_running_stats=True), nn.Flatten
+        ),
     ],
     "random numbers": lambda: [drawn, lambda z: hill(z) + 0.1 * torch.randn(3)],
     "normalised by its whole batch": lambda: [batch_normalised, lambda z: hill(z) - hill(z).mean(0)],
-    "its argument changed": lambda: [moved],
+    "its argument changed": lambda: [moved, lambda z: hill(nn.functional.relu(z, inplace=True))],
     "half precision inside": lambda: [in_lower_precision, lambda z: hill(z.bfloat16()).to(z)],
     "integers": lambda: [lambda z: (50 * hill(z)).int(), lambda z: hill(z).half(), lambda z: hill(z) + 0j],
+    "sparse tensors": lambda: [lambda z: hill(z).to_sparse()],
     "tuples, dicts": lambda: [
         from_torch(encode=lambda x: x[:, :2], decode=decode).metric()
         for decode in (lambda z: (z, z), lambda z: {"x": z}, lambda z: [z])

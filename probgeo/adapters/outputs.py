@@ -8,6 +8,7 @@ import torch.distributions as td
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probgeo.geometry.points import Points, points_like
 from probgeo.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, OneHotCategorical, Poisson
 
 Pick = str | int | Callable[[Any], Any]
@@ -82,7 +83,9 @@ class Draws(nn.Module):
         super().__init__()
         self.functions, self.num_members = list(functions), len(functions)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Points) -> Tensor:
+        modules = (f for f in self.functions if isinstance(f, nn.Module))
+        z = points_like("z", z, (weights for module in modules for weights in module.parameters()))
         points = z.reshape(-1, z.shape[-1])
         # Each its own: a decoder may work in place.
         return torch.stack([f(points.clone()) for f in self.functions]).reshape(self.num_members, *z.shape[:-1], -1)

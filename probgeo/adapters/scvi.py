@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probgeo.adapters.information import ParameterChords
 from probgeo.adapters.scvi_decoder import (
     LIKELIHOODS,
     Decoders,
@@ -24,7 +25,6 @@ from probgeo.geometry.metrics import ExpectedMetric, Metric
 from probgeo.geometry.points import Points, points_of
 from probgeo.likelihoods import NegativeBinomial, ZeroInflatedNegativeBinomial
 from probgeo.models.base import Encoding, LatentModel
-from probgeo.models.decoders.decoder import information_metric_of
 from probgeo.rows import StoredRows, beside
 
 SUPPORTED = ("SCVI", "SCANVI", "LinearSCVI")
@@ -288,7 +288,7 @@ class SCVIModel(LatentModel):
             parts = zip(output, log_r, strict=True)
             return torch.stack([likelihood.information(part, {"log_total_count": own}) for part, own in parts])
 
-        return information_metric_of(self._decoders, information)
+        return ParameterChords(self._decoders, information)
 
     def negative_binomial_metric(self) -> Metric:
         """The Fisher-Rao metric of the negative binomial part, in the mean over the batches.

@@ -1,5 +1,6 @@
 """Data: published sets (checksummed downloads, cached), folders of images, synthetic manifolds, pairs of rows."""
 
+from probgeo.datasets.covariates import with_obs
 from probgeo.datasets.dataset import Column, Dataset, Normalisation
 from probgeo.datasets.files.counts import branching_counts, count_table, earliest_row
 from probgeo.datasets.files.images import celeba, image_folder, imagenette
@@ -94,6 +95,7 @@ __all__ = [
     "two_views",
     "with_columns",
     "with_labels",
+    "with_obs",
     "with_radius",
 ]
 

@@ -294,7 +294,7 @@ class Dataset:
 
     # --- features ---
 
-    def with_x(self, x: Float32[Tensor, "row feature"], shape: tuple[int, ...]) -> "Dataset":
+    def with_x(self, x: Float32[Tensor, "row feature"] | StoredRows, shape: tuple[int, ...]) -> "Dataset":
         """The same rows with other features: what is known of the features is left out, immersion and distance too."""
         unknown: dict[str, Any] = dict.fromkeys(("immersion", "distance", "normalisation", *_OF_FEATURES))
         return dataclasses.replace(self, x=x, shape=shape, views={}, **unknown)

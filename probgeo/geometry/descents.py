@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -9,12 +10,26 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probgeo.geometry.metrics import Energy
-from probgeo.geometry.newton import BlockTridiagonal, MatrixFree, System, chosen, finite, rows
+from probgeo.geometry.newton import (
+    BlockTridiagonal,
+    MatrixFree,
+    System,
+    chosen,
+    corrected_step,
+    finite,
+    learnt,
+    no_secants,
+    rows,
+)
 from probgeo.geometry.paths import Straight, resampled
-from probgeo.geometry.routes import REACH, Beaten, distinct, excess, firsts, ranked
+from probgeo.geometry.routes import REACH, SLACK, Beaten, distinct, excess, firsts, ranked
 from probgeo.specs import ADDED_LATER, check_numbers
 
 MAX_DAMPING = 1e3
+CHEAP = 4  # times as many segments on the last level as on the first
+UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured
+LEAST_CONTRACTION = 0.1  # a smaller one is no promise that slower modes go as fast
+ROUNDING = 10.0  # decrements of so many eps of the energy are none
 GRID_DIMENSIONS = 2  # up to which a graph is a grid, which sees every ridge
 
 
@@ -29,7 +44,7 @@ class Status(IntEnum):
         ['JUMP', 'CONVERGED']
     """
 
-    CONVERGED = 0  #: the last step promised, or brought, less than the tolerance
+    CONVERGED = 0  #: no more than the tolerance is left to be gained, as estimated in the valley
     MAX_STEPS = 1  #: the steps were used up before
     STALLED = 2  #: no step found that lowers the energy
     NONFINITE = 3  #: the energy along the path is not finite; energy and length are NaN
@@ -44,9 +59,10 @@ class GaussNewton:
 
     Args:
         num_segments: N of the result.
-        tolerance: relative decrease of the energy below which a pair is finished at N.
+        tolerance: a pair is finished at N when no more than this share of its energy, as estimated from the decrement
+            and from how fast it falls, is left to be gained in its valley.
         coarse_tolerance: the same, on the coarser levels.
-        max_steps: steps tried at N, at most; on each coarser level a fifth as many.
+        max_steps: steps tried at N, at most; on coarser levels a fifth as many, or half where they are cheap beside N.
         memory: bytes that the Newton systems of the pairs solved together may take, roughly; more pairs are solved in
             turns. What one chunk of decoder outputs takes is a choice of the metric.
         system: class of the linear systems, `newton.BlockTridiagonal` or `newton.MatrixFree`; None for matrix-free ones
@@ -62,7 +78,7 @@ class GaussNewton:
     """
 
     num_segments: int = 256
-    tolerance: float = 1e-2
+    tolerance: float = 1e-3
     coarse_tolerance: float = 5e-3
     max_steps: int = 30
     memory: int = 2**30
@@ -100,6 +116,7 @@ class Descents(NamedTuple):
     durations: Float[Tensor, "start segment"]
     steps: Int[Tensor, " start"]
     status: Int[Tensor, " start"]
+    contraction: Float[Tensor, " start"]  #: the last step's decrement over that of the one before, as last measured
 
     def those(self, which: Tensor) -> "Descents":
         """Some of them, by a mask or by their numbers."""
@@ -114,21 +131,25 @@ def descended(
     Where others than the straight line were looked for, the line is begun from all the same: beyond two dimensions,
     where a graph over codes is coarse, with as few segments as when it is alone. Before the last level, which is the
     dear one, paths that lie in one valley become one, and those too far above the best of their pair to come down to it
-    are left.
+    are left. Where the first level is cheap beside the last, it takes more: more steps, and every start that is not
+    surely in the valley of a better one.
     """
     beaten = Beaten(descents.pair[:0], descents.energy[:0])
-    coarse = solver.coarse_tolerance, -(-solver.max_steps // 5)
     first = descents.path.shape[1] - 1
+    coarse, valleys = (solver.coarse_tolerance, -(-solver.max_steps // 5)), distinct
+    if CHEAP * first <= solver.num_segments:
+        coarse = coarse[0], -(-solver.max_steps // 2)
+        valleys = partial(distinct, than=torch.minimum, slack=SLACK / 2)
     if searched:
         one = descents.those(firsts(descents.pair))
         if descents.path.shape[2] > GRID_DIMENSIONS:
             line = _line(metric, newton, one, min(metric.line_segments, first), first, coarse)
-            descents = descents.those(distinct(metric, *descents[:3]))
+            descents = descents.those(valleys(metric, *descents[:3]))
             descents = Descents(*map(torch.cat, zip(descents, line, strict=True)))
         else:
             line = _line(metric, newton, one, first, first, coarse)
             descents = Descents(*map(torch.cat, zip(line, descents, strict=True)))
-            descents = descents.those(distinct(metric, *descents[:3]))
+            descents = descents.those(valleys(metric, *descents[:3]))
     for num_segments in _levels(first, solver.num_segments):
         last, refined = num_segments == solver.num_segments, num_segments != descents.path.shape[1] - 1
         if last and refined and searched:
@@ -174,51 +195,60 @@ def _line(
 
 
 def _minimised(metric: Energy, newton: Any, descents: Descents, tolerance: float, max_steps: int) -> Descents:
-    """Damped Gauss–Newton steps on one level, each path until its own end.
+    """Damped Gauss–Newton steps, corrected by a secant, on one level, each path until its own end.
 
-    A trial is linearised at once, as nearly all are accepted. Only a path's last step, which promises less than the
+    A trial is linearised at once, as nearly all are accepted. Only a path's last step, which leaves less than the
     tolerance, is not: its energy is compared at the end, for all paths together; a tiny step is not taken at all.
     """
-    path, steps = descents.path, descents.steps.clone()
+    path, steps, contraction = descents.path, descents.steps.clone(), descents.contraction.clone()
     status = torch.full_like(steps, Status.MAX_STEPS)
     path, proposed = path.clone(), path.clone()
     model = newton.linearized(path)
     energies, durations = model.energy.clone(), model.durations.clone()
-    damping = torch.zeros_like(energies)
+    damping, before = torch.zeros_like(energies), torch.full_like(energies, torch.nan)
     active = finite(model) & (descents.status != Status.NONFINITE)
     status[~active] = Status.NONFINITE
-    active, model, damping = active.nonzero()[:, 0], rows(model, active), damping[active]
+    active, model, damping, before = active.nonzero()[:, 0], rows(model, active), damping[active], before[active]
+    secants = no_secants(model.gradient)
     for _ in range(max_steps):
         if not len(active):
             break
-        step, promised = newton.step(model, damping)
+        step, promised = corrected_step(newton, model, damping, secants)
         steps[active] += 1
         trial = path[active]
         trial[:, 1:-1] += step
         trusted = damping <= newton.trusted_damping
         # Without its damping a step would promise, and bring, more: at most 1 + λ times as much.
-        little = trusted & ((1 + damping) * promised <= tolerance * model.energy)
+        decrement = (1 + damping) * promised
+        measured = (decrement / before).clamp_min(LEAST_CONTRACTION)
+        contraction[active] = torch.where(before.isnan(), contraction[active], measured)
+        excess, left = _excesses(decrement, contraction[active])
+        noise = ROUNDING * torch.finfo(promised.dtype).eps
+        little = trusted & ((left <= tolerance * model.energy) | (decrement <= noise * model.energy))
         status[active[little]] = Status.CONVERGED
-        taken = little & (promised > tolerance / 25 * model.energy)
+        taken = little & (excess > tolerance / 2 * model.energy)
         proposed[active[taken]] = trial[taken]
-        active, damping, trial, promised, trusted = (x[~little] for x in (active, damping, trial, promised, trusted))
-        model = rows(model, ~little)
+        active, damping, trial, step, promised = (x[~little] for x in (active, damping, trial, step, promised))
+        before, decrement = before[~little], decrement[~little]
+        model, secants = rows(model, ~little), secants.those(~little)
         if not len(active):
             break
         new = newton.linearized(trial)
         gain = model.energy - new.energy
         accepted = (gain > 0) & finite(new)
-        done = accepted & trusted & ((1 + damping) * gain <= tolerance * model.energy)
         good = accepted & (gain > promised / 2)
+        secants = learnt(secants, step, new.gradient - model.gradient, promised)
         model = chosen(accepted, new, model)
         path[active] = proposed[active] = torch.where(accepted[:, None, None], trial, path[active])
         energies[active], durations[active] = model.energy, model.durations
+        before = torch.where(accepted, decrement, before)
         damping = torch.where(accepted, torch.where(good, damping / 8, damping), (6 * damping).clamp_min(1e-2))
+        # Damping does not shorten what a secant adds: after a second refusal in a row it is let go.
+        secants = secants.where(damping <= newton.trusted_damping)
         stalled = damping > MAX_DAMPING
-        status[active[done]] = Status.CONVERGED
         status[active[stalled]] = Status.STALLED
-        keep = ~(done | stalled)
-        active, model, damping = active[keep], rows(model, keep), damping[keep]
+        active, model, damping, before = active[~stalled], rows(model, ~stalled), damping[~stalled], before[~stalled]
+        secants = secants.those(~stalled)
     moved = (proposed != path).flatten(1).any(1).nonzero()[:, 0]
     if len(moved):
         measure = metric.measure(proposed[moved])
@@ -226,4 +256,18 @@ def _minimised(metric: Energy, newton: Any, descents: Descents, tolerance: float
         moved = moved[better]
         path[moved] = proposed[moved]
         energies[moved], durations[moved] = (x[better] for x in measure)
-    return Descents(path, descents.pair, energies, durations, steps, status)
+    return Descents(path, descents.pair, energies, durations, steps, status, contraction)
+
+
+def _excesses(decrement: Float[Tensor, " start"], contraction: Float[Tensor, " start"]) -> tuple[Tensor, Tensor]:
+    """How far the energy is above its least in the valley, as estimated, p / (1 − √q), and what a step leaves: q times.
+
+    Where steps act as on a quadratic, a mode that they shorten by 1 − σ has the excess p / σ, p its decrement, and the
+    next decrement is q = (1 − σ)² of this one.
+
+    Args:
+        decrement: p.
+        contraction: q, this decrement over the last; from 1 on there is no end in sight.
+    """
+    excess = decrement / (1 - contraction.sqrt()).clamp_min(0)
+    return excess, torch.where(contraction < 1, contraction * excess, torch.inf)

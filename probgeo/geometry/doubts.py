@@ -19,7 +19,7 @@ HALVINGS = 40
 
 @runtime_checkable
 class Chords(Protocol):
-    """What doubts are told by: a metric, or the chords of the members' mean, as `DecorrelatedEnergy` has them."""
+    """What doubts are told by: a metric, or chords of the members' mean and spread, as of `DecorrelatedEnergy`."""
 
     def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
         """Squared lengths of the segments."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probgeo.geometry.descents import Descents, GaussNewton, Status, descended
+from probgeo.geometry.descents import UNKNOWN_CONTRACTION, Descents, GaussNewton, Status, descended
 from probgeo.geometry.doubts import Chords, doubts, worth_a_look
 from probgeo.geometry.immersions import plainly
 from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Evaluation, Metric
@@ -273,7 +273,8 @@ def _solved(metric: Energy, newton: Any, starts: Starts, searched: bool, solver:
         # Only starts that are compared with each other are measured before their first level does so.
         unknown = Evaluation(path.new_full((len(path),), torch.nan), torch.ones_like(path[:, 1:, 0]))
         measured = metric.measure(path) if searched else unknown
-        begun = Descents(path, pair, *measured, torch.zeros_like(pair), torch.zeros_like(pair))
+        contraction = torch.full_like(measured.energy, UNKNOWN_CONTRACTION)
+        begun = Descents(path, pair, *measured, torch.zeros_like(pair), torch.zeros_like(pair), contraction)
         descents, beaten = descended(metric, newton, begun, searched, solver)
         steps[descents.pair], status[descents.pair] = descents.steps, descents.status
         best = descents.those(descents.status != Status.NONFINITE)

@@ -17,6 +17,9 @@ from torch.overrides import TorchFunctionMode
 Held = TypeVar("Held")  # a callable; or what a partial one holds, a tensor or a number
 
 
+_UNCHANGED: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+
+
 class NoDerivativeError(TypeError, NotImplementedError):
     """Torch cannot differentiate an operation of the decoder as often as it is needed."""
 
@@ -40,8 +43,10 @@ def snapshot(function: Held) -> Held:
     if not isinstance(owner, nn.Module):
         return function
     try:
-        with _Detached(), torch.inference_mode(False):
-            copied = copy.deepcopy(owner).requires_grad_(False)
+        with _Detached(), torch.inference_mode(False), torch.no_grad():
+            copied = copy.deepcopy(owner)
+            for weights in copied.parameters():  # one by one, as scripted modules have no method for it
+                weights.requires_grad_(False)
     except Exception as error:
         raise TypeError(
             f"decoder: a metric keeps a copy of a module's weights, and {type(owner).__name__} cannot be copied "
@@ -64,12 +69,14 @@ class _Detached(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@contextlib.contextmanager
-def plainly(z: Tensor) -> Iterator[None]:
+def plainly(z: Tensor) -> contextlib.AbstractContextManager[None]:
     """Inside, torch computes in the dtype of z, and by operations that it can differentiate in forward mode."""
-    if _is_plain(z):  # as where one such evaluation is part of another: switches would be most of a small one
-        yield
-        return
+    # Where one such evaluation is part of another, switches would be most of a small one.
+    return _UNCHANGED if _is_plain(z) else _made_plain(z)
+
+
+@contextlib.contextmanager
+def _made_plain(z: Tensor) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -81,6 +88,18 @@ def plainly(z: Tensor) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def called(name: str) -> Iterator[None]:
+    """Inside, what is refused is called by the name of the argument that it came as, and not a decoder."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        said = str(error)
+        if name == "decoder" or not said.startswith("decoder: "):
+            raise
+        raise type(error)(name + said.removeprefix("decoder")) from error
 
 
 def _is_plain(z: Tensor) -> bool:
@@ -254,6 +273,8 @@ def _real_numbers(output: object) -> Tensor:
             f"decoder: expected a tensor (point, observation) as its output; got {type(output).__name__}. Pass a "
             "function that picks the tensor, `lambda z: decoder(z)[0]`; of a distribution its mean."
         )
+    if output.layout is not torch.strided:
+        raise TypeError(f"decoder: expected a dense tensor; got {output.layout}. Use .to_dense().")
     if output.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"decoder: expected outputs in float32 or float64, whose differences are real numbers; got {output.dtype}. "

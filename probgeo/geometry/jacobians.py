@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import jvp
 
 from probgeo.geometry.immersions import Derivative, checked_output, is_wrapped, plainly, single_output, snapshot
+from probgeo.geometry.perceptrons import Affine, Layer, is_elementwise, is_known, perceptron_jets, perceptron_layers
 from probgeo.geometry.points import Points, check_latent, points_of
 from probgeo.geometry.trials import Trial, check_call
 from probgeo.nn import Stacked
-from probgeo.nn.sameness import difference, has_global_hooks, is_altered
+from probgeo.nn.sameness import difference, is_altered
 
 Immersion = Callable[[Tensor], Tensor]
 Members = Sequence[Immersion] | Immersion
@@ -43,43 +43,6 @@ _STACKABLE = (
     nn.Unflatten,
     nn.Upsample,
 )
-_ELEMENTWISE = (
-    nn.CELU,
-    nn.ELU,
-    nn.GELU,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.Identity,
-    nn.LeakyReLU,
-    nn.LogSigmoid,
-    nn.Mish,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.SELU,
-    nn.Sigmoid,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Softsign,
-    nn.Tanh,
-    nn.Tanhshrink,
-)
-
-
-class Affine:
-    """Members' linear layers x ↦ x W_s + b_s, as plain tensors.
-
-    Args:
-        weight: W_s, (member, in, out).
-        bias: b_s, (member, out).
-    """
-
-    def __init__(self, weight: Float[Tensor, " member in out"], bias: Float[Tensor, "member out"]) -> None:
-        self.weight = weight
-        self.bias = bias
-
-
-Layer = Affine | nn.Module
 
 
 class Maps:
@@ -106,13 +69,14 @@ class Maps:
     def __init__(self, members: Members) -> None:
         with torch.inference_mode(False):  # inside it copies could not be differentiated later
             self._call, self.num_maps = _batched(members)
-            self._layers = _perceptron(self._call)
+            self._layers = perceptron_layers(self._call)
             if self._layers is None and self.num_maps == 1 and type(self._call) is Stacked:
                 self._call = _each([self._call.member(0)])  # alone it needs no stack, which takes time
         self._prepare()
 
     def _prepare(self) -> None:
         self._derivative = Derivative(self._evaluated)
+        self._known = self._layers is not None and is_known(self._layers)
         self._trial = Trial(self._values, self._pushed)
         self._fitting: set[object] = set()  # kinds of points that the maps could be called with
 
@@ -200,7 +164,7 @@ class Maps:
         self._try(z)
         with plainly(z):
             if self._layers is not None:
-                return _perceptron_jets(self._layers, z, self.num_maps)
+                return perceptron_jets(self._layers, z, self.num_maps)
             values, tangents = self._derivative.along_axes(z)
             # Joined as they are to lie, so that they are copied once.
             return torch.cat([values.transpose(0, 1)[:, None], tangents.permute(2, 0, 1, 3)], dim=1).contiguous()
@@ -229,7 +193,7 @@ class Maps:
         new = kind not in self._fitting and not is_wrapped(z) and len(z) > 0
         if new and (self._layers is not None or self._trial.begun):
             self._check_fit(z)
-        if self._layers is None or any(type(layer) not in (Affine, *_ELEMENTWISE) for layer in self._layers):
+        if not self._known:
             try:
                 with plainly(z):
                     self._trial(z)
@@ -267,7 +231,7 @@ class Maps:
         """f_s(z) and J_s(z)v."""
         if self._layers is None:
             return self._derivative(z, v)
-        jets = _perceptron_jets(self._layers, z, self.num_maps).permute(1, 2, 0, 3)
+        jets = perceptron_jets(self._layers, z, self.num_maps).permute(1, 2, 0, 3)
         return jets[0], torch.einsum("kspo,pk->spo", jets[1:], v)
 
     def num_floats(self, z: Float[Tensor, "point latent"]) -> int:
@@ -351,80 +315,8 @@ def _each(calls: Sequence[Immersion]) -> Immersion:
 def _of_one_architecture(modules: Sequence[nn.Module]) -> bool:
     """Whether all modules are known to be the same up to their weights."""
     return (
-        all(type(part) in _STACKABLE or _elementwise(part) for part in modules[0].modules())
+        all(type(part) in _STACKABLE or is_elementwise(part) for part in modules[0].modules())
         and any(True for _ in modules[0].parameters())
         and not any(is_altered(part) for module in modules for part in module.modules())
         and not any(difference(modules[0], module) for module in modules[1:])
     )
-
-
-def _elementwise(part: nn.Module) -> bool:
-    marked = getattr(part, "elementwise", False) and not list(part.parameters())
-    return type(part) in _ELEMENTWISE or bool(marked)
-
-
-def _perceptron(call: Immersion) -> list[Layer] | None:
-    """The layers of a Stacked perceptron; None where the callable is anything else."""
-    if type(call) is not Stacked:
-        return None
-    layers: list[Layer] = []
-    if has_global_hooks() or any(is_altered(part) for part in (call, *call.template.modules())):
-        return None
-    for part in _flattened(call.template):
-        if type(part) is nn.Linear:
-            weight = part.weight.detach().mT.clone(memory_format=torch.contiguous_format)
-            bias = (
-                weight.new_zeros(weight.shape[0], weight.shape[2]) if part.bias is None else part.bias.detach().clone()
-            )
-            layers.append(Affine(weight, bias))
-        elif _elementwise(part):
-            layers.append(part)
-        elif not (type(part) is nn.Dropout and not part.training):
-            return None
-    return layers if any(isinstance(layer, Affine) for layer in layers) else None
-
-
-def _flattened(module: nn.Module) -> list[nn.Module]:
-    if type(module) is nn.Sequential:
-        return [part for child in module for part in _flattened(child)]
-    return [module]
-
-
-def _perceptron_jets(
-    layers: Sequence[Layer], z: Float[Tensor, "point latent"], num_maps: int
-) -> Float[Tensor, "point order member observation"]:
-    points, latent = z.shape
-    x = z.new_zeros(num_maps, 1 + latent, points, latent)
-    x[:, 0] = z
-    for direction in range(latent):
-        x[:, 1 + direction, :, direction] = 1
-    for layer in layers:
-        if isinstance(layer, Affine):
-            x = torch.bmm(x.flatten(1, 2), layer.weight.to(z)).unflatten(1, (1 + latent, points))
-            x[:, 0] += layer.bias.to(z)[:, None]
-        else:
-            value, slope = _value_and_slope(layer, x[:, 0])
-            if x.requires_grad:  # reverse mode needs what would be overwritten
-                x = torch.cat([value[:, None], x[:, 1:] * slope[:, None]], dim=1)
-            else:
-                x[:, 1:] *= slope[:, None]
-                x[:, 0] = value
-    return x.permute(2, 1, 0, 3).contiguous()
-
-
-def _value_and_slope(activation: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """σ(x) and σ'(x), in closed form for the common activations."""
-    if type(activation) is nn.ReLU:
-        return x.clamp_min(0), x > 0
-    if type(activation) is nn.Tanh:
-        value = x.tanh()
-        return value, 1 - value.square()
-    if type(activation) is nn.Sigmoid:
-        value = x.sigmoid()
-        return value, value * (1 - value)
-    if type(activation) is nn.SiLU:
-        gate = x.sigmoid()
-        value = x * gate
-        return value, gate + value * (1 - gate)
-    value, slope, *_ = jvp(activation, (x.clone(),), (torch.ones_like(x),))
-    return value, slope

@@ -1,6 +1,7 @@
 """Latent points and rows of data as they come, from torch, NumPy or pandas."""
 
 import warnings
+from collections.abc import Iterable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -73,6 +74,23 @@ def latent_points(name: str, values: Points, axes: str | None = None) -> Tensor:
         ValueError: another number of axes.
     """
     return points_of(name, values, axes).detach()
+
+
+def points_like(name: str, values: Points, weights: Iterable[Tensor]) -> Tensor:
+    """Points for a module: arrays and tables in the dtype and on the device of its weights, tensors as they are.
+
+    Args:
+        name: of the argument.
+        values: a tensor, array or table.
+        weights: parameters and buffers of the module; none for what has no dtype of its own.
+
+    Raises:
+        TypeError: neither tensor nor floating-point array.
+    """
+    if isinstance(values, Tensor):
+        return values
+    found, like = points_of(name, values), next((w for w in weights if w.is_floating_point()), None)
+    return found if like is None else found.to(like)
 
 
 def nodes_of(name: str, path: Points) -> Tensor:

@@ -8,7 +8,7 @@ References:
     Bader, Dees, Geisberger and Sanders, Alternative route graphs in road networks (2011), plateaus.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -175,17 +175,22 @@ def distinct(
     path: Float[Tensor, "start node latent"],
     pair: Int[Tensor, " start"],
     energy: Float[Tensor, " start"],
+    than: Callable[[Tensor, Tensor], Tensor] = torch.maximum,
+    slack: float = SLACK,
 ) -> Bool[Tensor, " start"]:
     """Which paths are the lowest of their valley: E((p + q)/2) > (1 + slack) max(E(p), E(q)) for any two of one pair.
 
     Two paths are in one valley where no ridge is between them, that is where the path halfway costs no more than the
-    dearer of them. A path without a finite energy stays only where its pair has no other.
+    dearer of them. Of paths that are not solved yet that is no sign, as they may lie on the slope of a ridge: there,
+    `than` the cheaper of them. A path without a finite energy stays only where its pair has no other.
 
     Args:
         metric: gives E.
         path: nodes.
         pair: whose path each is.
         energy: E of each.
+        than: of both energies, what the path halfway must not exceed.
+        slack: by what share it may.
     """
     chosen = torch.zeros_like(pair, dtype=torch.bool)
     left = ranked(pair, energy)
@@ -198,5 +203,5 @@ def distinct(
         best, left = best[energy[left].isfinite()], left[energy[left].isfinite()]
         if len(left):
             halfway = metric.measure((path[left] + path[best]) / 2).energy
-            left = left[~(halfway <= (1 + SLACK) * torch.maximum(energy[left], energy[best]))]
+            left = left[~(halfway <= (1 + slack) * than(energy[left], energy[best]))]
     return chosen

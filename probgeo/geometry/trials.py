@@ -42,6 +42,8 @@ def watched() -> Iterator[None]:
 
     def refused(module: nn.Module, inputs: Any) -> None:
         norm = isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.utils.parametrizations._SpectralNorm))
+        # Of an instance it takes the mean in either mode, unless it keeps statistics for later, as eval mode uses them.
+        norm |= isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats
         if module.training and (norm or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)):
             raise ValueError(_TRAINING_MODE.format(type(module).__name__))
 
@@ -152,7 +154,7 @@ def check_values(values: Callable[[Tensor], Tensor], z: Float[Tensor, "point lat
 def _tried_values(
     values: Callable[[Tensor], Tensor], points: Float[Tensor, "point latent"], scale: float
 ) -> tuple[float, int]:
-    """The relative error of values that are a function of the point alone; floats that the widest tensor has a point."""
+    """Of values that are a function of the point alone, the relative error, and the widest tensor's floats a point."""
     few = points[:8].clone()
     traced = _Traced(few)
     with watched(), traced:

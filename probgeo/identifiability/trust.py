@@ -269,8 +269,8 @@ def warnings_of(table: pd.DataFrame) -> list[str]:
             text = f"WARNING: no distance of {model} is to be trusted: it seems not to have found its data's manifold."
             stable = [str(measure) for (_, measure), cv in rows["cv"].items() if cv <= SURVIVES]
             if stable:
-                most = _dot(SURVIVES)
-                text += f" Stable and wrong: {', '.join(stable)} vary little over trainings (CV at most {most})."
+                text += f" Stable, and wrong by this check: {', '.join(stable)} vary little over trainings (CV at most "
+                text += f"{_dot(SURVIVES)})."
             found.append(text)
     return found
 

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from probgeo.geometry.points import Points, points_like
 from probgeo.nn import flows
 from probgeo.nn.images import ConditionalConvolutional, Convolutional, ResizeConvolutional, check_activation
 from probgeo.nn.injective import Injective
@@ -310,9 +311,11 @@ class Stacked(nn.Module):
     def _state(self) -> dict[str, Tensor]:
         return dict(self.template.named_parameters()) | dict(self.template.named_buffers())
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Every member at the same input: (*batch, in) -> (member, *batch, out)."""
-        return vmap(lambda state: functional_call(self.template, state, (z,)), randomness="different")(self._state())
+    def forward(self, z: Points) -> Tensor:
+        """Every member at the same input: (*batch, in) -> (member, *batch, out); arrays and tables in their dtype."""
+        state = self._state()
+        z = points_like("z", z, state.values())
+        return vmap(lambda state: functional_call(self.template, state, (z,)), randomness="different")(state)
 
     def each(self, *inputs: Any) -> Any:
         """Member i at its own inputs: (member, *batch, in) -> (member, *batch, out); pytrees of tensors pass too."""

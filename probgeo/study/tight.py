@@ -151,17 +151,36 @@ def tight_distances(
         >>> bool((pg.identifiability.solver_excess(distance, tight).maximum < 0.05).all())
         True
     """
+    x, points = checked_data("x", x, points)
+    asked = checked(pairs, None, None, len(points), {}).pairs
+    tight, chosen = tight_measures(measures, num_bends), sampled(len(asked), num_pairs, seed)
+    found = measure(models, x, asked[chosen], tight, points=points, executor=executor, progress=progress)
+    return found.distance.sel(measure=list(tight)).assign_coords(pair=chosen)
+
+
+def tight_measures(measures: Mapping[str, Measure] | None, num_bends: int) -> dict[str, Measure]:
+    """`ManyStarts` of the same metrics and segments, by the same names; None for that of the default geodesic.
+
+    Raises:
+        TypeError: a measure that is no `Geodesic`.
+        ValueError: `num_bends` below 0.
+    """
+    if num_bends < 0:
+        raise ValueError(f"num_bends: expected at least 0; got {num_bends}.")
     tight: dict[str, Measure] = {}
     for name, how in ({"geodesic": Geodesic()} if measures is None else measures).items():
         if not isinstance(how, Geodesic):
             raise TypeError(f"measures: expected geodesics, whose paths can be searched for; got {how!r} for {name!r}.")
         tight[name] = ManyStarts(how.metric, tightened(how.solver), num_bends, how.needs_draws)
-    if num_pairs < 1 or num_bends < 0:
-        raise ValueError(f"num_pairs, num_bends: expected at least 1 and at least 0; got {num_pairs} and {num_bends}.")
-    x, points = checked_data("x", x, points)
-    asked = checked(pairs, None, None, len(points), {}).pairs
-    chosen = np.random.default_rng(seed).choice(len(asked), min(num_pairs, len(asked)), replace=False)
-    chosen.sort()
-    sample = asked[torch.from_numpy(chosen)]
-    found = measure(models, x, sample, tight, points=points, executor=executor, progress=progress)
-    return found.distance.sel(measure=list(tight)).assign_coords(pair=chosen)
+    return tight
+
+
+def sampled(num: int, num_sampled: int, seed: int) -> list[int]:
+    """Numbers of a random sample of the pairs, ascending; all of them where there are fewer.
+
+    Raises:
+        ValueError: a sample of less than one.
+    """
+    if num_sampled < 1:
+        raise ValueError(f"num_pairs: expected at least 1; got {num_sampled}.")
+    return sorted(np.random.default_rng(seed).choice(num, min(num_sampled, num), replace=False).tolist())

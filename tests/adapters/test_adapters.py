@@ -404,3 +404,18 @@ def test_functions_that_cannot_be_sent_to_other_processes_are_refused_in_words()
         pytest.raises(TypeError, match=r"executor: models and measures are sent .* in a module, or measure here"),
     ):
         pg.measure(models, X, PAIRS, LINE, executor=executor)
+
+
+def test_draws_take_arrays_and_tables_in_the_dtype_of_the_model():
+    decode = [torch.nn.Linear(2, 6), torch.nn.Linear(2, 6)]
+    plain = pg.adapters.from_torch(encode=lambda x: x[:, :2], decode=decode)
+    gp = pg.VAE(decoder=pg.GPDecoder(num_inducing=4)).build(6, seed=0)
+    given = pg.ConditionalVAE(decoder=pg.EnsembleDecoder(2)).build(6, seed=0)
+    models = [plain, gp, given, pg.VAE(decoder=pg.EnsembleDecoder(2)).build(6, seed=0)]
+    z = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    for model in models:
+        draws = model.draws(2)
+        for same in (z.numpy(), z.numpy().astype("float64"), pd.DataFrame(z.numpy())):
+            torch.testing.assert_close(draws(same).float(), draws(z))
+        with pytest.raises(TypeError, match=r"^z: expected a floating-point tensor or array"):
+            draws(z.int().numpy())

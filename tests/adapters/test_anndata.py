@@ -1,8 +1,10 @@
 """AnnData in: the same cells from memory and from files, sparse until they are needed, with what is known of them."""
 
+import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -103,6 +105,26 @@ def test_a_model_of_sparse_counts_is_that_of_the_same_counts_in_memory():
     assert pg.specs.digest(data.x) != pg.specs.digest(from_anndata(table()).x)
     with pytest.raises(ValueError, match=r"expected counts, which are integers"):
         pg.fit(spec, from_anndata(table()), training=training, progress=False)
+
+
+def test_the_script_of_the_page_trains_on_batches_and_library_sizes(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    script = re.search(r"```python\n(import probgeo as pg\n\ndata = pg.adapters.from_anndata.*?)```", page, re.DOTALL)[
+        1
+    ]
+    script = script.replace("seeds=range(10)", "training=pg.Training(epochs=1, batch_size=16), progress=False")
+    found = table()
+    found.obs["cell_type"] = found.obs["type"]
+    found.write_h5ad(tmp_path / "cells.h5ad")
+    monkeypatch.chdir(tmp_path)
+    made: dict = {}
+    exec(compile(script, "README.md", "exec"), made)
+    assert made["models"][0].covariates == [12, 13] and made["cells"].feature_names[12:] == ("donor=1", "donor=2")
+    assert torch.equal(made["cells"].x[:3][:, 12:], torch.tensor([[0.0, 1], [1, 0], [0, 1]]))
+    with pytest.raises(ValueError, match=r"keys: expected a value of every row; 10 have no 'type'"):
+        pg.datasets.with_obs(made["data"], "type")
+    with pytest.raises(ValueError, match=r"keys: obs has no column 'lane'; it has type, donor"):
+        pg.datasets.with_obs(made["data"], "lane")
 
 
 def test_what_is_not_there_is_named_with_what_is(tmp_path):

@@ -5,6 +5,7 @@ Run in an environment of its own, as .ci/run does: pip install -e '.[scvi,test]'
 
 import copy
 import logging
+import pickle
 import re
 import warnings
 from pathlib import Path
@@ -149,6 +150,20 @@ def test_the_mean_of_the_batches_metrics_is_not_the_metric_of_the_mean_decoder()
     of_mean = jacobians.mean(1)
     assert not torch.allclose(of_mean.mT @ of_mean, expected, rtol=0.05)
     torch.testing.assert_close(found.decode(Z), torch.stack([mean(point).mean(0) for point in Z]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", ["a", None])
+def test_lengths_of_zero_inflated_counts_are_those_of_the_field_as_paths_are_refined(batch):
+    model = from_scvi(model_of(cells(), setup={"batch_key": "batch"}, gene_likelihood="zinb"), batch=batch)
+    metric = model.fisher_rao_metric()
+    start, stop = torch.tensor([[-2.0, 1.0]]), torch.tensor([[1.5, 2.0]])
+    exact = pg.length(pg.TensorMetric(metric.tensor), pg.paths.Straight(1024)(start, stop))
+    errors = [abs(float(pg.length(metric, pg.paths.Straight(n)(start, stop)) / exact - 1)) for n in (8, 16, 256)]
+    assert errors[2] < errors[1] < errors[0] and errors[2] < 2e-3  # slowly: rectifiers have kinks
+    found = pg.geodesic(metric, start, stop, solver=pg.GaussNewton(num_segments=64))
+    assert found.status == pg.Status.CONVERGED and float(found.length) <= float(exact) * 1.001
+    of_field = pg.geodesic(pg.TensorMetric(metric.tensor), start, stop, solver=pg.GaussNewton(num_segments=64))
+    assert abs(float(found.length / of_field.length) - 1) < 0.01
 
 
 @pytest.mark.parametrize("kind", ["nb", "zinb"])
@@ -363,6 +378,26 @@ def test_trainings_are_measured_on_the_cells_as_they_come():
     assert (found <= bound * 1.01).all() and (found > 0.5 * bound).all()
     chosen = pg.measure({"scVI": models}, adata, [[0, 1]], measures, points=adata[2:4].copy())
     np.testing.assert_allclose(chosen.distance.values[..., 0], dataset.distance.values[..., 1], rtol=1e-3)
+
+
+def test_a_study_takes_the_rows_that_the_models_read_and_tells_trainings_and_batches_apart(tmp_path):
+    adata = cells()
+    model = model_of(adata, setup={"batch_key": "batch"}, encode_covariates=True, gene_likelihood="nb")
+    first, fixed = from_scvi(model), from_scvi(model, batch="a")
+    with torch.no_grad():
+        model.module.decoder.px_scale_decoder[0].weight.mul_(0.5)
+    second = from_scvi(model)
+    common = {"pairs": [[0, 1], [2, 3]], "measures": {"straight": pg.StraightLine(pg.study.fisher_rao_metric)}}
+    study = pg.Study(tmp_path, data=first.rows(adata), models={"all": [first, second], "a": [fixed]}, **common)
+    found = study.run(progress=False)
+    assert len({key for keys in study._trainings.values() for key in keys}) == 3
+    expected = pg.measure({"all": [first, second], "a": [fixed]}, adata, **common)
+    np.testing.assert_allclose(found.distance, expected.distance, rtol=1e-5)
+    assert len(np.unique(found.distance.sel(measure="straight", pair=0).values.round(6))) == 4  # three, and NaN
+    with pytest.raises(TypeError, match=r"data: the models 'all' read more of a table.*data=models\[0\].rows\(data\)"):
+        pg.Study(tmp_path, data=adata, models={"all": [first, second]}, **common)
+    again = pickle.loads(pickle.dumps(first))  # as an executor sends it
+    assert torch.equal(again.fisher_rao_metric().tensor(Z), first.fisher_rao_metric().tensor(Z))
 
 
 def test_the_script_of_the_page_runs_and_prints_the_table(tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from torch import nn
 
 import probgeo as pg
 from experiments.benchmarks import __main__ as benchmarks
-from experiments.benchmarks import comparison, growth, methods, others, training
+from experiments.benchmarks import comparison, growth, held_out, methods, others, training
 from experiments.benchmarks.growth import slope
 from experiments.benchmarks.measures import decorrelated_energy, expected_energy, floor, timing
 from experiments.benchmarks.problems import Problem, frozen, stored_ensemble
@@ -291,6 +291,42 @@ def test_command_writes_tables_and_figures_and_draws_them_again_from_the_result(
     again = capsys.readouterr().out
     assert again.split("wrote")[0] in first
     assert (tmp_path / "again" / "growth.png").stat().st_size > 0
+
+
+# --- decoders held out ---
+
+
+def test_held_out_decoders_are_kept_and_their_tables_are_printed_again_from_the_result(tmp_path, capsys):
+    few = ("--decoders", "counts, rbf", "--decorrelated", "moons, ensemble", "--pairs", "3", "--segments", "16")
+    less = ("--epochs", "1", "--published-times", "20", "--published-steps", "2")
+    for _ in range(2):
+        benchmarks.main(["held-out", "--quick", *few, *less, "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert printed.count("expected: counts, rbf") == 1 and printed.count("probgeo/published") == 2
+    found = xr.load_dataset(tmp_path / "held_out.nc", group="expected", engine="h5netcdf")
+    assert (found.best <= found.energy).all() and (found.best > 0).all()
+    benchmarks.main(["held-out", "--result", str(tmp_path / "held_out.nc"), "--out", str(tmp_path)])
+    assert capsys.readouterr().out.partition("wrote")[0] in printed
+
+
+def test_the_bar_is_met_by_all_four_figures_or_not_at_all_and_only_reported_beyond_two_dimensions():
+    names = ["digits, rbf", "circles, rbf", "counts, rbf", "digits, 3-D ensemble"]
+    energy = xr.DataArray(np.ones((4, 100)), dims=("decoder", "pair"), coords={"decoder": names})
+    energy[1, :2], energy[2, 0], energy[3] = 1.02, 1.04, 2.0
+    floors = xr.DataArray([2.0, 2.0, 2.0, 2.0], dims="decoder")
+    latent = xr.DataArray([2, 2, 2, 3], dims="decoder")
+    values = {"energy": energy, "best": xr.ones_like(energy), "status": xr.zeros_like(energy, dtype=int)}
+    values["latent"] = latent
+    dataset = xr.Dataset(values | {"floors_of_graph": floors, "floors_of_solver": floors})
+    assert held_out.table_of(dataset)["bar"].tolist() == ["met", "met", "not met", "–"]
+    dataset["floors_of_solver"] = floors + 2
+    assert held_out.table_of(dataset)["bar"].tolist() == ["not met", "not met", "not met", "–"]
+
+
+def test_energy_of_a_polygon_does_not_depend_on_the_speed_along_it():
+    metric, line = pg.PullbackMetric(lambda z: 2 * z), torch.linspace(0, 1, 33)[:, None]
+    path = torch.stack([line * torch.tensor([3.0, 4.0]), line**2 * torch.tensor([3.0, 4.0])])
+    torch.testing.assert_close(held_out.energy_of(metric, path), torch.full((2,), 50.0, dtype=torch.float64))
 
 
 # --- training ---

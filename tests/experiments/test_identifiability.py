@@ -111,6 +111,24 @@ def test_elbo_of_the_result_is_that_of_the_best_epoch(folder, capsys):
     assert f"ensemble {elbo.sel(model='ensemble').mean():.1f} ±" in capsys.readouterr().out
 
 
+def test_the_table_states_the_solvers_share_which_is_kept_and_leaves_the_distances(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    printed, measured = [], []
+    for _ in range(2):
+        identifiability.main([*TINY, "--tight-pairs", "2", "--bends", "1", "--out", str(tmp_path)])
+        printed.append(capsys.readouterr().out)
+        measured.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("distances/*.nc")})
+    assert printed[0] == printed[1] and measured[0] == measured[1]
+    for model in ("rbf", "ensemble"):
+        assert f"Solver's share, {model}, geodesic: median excess" in printed[0]
+    assert "over tight searches of 2 pairs per training" in " ".join(printed[0].split())
+    first, more = (pd.read_csv(path / "identifiability-table.csv", index_col=[0, 1]) for path in (folder, tmp_path))
+    pd.testing.assert_frame_equal(more[first.columns], first)
+    assert more["excess_pairs"].dropna().tolist() == [2, 2] and (more["excess_median"].dropna() >= 0).all()
+    identifiability.main(["--result", str(tmp_path / "identifiability.nc"), "--out", str(tmp_path / "again")])
+    assert "Solver's share, rbf, geodesic" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_angles_and_volumes_have_tables_of_their_own_and_leave_the_distances(folder, tmp_path, capsys):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)

@@ -10,7 +10,9 @@ import xarray as xr
 
 import probgeo as pg
 from experiments import validity
+from experiments.common.results import load_result
 from experiments.common.truths import MANIFOLDS, gain, known, neighbours_that_join, rightness
+from probgeo.identifiability import coefficient_of_variation, rank_correlation
 
 RESULT = Path(validity.__file__).parent / "results" / "validity.nc"
 needs_data = pytest.mark.skipif("PROBGEO_DATA" not in os.environ, reason="the data are not here")
@@ -44,6 +46,40 @@ def made_up(kind="truth", retrainings=6, pairs=40):
         coords={"model": ["ensemble"], "measure": ["geodesic", "straight", "euclidean"]},
     )
     return {"distances": xr.concat([found], "data").assign_coords(data=["made up"])}
+
+
+def test_the_stored_distances_are_as_the_pages_say():
+    groups = load_result(RESULT, validity.Config)
+    right, cv = {}, {}
+    for name, found in validity.sets_of(groups):
+        rows, reference = validity.rows_of(found)
+        for (model, measure), row in rows.items():
+            if found.kind != "triples":
+                right[name, model, measure] = float(rank_correlation(row, reference).mean())
+            cv[name, model, measure] = float(coefficient_of_variation(row).mean())
+    for model in ("rbf", "ensemble"):
+        assert right["surface", model, "geodesic"] > 0.998 > 0.94 > right["surface", model, "reconstructed"]
+        surface = groups["distances"].sel(data="surface")
+        ratio = surface.distance.sel(model=model, measure="geodesic") / surface.reference
+        assert float(ratio.median()) == pytest.approx(1, abs=0.02)
+        for name in ("swiss_roll", "folded_sheet"):
+            of_model = ("geodesic", "straight", "euclidean", "reconstructed")
+            assert all(right[name, model, measure] < 0.53 and cv[name, model, measure] < 0.06 for measure in of_model)
+        for name in ("sphere", "torus", "plane_with_hole", "haematopoiesis", "tasic_markers"):
+            assert abs(right[name, model, "geodesic"] - right[name, model, "reconstructed"]) < 0.008
+    assert (
+        all(right[name, "data", "isomap"] > 0.99 for name in validity.MANIFOLDS if name != "folded_sheet")
+        and right["haematopoiesis", "data", "isomap"] < 0.6
+    )
+
+
+def test_a_lost_training_is_left_out():
+    groups = made_up()
+    groups["distances"].distance[0, 0, :, 2] = np.nan
+    groups["distances"].euclidean_reconstructed[0, 0, 2] = np.nan
+    [(_, found)] = validity.sets_of(groups)
+    rows, reference = validity.rows_of(found)
+    assert reference.sizes["pair"] == 40 and rows["ensemble", "geodesic"].sizes["retraining"] == 5
 
 
 def test_the_table_tells_right_from_stable():

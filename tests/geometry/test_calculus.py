@@ -374,7 +374,7 @@ def test_mean_ignores_points_of_weight_zero_and_of_one_point_is_that_point():
 def test_mean_that_is_not_found_says_so():
     metric, points = PullbackMetric(decoders(1)[0]), vectors(3, scale=2.0)
     assert frechet_mean(metric, points, max_steps=1, tolerance=1e-9).status == Status.MAX_STEPS
-    loose = GaussNewton(16, tolerance=0.1)
+    loose = GaussNewton(16, tolerance=0.5)
     assert frechet_mean(metric, points, tolerance=1e-14, solver=loose).status == Status.STALLED
     points[1] = torch.nan
     lost = frechet_mean(metric, points)

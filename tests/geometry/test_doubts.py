@@ -178,6 +178,25 @@ def test_energies_of_members_that_leap_or_are_rounding_are_not_called_converged(
     assert offset == (Status.ROUNDING if dtype == torch.float32 else Status.CONVERGED)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_energies_of_members_whose_variance_alone_leaps_are_not_called_converged(dtype):
+    """The members part at x = 0.2, each as far as the other, so that their mean stays as it is: the plane."""
+
+    def apart(z: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(z), torch.where(z[..., :1] > 0.2, 1.0, 0.1).to(z)], dim=-1)
+
+    energy = DecorrelatedEnergy([lambda z: plane_of(z) - apart(z), lambda z: plane_of(z) + apart(z)])
+    start = torch.tensor([[-1.01, 0.0], [-1.01, 0.0], [0.5, 0.0]], dtype=dtype)
+    stop = torch.tensor([[0.9, 0.0], [0.1, 0.3], [0.9, 0.3]], dtype=dtype)
+    found = geodesic(energy, start, stop)
+    assert found.status.tolist() == [Status.JUMP, Status.CONVERGED, Status.CONVERGED]
+    torch.testing.assert_close(found.energy[2], torch.tensor(0.25 / 2 + 256**2.0, dtype=dtype))
+
+
+def plane_of(z: Tensor) -> Tensor:
+    return torch.cat([z, torch.zeros_like(z[..., :1])], dim=-1)
+
+
 def test_energies_of_ends_within_rounding_of_each_other_are_said():
     apart = geodesic(disagreeing(hill), START, START + 1e-5)
     assert apart.status == Status.ROUNDING
@@ -210,6 +229,54 @@ def test_a_path_across_a_step_of_a_field_is_not_called_converged_nor_one_beside_
     assert (found.status[:5] != Status.CONVERGED).all()
     torch.testing.assert_close(found.length[5], torch.tensor(3.0, dtype=dtype), rtol=1e-5, atol=0)  # 3 · √(0.6² + 0.8²)
     assert found.status[5] == Status.CONVERGED
+
+
+class Detached(pg.Metric):
+    """A metric of a user's own, whose residuals hide a factor from reverse mode."""
+
+    def residuals(self, points: Tensor) -> Tensor:
+        return points.diff(dim=0) * Hidden.apply((points[1:] + points[:-1]) / 2)
+
+    def tensor(self, z: Tensor) -> Tensor:
+        return Hidden.apply(z).square()[..., None] * torch.eye(z.shape[-1], dtype=z.dtype)
+
+
+class Hidden(torch.autograd.Function):
+    """2 + sin z, with a derivative in forward mode and none in reverse mode."""
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        return 2 + z.sin()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_forward(*inputs)
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def jvp(ctx, v: Tensor) -> Tensor:
+        return v * ctx.saved_tensors[0].cos()
+
+    @staticmethod
+    def backward(ctx, u: Tensor) -> Tensor:
+        return torch.zeros_like(u)
+
+
+def test_matrix_free_systems_refuse_by_the_name_of_what_the_metric_was_made_of():
+    def field(z: Tensor) -> Tensor:
+        return Hidden.apply(z).square().diag_embed()
+
+    start, stop = torch.zeros(1, 2), torch.ones(1, 2)
+    solver = GaussNewton(16, system=pg.MatrixFree)
+    made = {
+        "metric": Detached(),
+        "tensor": TensorMetric(field),
+        "density": ConformalMetric(lambda z: Hidden.apply(z).sum(-1), 0.1),
+        "decoder": PullbackMetric(lambda z: torch.cat([z, Hidden.apply(z)], dim=-1)),
+    }
+    for name, metric in made.items():
+        with pytest.raises(ValueError, match=f"^{name}: its derivative in reverse mode does not belong"):
+            geodesic(metric, start, stop, solver=solver)
 
 
 def test_fields_are_refused_by_the_name_of_their_argument():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from probgeo.geometry.descents import _excesses
 from probgeo.geometry.geodesics import GaussNewton, Status, energy, geodesic, length
 from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
@@ -302,3 +303,34 @@ def test_result_does_not_depend_on_the_memory():
 def test_wrong_solver_option_is_a_named_error(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         GaussNewton(**options)
+
+
+def ravine(z: Tensor) -> Tensor:
+    """A plane between steep walls that wind: y = sin x is the floor, along which steps are slow."""
+    x, y = z.unbind(-1)
+    return torch.stack([x, y, (y - x.sin()) ** 2], dim=-1)
+
+
+@pytest.mark.parametrize("immersion", [ravine, torus])
+def test_of_a_converged_geodesic_no_more_than_the_tolerance_is_left_to_be_gained_in_its_valley(immersion):
+    metric, (start, stop) = PullbackMetric(immersion), pairs(12, scale=1.0)
+    found = geodesic(metric, start, stop, solver=GaussNewton(64), throw=True)
+    tight = GaussNewton(64, tolerance=1e-8, coarse_tolerance=1e-8, max_steps=100)
+    least = geodesic(metric, start, stop, init=found.path, solver=tight).energy
+    assert (found.energy <= (1 + GaussNewton().tolerance) * least).all()
+
+
+@pytest.mark.parametrize("share", [0.9, 0.3, 1.4])
+def test_excess_and_what_a_step_leaves_of_it_are_exact_in_one_mode_of_a_quadratic(share):
+    """A step goes by σ = `share` of the way to the least energy, overshooting above 1: there the excess is a bound."""
+    excess = 3.0  # ½ h e²; a step takes the share h / H of e
+    decrements = [share * excess * (1 - share) ** (2 * k) for k in range(2)]  # ½ (h e)² / H
+    contraction = torch.tensor([decrements[1] / decrements[0]], dtype=torch.float64)
+    found, left = (float(x) for x in _excesses(torch.tensor([decrements[1]], dtype=torch.float64), contraction))
+    now = excess * (1 - share) ** 2
+    assert left == pytest.approx((1 - share) ** 2 * found)
+    assert found == pytest.approx(now) if share <= 1 else found >= now
+
+
+def test_decrements_that_do_not_fall_promise_no_end():
+    assert _excesses(torch.tensor([1e-9]), torch.tensor([1.0]))[1].isinf().all()

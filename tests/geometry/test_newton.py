@@ -8,7 +8,17 @@ from torch import Tensor, nn
 
 from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
 from probgeo.geometry.metrics import ConformalMetric, Energy, ExpectedMetric, Metric, PullbackMetric, TensorMetric
-from probgeo.geometry.newton import BlockTridiagonal, MatrixFree, chosen, default_system, finite, rows
+from probgeo.geometry.newton import (
+    BlockTridiagonal,
+    MatrixFree,
+    chosen,
+    corrected_step,
+    default_system,
+    finite,
+    learnt,
+    no_secants,
+    rows,
+)
 from probgeo.nn import mlp
 from probgeo.specs import from_config, to_config
 from tests.manifolds import sphere
@@ -186,3 +196,55 @@ def test_a_decoder_without_reverse_mode_is_refused_where_reverse_mode_is_needed_
     right = geodesic(PullbackMetric(hill), start, stop).length
     forward = geodesic(without, start, stop, solver=GaussNewton(system=BlockTridiagonal)).length
     torch.testing.assert_close(forward, right, rtol=5e-3, atol=0)
+
+
+# --- secants ---
+
+
+@pytest.mark.parametrize("system", [BlockTridiagonal, MatrixFree])
+def test_a_step_without_a_secant_is_the_systems_own_and_promises_the_same(system) -> None:
+    metric, path = ExpectedMetric(decoders(3)), curves(3)
+    newton = system(metric)
+    model, still = newton.linearized(path), path.new_zeros(len(path))
+    step, promised = corrected_step(newton, model, still, no_secants(model.gradient))
+    own = newton.step(model, still)
+    assert torch.equal(step, own[0])
+    assert torch.allclose(promised, own[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1])
+def test_a_corrected_step_from_the_gradient_that_a_secant_saw_is_the_way_back_along_it(damping: float) -> None:
+    # B s = y: where the gradient is y, the step is −s, whatever H is.
+    metric, path = ExpectedMetric(decoders(3)), curves(3)
+    newton = BlockTridiagonal(metric)
+    model, damped = newton.linearized(path), path.new_full((len(path),), damping)
+    step, promised = corrected_step(newton, model, damped, no_secants(model.gradient))
+    moved = path.clone()
+    moved[:, 1:-1] += step
+    turn = newton.linearized(moved).gradient - model.gradient
+    secants = learnt(no_secants(model.gradient), step, turn, promised)
+    assert torch.equal(secants.step, step)
+    back, decrement = corrected_step(newton, model._replace(gradient=turn), damped, secants)
+    assert torch.allclose(back, -step, rtol=1e-8, atol=1e-10)
+    assert torch.allclose(decrement, (step * turn).sum((1, 2)) / 2, rtol=1e-8)
+
+
+def test_a_secant_of_no_curvature_or_without_a_value_leaves_the_last() -> None:
+    known = no_secants(torch.zeros(3, 5, 2))._replace(step=torch.full((3, 5, 2), 2.0))
+    step, turn = torch.ones(3, 5, 2), torch.ones(3, 5, 2)
+    turn[1], turn[2, 0, 0] = -1.0, torch.nan
+    found = learnt(known, step, turn, torch.full((3,), 5.0))
+    assert torch.equal(found.step[0], step[0]) and torch.equal(found.step[1:], known.step[1:])
+    assert found.curvature.tolist() == [10.0, 1.0, 1.0]
+
+
+def test_secants_that_are_let_go_leave_the_systems_own_step_and_the_others_theirs() -> None:
+    metric, path = ExpectedMetric(decoders(3)), curves(3)
+    newton = BlockTridiagonal(metric)
+    model, still = newton.linearized(path), path.new_zeros(len(path))
+    known = no_secants(model.gradient)._replace(step=path[:, 1:-1], turn=path[:, 1:-1] / 2)
+    known = known._replace(curvature=(known.step * known.turn).sum((1, 2)))
+    kept = torch.tensor([True, False, True, False, False])
+    some = corrected_step(newton, model, still, known.where(kept))[0]
+    assert torch.equal(some[kept], corrected_step(newton, model, still, known)[0][kept])
+    assert torch.equal(some[~kept], newton.step(model, still)[0][~kept])

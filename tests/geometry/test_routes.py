@@ -228,3 +228,14 @@ def test_the_mean_of_two_points_with_a_hole_exactly_between_them_is_ambiguous(gr
     assert nearer.status == Status.CONVERGED
     assert torch.allclose(nearer.mean, at(1.7)[0], atol=0.02)
     assert nearer.variance.item() == pytest.approx(1.3**2, rel=1e-2)
+
+
+def test_a_path_on_the_slope_to_a_lower_one_is_the_same_valley_when_solved_and_a_start_of_its_own_before():
+    metric = PullbackMetric(lambda z: torch.cat([z, (z[..., 1:] - 0.5) ** 2], dim=-1))  # a ridge at y = ½, seen aside
+    line = Straight(16)(torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[1.0, 0.0]], dtype=torch.float64))
+    aside = line + 0.3 * torch.sin(math.pi * line[:, :, :1]) * torch.tensor([0.0, 1.0], dtype=torch.float64)
+    path, pair = torch.cat([line, aside]), torch.zeros(2, dtype=torch.int64)
+    energy = metric.measure(path).energy
+    assert energy[1] > energy[0]
+    assert distinct(metric, path, pair, energy).tolist() == [True, False]
+    assert distinct(metric, path, pair, energy, than=torch.minimum, slack=0.005).tolist() == [True, True]

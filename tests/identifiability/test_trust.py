@@ -96,9 +96,9 @@ def test_all_distances_stable_and_wrong_is_warned_of_in_words():
     found["distance"] = found.distance.isel(measure=[1, 1]).assign_coords(measure=["geodesic", "chord"])
     text = " ".join(str(trust(found)).split())
     assert "WARNING: no distance of vae is to be trusted: it seems not to have found its data's manifold." in text
-    assert "Stable and wrong: geodesic, chord vary little over trainings (CV at most .2)." in text
+    assert "Stable, and wrong by this check: geodesic, chord vary little over trainings (CV at most .2)." in text
     found["distance"] = found.distance * np.exp(np.arange(6))[:, None].reshape(1, 1, 6, 1)
-    assert "WARNING" in str(trust(found)) and "Stable and wrong" not in str(trust(found))
+    assert "WARNING" in str(trust(found)) and "Stable, and wrong" not in str(trust(found))
 
 
 def test_that_the_distances_of_the_data_are_right_is_no_merit_of_a_model():

@@ -141,6 +141,15 @@ def test_a_training_that_is_lost_is_missing_and_means_of_other_columns_have_no_r
     assert check.residual.isnull().all()
 
 
+def test_rows_that_stay_in_their_file_give_the_same_check(tmp_path):
+    x, model = torch.rand(60, 3, generator=torch.Generator().manual_seed(0)), Projected()
+    found = pg.measure({"m": [model]}, x, [[0, 1], [2, 3]], {"straight": pg.StraightLine()}).distance
+    np.save(tmp_path / "x.npy", x.numpy())
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    check, expected = (manifold_check({"m": [model]}, rows, found, num_rows=40) for rows in (mapped, x))
+    assert check.equals(expected)
+
+
 def test_wrong_arguments_are_named():
     x, model = torch.rand(60, 3), Projected()
     found = pg.measure({"m": [model]}, x, [[0, 1]], {"straight": pg.StraightLine()}).distance

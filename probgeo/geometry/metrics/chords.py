@@ -29,6 +29,8 @@ class ChordMetric(Metric):
         memory: bytes that one chunk of values and Jacobians may take; None for what suits the device's caches.
     """
 
+    argument = "decoder"
+
     @abstractmethod
     def __init__(self, maps: Maps, memory: int | None) -> None:
         self._maps = maps.compressed()

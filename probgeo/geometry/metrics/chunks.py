@@ -106,7 +106,7 @@ def rounding_lengths(maps: Maps, points: Float[Tensor, "point latent"], memory: 
     rounding, eps = maps.rounding(points), torch.finfo(points.dtype).eps
 
     def lengths() -> Iterator[Tensor]:
-        for chunk in point_chunks(maps, points, memory, 4):
+        for chunk in point_chunks(maps, points, memory, 2):
             sizes = [x.square().sum((0, 2)).div(maps.num_maps).sqrt() for x in maps.pushed(chunk, chunk)]
             yield 10 * torch.maximum(rounding * sizes[0], eps * sizes[1])
 

@@ -83,10 +83,12 @@ class DecorrelatedEnergy(Energy):
         )
 
     def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
-        """‖m(z_{i+1}) − m(z_i)‖²: chords of the members' mean, by which rounding and leaps are told."""
+        """‖Δm‖² + (Δ√v)²: chords of the members' mean and standard deviation, by which rounding and leaps are told."""
 
         def pieces(values: Tensor) -> tuple[Tensor]:
-            return (values.mean(1).diff(dim=0).square().sum(-1),)
+            mean = values.mean(1)
+            std = (values - mean[:, None]).square().mean(1).sum(-1).sqrt()
+            return (mean.diff(dim=0).square().sum(-1) + std.diff(dim=0).square(),)
 
         (squares,) = over_chunks(self._maps, self._maps.values, pieces, path, self._memory, 1)
         return squares[:, :-1]

@@ -1,15 +1,14 @@
 """Metrics given as a field over the latent space: any tensor, or an inverse density."""
 
-import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, final
+from collections.abc import Callable
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probgeo.geometry.immersions import is_wrapped, snapshot
+from probgeo.geometry.immersions import called, is_wrapped, snapshot
 from probgeo.geometry.jacobians import Maps
 from probgeo.geometry.metrics.chunks import chunk_size, point_chunks
 from probgeo.geometry.metrics.metric import Linearization, Metric, from_residuals
@@ -42,18 +41,6 @@ def _kind(found: Any) -> str:
     return str(tuple(found.shape)) if isinstance(found, Tensor) else type(found).__name__
 
 
-@contextlib.contextmanager
-def _called(name: str) -> Iterator[None]:
-    """Inside, what is refused is called by the name of the argument, and not a decoder."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        said = str(error)
-        if not said.startswith("decoder: "):
-            raise
-        raise type(error)(name + said.removeprefix("decoder")) from error
-
-
 class FieldMetric(Metric):
     """Any metric tensor field G, with residuals r_i = Lᵀ(z_{i+1} − z_i), LLᵀ = G((z_i + z_{i+1})/2).
 
@@ -62,7 +49,7 @@ class FieldMetric(Metric):
         memory: bytes that one chunk of tensors and derivatives may take; None for what suits the device's caches.
     """
 
-    argument: ClassVar[str] = "tensor"
+    argument = "tensor"
 
     @abstractmethod
     def __init__(self, tensor: Callable[[Tensor], Tensor], memory: int | None) -> None:
@@ -81,7 +68,7 @@ class FieldMetric(Metric):
         """G(z) at points (*batch, latent)."""
         z = points_of("z", z, "*batch latent")
         points = z.flatten(0, -2) if z.ndim > 1 else z[None]
-        with _called(self.argument):
+        with called(self.argument):
             tensors = torch.cat([self._tensor(chunk) for chunk in point_chunks(self._maps, points, self._memory, 1)])
         return tensors.reshape(*z.shape, z.shape[-1])
 
@@ -94,7 +81,7 @@ class FieldMetric(Metric):
     @final
     def num_points(self, points: Float[Tensor, "point latent"]) -> int:
         """A chunk's size."""
-        with _called(self.argument):
+        with called(self.argument):
             return chunk_size(self._maps, points, self._memory, 4)
 
     @final
@@ -102,7 +89,7 @@ class FieldMetric(Metric):
         """E, gradient, and Gauss–Newton blocks with the derivative of L."""
         latent = path.shape[2]
         step, middle = path.diff(dim=1), ((path[:, 1:] + path[:, :-1]) / 2).flatten(0, 1)
-        with _called(self.argument):
+        with called(self.argument):
             chunks = point_chunks(self._maps, middle, self._memory, 1 + latent)
             jets = torch.cat([self._maps.jets(chunk) for chunk in chunks])
         jets = jets.view(*step.shape[:2], 1 + latent, latent, latent)

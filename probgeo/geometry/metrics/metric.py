@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probgeo.geometry.immersions import Derivative, plainly
+from probgeo.geometry.immersions import Derivative, called, plainly
 from probgeo.geometry.points import Points, points_of
 
 # Gauss–Newton takes the turning of the image along the path, ‖(J_{i+1} − J_i)δ‖², for stiffness, which the exact second
@@ -119,6 +119,9 @@ class Metric(Energy):
     A metric of one's own states `residuals` and `tensor`; the rest follows from them. The metrics of this package state
     the rest as well where they know a faster way to the same.
 
+    Attributes:
+        argument: what errors call that which the metric was made of.
+
     Example:
         >>> import torch, probgeo as pg
         >>> class Paraboloid(pg.Metric):
@@ -131,6 +134,8 @@ class Metric(Energy):
         >>> Paraboloid().edge_weights(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[0, 1]]))  # √(2² + 4²)
         tensor([4.4721])
     """
+
+    argument: str = "metric"
 
     @abstractmethod
     def residuals(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
@@ -193,7 +198,8 @@ class Metric(Energy):
         moves = torch.arange(count, device=points.device) % 2 == torch.arange(2, device=points.device)[:, None]
         directions = moves[:, None, :, None] * torch.eye(latent, dtype=points.dtype, device=points.device)[:, None]
         copies = points.expand(2, latent, count, latent).reshape(-1, latent)
-        residuals, slopes = Derivative(self.residuals)(copies, directions.reshape(-1, latent))
+        with called(self.argument):
+            residuals, slopes = Derivative(self.residuals)(copies, directions.reshape(-1, latent))
         # The segments between one copy and the next mean nothing.
         residuals, slopes = (
             torch.cat([x, x[:1]]).unflatten(0, (2, latent, count))[:, :, :-1] for x in (residuals, slopes)
@@ -245,6 +251,7 @@ class SumMetric(Metric):
                 raise TypeError(f"metric + metric: expected two metrics; got {type(term).__name__}.")
         self.first = first
         self.second = second
+        self.argument = first.argument if first.argument == second.argument else "metric"
 
     def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
         """‖r_i‖² of the first plus that of the second."""
@@ -292,7 +299,7 @@ class SubspaceMetric(Metric):
     """
 
     def __init__(self, metric: Metric, embedding: nn.Linear) -> None:
-        self._metric = metric
+        self._metric, self.argument = metric, metric.argument
         self._weight, self._bias = embedding.weight.detach().clone(), embedding.bias.detach().clone()
 
     def residuals(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:

@@ -1,5 +1,6 @@
 """Newton systems where a Jacobian's columns are too many for matrices: products with it, in conjugate gradients."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, final
 
@@ -7,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probgeo.geometry.immersions import Derivative, pulled_back
+from probgeo.geometry.immersions import Derivative, called, pulled_back
 from probgeo.geometry.metrics import Metric
 from probgeo.geometry.metrics.metric import FROZEN_SHARE
 
@@ -51,6 +52,7 @@ class MatrixFree:
 
     metric: Any  # a Metric, which is checked here: systems are chosen by their class
     derivative: Derivative = field(init=False, repr=False, compare=False)  # of its residuals
+    tried: list[bool] = field(init=False, repr=False, compare=False, default_factory=list)  # once reverse mode was
     # P is as H is in all modes, so that a step is about 1/(1 + λ) of the whole one, and promises no less than that.
     trusted_damping: ClassVar[float] = 10.0
 
@@ -68,8 +70,11 @@ class MatrixFree:
         points, real = path.flatten(0, 1), _within_paths(path)
         squares, pulled = path.new_zeros(len(points)), torch.zeros_like(points)
         for part in self._parts(points):
-            residuals, pull = pulled_back(self.metric.residuals, points[part])
-            residuals = torch.where(real[part][:-1, None], residuals, 0)
+            with called(self.metric.argument):
+                residuals, pull = pulled_back(self.metric.residuals, points[part])
+                residuals = torch.where(real[part][:-1, None], residuals, 0)
+                if not self.tried and bool(residuals.isfinite().all()):
+                    self._try_reverse(points[part], residuals, pull)
             squares[part][:-1] = residuals.square().sum(1)
             pulled[part] += pull(residuals)
         lengths = squares.view(batch, nodes)[:, :-1]
@@ -140,13 +145,31 @@ class MatrixFree:
         points, directions, real = path.flatten(0, 1), vector.flatten(0, 1), _within_paths(path)
         pulled, squares = torch.zeros_like(points), path.new_zeros(len(points))
         for part in self._parts(points):
-            pull = pulled_back(self.metric.residuals, points[part])[1]
-            pushed = self.derivative(points[part], directions[part])[1]
+            with called(self.metric.argument):
+                pull = pulled_back(self.metric.residuals, points[part])[1]
+                pushed = self.derivative(points[part], directions[part])[1]
             pushed = torch.where(real[part][:-1, None], pushed, 0)
             squares[part][:-1] = pushed.square().sum(1)
             pulled[part] += pull(pushed)
-        _check_transposed(squares.view(path.shape[:2]).sum(1), vector, pulled.view_as(path))
+        with called(self.metric.argument):
+            _check_transposed(squares.view(path.shape[:2]).sum(1), vector, pulled.view_as(path))
         return (path.shape[1] - 1) * pulled.view_as(path)[:, 1:-1]
+
+    def _try_reverse(
+        self,
+        points: Float[Tensor, "point latent"],
+        residuals: Float[Tensor, "segment residual"],
+        pull: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Refuses metrics whose change from place to place is lost in reverse mode: ⟨u, J v⟩ is to be ⟨Jᵀu, v⟩.
+
+        When all nodes move alike, v, chords change by nothing else; u are the residuals, with weights that fall.
+        """
+        v = torch.randn(points.shape[1], generator=torch.Generator().manual_seed(0)).to(points).expand_as(points)
+        u = residuals * torch.linspace(1, 0, len(residuals)).to(residuals)[:, None]
+        pushed = (u * self.derivative(points, v.contiguous())[1]).sum()
+        _check_transposed(pushed[None], v[None], pull(u)[None])
+        self.tried.append(True)
 
     def _parts(self, points: Float[Tensor, "point latent"]) -> list[slice]:
         """Slices of all paths' nodes, as one sequence, that overlap by one node."""
@@ -155,13 +178,13 @@ class MatrixFree:
 
 
 def _check_transposed(
-    squares: Float[Tensor, " batch"],
+    product: Float[Tensor, " batch"],
     vector: Float[Tensor, "batch node latent"],
     pulled: Float[Tensor, "batch node latent"],
 ) -> None:
-    """Raise ValueError where ⟨v, JᵀJ v⟩ is not ‖J v‖², by more than rounding."""
-    rounding = 1e3 * torch.finfo(squares.dtype).eps * (vector.square().sum((1, 2)) * pulled.square().sum((1, 2))).sqrt()
-    wrong = (squares - (vector * pulled).sum((1, 2))).abs() > 0.01 * squares + rounding
+    """Raise ValueError where ⟨v, Jᵀu⟩ is not ⟨J v, u⟩, by more than rounding; u may be J v."""
+    rounding = 1e3 * torch.finfo(product.dtype).eps * (vector.square().sum((1, 2)) * pulled.square().sum((1, 2))).sqrt()
+    wrong = (product - (vector * pulled).sum((1, 2))).abs() > 0.01 * product.abs() + rounding
     if wrong.any():
         raise ValueError(
             "decoder: its derivative in reverse mode does not belong to its values, as Jᵀ is not the transpose of J. "

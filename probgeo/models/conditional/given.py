@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from probgeo.geometry.metrics import Metric
-from probgeo.geometry.points import Points
+from probgeo.geometry.points import Points, points_like
 from probgeo.likelihoods import Likelihood, TwoParameterLikelihood
 from probgeo.models.base import Encoding, LatentModel, suited
 
@@ -62,8 +62,8 @@ class Embedded(nn.Module):
         super().__init__()
         self.functions, self.embedding, self.num_members = functions, embedding, functions.num_members
 
-    def forward(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "member *batch observation"]:
-        return self.functions(self.embedding(z))
+    def forward(self, z: Points) -> Float[Tensor, "member *batch observation"]:
+        return self.functions(self.embedding(points_like("z", z, self.embedding.parameters())))
 
 
 class GivenVAE(LatentModel):

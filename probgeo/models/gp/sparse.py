@@ -15,6 +15,7 @@ from linear_operator.utils.errors import NanError, NotPSDError
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import TensorMetric
+from probgeo.geometry.points import Points, points_of
 from probgeo.seeds import stream
 
 JITTER = 1e-6
@@ -374,7 +375,8 @@ class PathwiseDraws(nn.Module):
         angle = z @ self.frequencies
         return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
-    def forward(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "member *batch observation"]:
+    def forward(self, z: Points) -> Float[Tensor, "member *batch observation"]:
+        z = z if isinstance(z, Tensor) else points_of("z", z).to(self.update.device)
         points = z.double().reshape(-1, z.shape[-1])
         process = self.process
         values = self._features(points) @ self.weights + process._kernel(points) @ self.inverse.T @ self.update
