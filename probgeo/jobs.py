@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed, wait
 from functools import partial
 from typing import Any, TypeVar
 
@@ -105,12 +105,14 @@ def carried_out(
                         futures[tasks.submit(index, task, *job)] = index
                     for future in as_completed(futures):
                         ended(futures[future], future.result)
-                except BaseException as error:  # an interrupt, or what cannot be sent: what has not begun never does
+                except Exception as error:  # what cannot be sent, or kept: what has not begun never does
                     for future in futures:
                         future.cancel()
-                    if not isinstance(error, Exception):
-                        raise
+                    wait(futures)
                     errors.append(error)
+                except BaseException:  # an interrupt
+                    tasks.end(futures)
+                    raise
                 begun = tasks.begun()
         else:
             for index, job in enumerate(jobs):

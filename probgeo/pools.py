@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,13 @@ class Wanted:
         names = os.listdir(self._place) if self._place and self._place.exists() else []
         return sorted(int(name) for name in names if name.isdigit())
 
-    def ends(self) -> None:
-        """No task is wanted any more: those that run end now, and their workers with them."""
+    def end(self, futures: Iterable[Future] = ()) -> None:
+        """No task is wanted any more: of a pool those that run end now, and their workers with them."""
         if self._place is not None:
             shutil.rmtree(self._place, ignore_errors=True)
+            return  # a pool that breaks does not bear with futures that were cancelled; no task begins any more
+        for future in futures:
+            future.cancel()
 
 
 @contextlib.contextmanager
@@ -59,7 +62,7 @@ def wanted(executor: Executor) -> Iterator[Wanted]:
     try:
         yield tasks
     finally:
-        tasks.ends()
+        tasks.end()
 
 
 def carried_out_while(place: Path, number: int, task: Callable, /, *args: Any) -> Any:
