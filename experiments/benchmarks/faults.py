@@ -19,7 +19,7 @@ import xarray as xr
 
 from experiments.benchmarks import damage, victims
 from experiments.benchmarks.alone import run
-from experiments.benchmarks.victims import Victim, lives, numbers
+from experiments.benchmarks.victims import Victim, finished, lives, numbers, rewritten
 from experiments.common.options import Output
 from experiments.common.results import Groups
 
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 def resumed(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> Row:
     """The driver is killed, up to three times in a row, then runs to its end."""
     rng, (whole, seconds) = np.random.default_rng(config.seed), undisturbed(task, folder)
-    kills = equal = left = 0
+    kills = equal = left = lost = 0
     while kills < config.kills:
         place, before = Path(tempfile.mkdtemp(dir=folder)), kills
         for _ in range(min(config.kills - kills, int(rng.integers(1, 4)))):
@@ -62,15 +62,17 @@ def resumed(task: Callable[[Path], None], folder: Path, config: Config, name: st
                 break
             kills += 1
             left += remaining(workers)
+        there = finished(place)
         victims.run(task, place)
+        lost += rewritten(there)
         equal += (kills - before) * numbers(place).identical(whole)
-    return Row(name, kills, equal, "nothing" if not left else f"{left} workers went on", "(killed)")
+    return Row(name, kills, equal, told_of(lost, left), "(killed)")
 
 
 def orphaned(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> Row:
     """A worker is killed; a pool breaks, and its driver runs again, a cluster goes on."""
     rng, (whole, seconds) = np.random.default_rng(config.seed), undisturbed(task, folder)
-    kills = equal = 0
+    kills = equal = lost = 0
     sentences: list[str] = []
     while kills < config.kills:
         place, done = Path(tempfile.mkdtemp(dir=folder)), 0
@@ -84,16 +86,18 @@ def orphaned(task: Callable[[Path], None], folder: Path, config: Config, name: s
         said = victim.ends()
         if said:
             sentences.append(said)
+            there = finished(place)
             said, _ = victims.run(task, place)
+            lost += rewritten(there)
         kills += done
         equal += done * numbers(place).identical(whole) if not said else 0
-    return Row(name, kills, equal, "nothing", shown(sentences[-1], folder) if sentences else "")
+    return Row(name, kills, equal, told_of(lost, 0), shown(sentences[-1], folder) if sentences else "")
 
 
 def interrupted(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> Row:
     """Ctrl-C, then again to the end."""
     rng, (whole, seconds) = np.random.default_rng(config.seed), undisturbed(task, folder)
-    times = equal = went_on = 0
+    times = equal = went_on = lost = 0
     said = ""
     while times < max(1, config.kills // 4):
         place = Path(tempfile.mkdtemp(dir=folder))
@@ -106,9 +110,11 @@ def interrupted(task: Callable[[Path], None], folder: Path, config: Config, name
         victim.process.join()
         times, said = times + 1, told
         went_on += max(0, len(trained(place)) - before - 2)
+        there = finished(place)
         victims.run(task, place)
+        lost += rewritten(there)
         equal += numbers(place).identical(whole)
-    return Row(name, times, equal, "nothing" if not went_on else f"{went_on} trainings went on", said)
+    return Row(name, times, equal, told_of(lost, went_on), said)
 
 
 def two_at_once(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> Row:
@@ -122,6 +128,12 @@ def two_at_once(task: Callable[[Path], None], folder: Path, config: Config, name
         sentences += [each for each in said if each]
         equal += not any(said) and numbers(place).identical(whole)
     return Row(name, times, equal, "nothing", shown(sentences[0], folder) if sentences else "(nothing: both end)")
+
+
+def told_of(lost: int, left: int) -> str:
+    """Files that were finished and are not as they were, and workers or trainings that went on unwanted."""
+    parts = [f"{lost} finished files"] * (lost > 0) + [f"{left} went on"] * (left > 0)
+    return ", ".join(parts) or "nothing"
 
 
 def undisturbed(task: Callable[[Path], None], folder: Path) -> tuple[xr.Dataset, float]:
@@ -176,7 +188,7 @@ def mounted(place: Path, *options: str) -> Iterator[bool]:
 def full_disk(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> Row:
     """The disk is full after so many kB; then there is room."""
     whole, _ = undisturbed(task, folder)
-    times = equal = 0
+    times = equal = lost = 0
     said = ""
     for size in np.linspace(24, 150, max(2, config.kills)).astype(int):
         disk = folder / f"disk-{size}"
@@ -186,9 +198,11 @@ def full_disk(task: Callable[[Path], None], folder: Path, config: Config, name: 
                 continue
             said, times = told, times + 1
             subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
+            there = finished(disk / "study")
             victims.run(task, disk / "study")
+            lost += rewritten(there)
             equal += numbers(disk / "study").identical(whole)
-    return Row(name, times, equal, "nothing", shown(said, folder))
+    return Row(name, times, equal, told_of(lost, 0), shown(said, folder))
 
 
 def read_only(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> list[Row]:
