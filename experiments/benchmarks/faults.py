@@ -1,6 +1,7 @@
 """What is lost, and what the user reads, when processes are killed, disks are full and files are damaged."""
 
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -32,6 +33,8 @@ class Config(Output):
     """Processes that are killed of each kind."""
     seed: int = 0
     """Of the moments."""
+    cluster: bool = True
+    """Kill half as many workers of a Dask cluster on this machine too, where it is installed."""
 
 
 QUICK = {"kills": 2}
@@ -69,14 +72,16 @@ def resumed(task: Callable[[Path], None], folder: Path, config: Config, name: st
     return Row(name, kills, equal, told_of(lost, left), "(killed)")
 
 
-def orphaned(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> Row:
+def orphaned(task: Callable[[Path], None], folder: Path, config: Config, name: str, kills_asked: int) -> Row:
     """A worker is killed; a pool breaks, and its driver runs again, a cluster goes on."""
     rng, (whole, seconds) = np.random.default_rng(config.seed), undisturbed(task, folder)
     kills = equal = lost = 0
     sentences: list[str] = []
-    while kills < config.kills:
+    while kills < kills_asked:
         place, done = Path(tempfile.mkdtemp(dir=folder)), 0
         victim = Victim(task, place)
+        while begun(folder / "whole").exists() and not begun(place).exists():
+            time.sleep(0.05)
         time.sleep(rng.uniform(0, seconds))
         some = [worker for worker in victim.workers if is_worker(worker)]
         if some:
@@ -91,7 +96,8 @@ def orphaned(task: Callable[[Path], None], folder: Path, config: Config, name: s
             lost += rewritten(there)
         kills += done
         equal += done * numbers(place).identical(whole) if not said else 0
-    return Row(name, kills, equal, told_of(lost, 0), shown(sentences[-1], folder) if sentences else "")
+    said = shown(sentences[-1], folder) if sentences else "(nothing: others do its job)"
+    return Row(name, kills, equal, told_of(lost, 0), said)
 
 
 def interrupted(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> Row:
@@ -141,7 +147,14 @@ def undisturbed(task: Callable[[Path], None], folder: Path) -> tuple[xr.Dataset,
     said, seconds = victims.run(task, folder / "whole")
     if said:
         raise ValueError(f"faults: an undisturbed run says {said}")
+    if begun(folder / "whole").exists():  # its workers were there only then
+        seconds = (folder / "whole" / "study.nc").stat().st_mtime - begun(folder / "whole").stat().st_mtime
     return numbers(folder / "whole"), seconds
+
+
+def begun(place: Path) -> Path:
+    """What a victim writes whose workers take long to come, when they are there."""
+    return place.parent / f"{place.name}.begun"
 
 
 def remaining(workers: list[int]) -> int:
@@ -155,7 +168,7 @@ def remaining(workers: list[int]) -> int:
 def is_worker(process: int) -> bool:
     """Whether it is no helper of multiprocessing's own."""
     with contextlib.suppress(OSError):
-        return b"tracker" not in Path(f"/proc/{process}/cmdline").read_bytes()
+        return b"resource_tracker" not in Path(f"/proc/{process}/cmdline").read_bytes()
     return False
 
 
@@ -210,20 +223,20 @@ def read_only(task: Callable[[Path], None], folder: Path, config: Config, name: 
     whole, _ = undisturbed(task, folder)
     place, rows = folder / "read-only", []
     shutil.copytree(folder / "whole", place)
-    for finished in (True, False):
-        if not finished:
+    for complete in (True, False):
+        if not complete:
             (place / "study.nc").unlink()
             next(place.glob("distances/*.nc")).unlink()
         with mounted(place, "--bind", str(place)) as done:
             if done:
                 subprocess.run(["mount", "-o", "remount,ro,bind", str(place)], check=True)
                 said, _ = victims.run(task, place)
-                equal = finished and not said and numbers(place).identical(whole)
+                equal = complete and not said and numbers(place).identical(whole)
         if done:
-            if not finished:
+            if not complete:
                 victims.run(task, place)
                 equal = numbers(place).identical(whole)
-            what = "finished" if finished else "unfinished, then may be written to"
+            what = "finished" if complete else "unfinished, then may be written to"
             rows.append(
                 Row(f"{name}, {what}", 1, int(equal), "nothing", shown(said, folder) or "(nothing: it is read)")
             )
@@ -243,7 +256,10 @@ def compute(config: Config) -> Groups:
             return Path(tempfile.mkdtemp(dir=scratch))
 
         rows += [resumed(task, folder(), config, f"kill -9: {name}") for name, task in tasks.items()]
-        rows += [orphaned(victims.pooled, folder(), config, "kill -9 of a worker: pool")]
+        rows += [orphaned(victims.pooled, folder(), config, "kill -9 of a worker: pool", config.kills)]
+        if config.cluster and importlib.util.find_spec("distributed"):
+            few = max(1, config.kills // 2)
+            rows += [orphaned(victims.clustered, folder(), config, "kill -9 of a worker: Dask cluster", few)]
         rows += [interrupted(task, folder(), config, f"Ctrl-C: {name}") for name, task in tasks.items()]
         rows += [two_at_once(task, folder(), config, f"two at once: {name}") for name, task in tasks.items()]
         rows += [full_disk(victims.study, folder(), config, "full disk")]

@@ -54,6 +54,16 @@ def pooled(folder: Path) -> None:
         a_study(folder).run(pool, progress=False, stack=1)
 
 
+def clustered(folder: Path) -> None:
+    """On a Dask cluster of two on this machine."""
+    import distributed
+
+    options: Any = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with distributed.Client(**options) as client:
+        (folder.parent / f"{folder.name}.begun").touch()
+        a_study(folder, seeds=12).run(pg.study.Workers(client), progress=False, stack=1)
+
+
 def matrix(folder: Path) -> None:
     """Distances of twelve points, in tiles of six pairs."""
     metric = pg.PullbackMetric(_paraboloid)
