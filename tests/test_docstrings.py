@@ -90,7 +90,7 @@ def test_an_example_runs_offline_and_shows_what_comes_out(name):
 
 
 # Classes of scvi-tools, pandas and Pyro, as their users know them.
-OTHERS = {"SCANVI", "LinearSCVI", "DataFrame", "AutoNormal", "AutoLowRankMultivariateNormal"}
+OTHERS = {"SCANVI", "LinearSCVI", "DataFrame", "AutoNormal", "Trace_ELBO", "AutoLowRankMultivariateNormal"}
 
 
 @pytest.mark.parametrize("name", PUBLIC)

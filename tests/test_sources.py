@@ -100,7 +100,7 @@ def test_what_nothing_identifies_is_refused_by_name(module):
 
 def test_the_library_s_own_have_a_name_and_no_source():
     assert not is_users(pg.study.expected_metric)
-    assert to_config(pg.study.expected_metric) == {"function": "probgeo.study.expected_metric"}
+    assert to_config(pg.study.expected_metric) == {"function": "probgeo.expected_metric"}
 
 
 def test_a_dataclass_that_was_sent_to_other_processes_and_back_is_the_same(module):

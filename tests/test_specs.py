@@ -154,9 +154,9 @@ def test_ranges_and_lists_are_written_as_sequences():
 
 
 def test_functions_and_classes_are_named_by_their_place():
-    assert to_config(expected_metric) == {"function": "probgeo.study.expected_metric"}
+    assert to_config(expected_metric) == {"function": "probgeo.expected_metric"}
     assert to_config(nn.SiLU) == {"class": "torch.nn.SiLU"}
-    assert to_config(Geodesic())["metric"] == {"function": "probgeo.study.expected_metric"}
+    assert to_config(Geodesic())["metric"] == {"function": "probgeo.expected_metric"}
 
 
 def test_what_no_file_can_name_is_refused():

@@ -86,10 +86,10 @@ def all_kinds(folder: Path) -> list[dict[str, Any]]:
     for kind, (task, pattern, hiding, culprit) in KINDS.items():
         whole = Path(folder) / f"whole-{len(found)}"
         victims.run(task, whole)
+        begun = whole
         if task is unfinished:
-            begun, _ = Path(shutil.copytree(whole, f"{whole}-begun")), victims.run(task, whole)
-        else:
-            begun = whole
+            begun = Path(shutil.copytree(whole, f"{whole}-begun"))
+            victims.run(task, whole)
         expected = numbers(whole)
         counts = dict.fromkeys(("damages", "refused", "made anew", "wrong", "equal"), 0)
         row: dict[str, Any] = {"file": kind, **counts, "said": ""}

@@ -172,12 +172,9 @@ def processor_seconds(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def floor_seconds(metric: Any, start: Tensor, stop: Tensor, num_segments: int) -> float:
-    """One evaluation of all outputs and their Jacobian at all nodes of all pairs; the least of three."""
+    """One evaluation of JᵀJ at all nodes of all pairs; the least of three."""
     points = torch.lerp(start[:, None], stop[:, None], torch.linspace(0, 1, num_segments + 1)[:, None])
-    jets = metric.linearize
-    if hasattr(metric, "_maps"):  # of decoders: without what a linearisation adds up
-        points, jets = points.flatten(0, 1), lambda z: [metric._maps.jets(chunk) for chunk in z.split(512)]
-    return min(processor_seconds(partial(jets, points))[1] for _ in range(3))
+    return min(processor_seconds(partial(metric.tensor, points))[1] for _ in range(3))
 
 
 @torch.no_grad()

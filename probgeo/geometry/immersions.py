@@ -107,7 +107,7 @@ def _is_plain(z: Tensor) -> bool:
     return not (
         torch.backends.mha.get_fastpath_enabled()
         or torch.is_inference_mode_enabled()
-        or torch.is_autocast_enabled(z.device.type)
+        or (torch.amp.is_autocast_available(z.device.type) and torch.is_autocast_enabled(z.device.type))
         or torch.backends.cuda.flash_sdp_enabled()
         or torch.backends.cuda.mem_efficient_sdp_enabled()
         or torch.backends.cuda.cudnn_sdp_enabled()

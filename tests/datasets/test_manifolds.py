@@ -50,7 +50,8 @@ def test_distance_is_locally_the_norm_of_the_immersed_step(manifold):
 
 @pytest.mark.parametrize("manifold", CLOSED_FORMS)
 def test_distance_is_the_shortest_path_through_dense_points(manifold):
-    data = manifold(4000, seed=3)
+    # In a corner neighbours are .23 apart: between halves that are nearer the graph would jump.
+    data = manifold(4000, seed=3, **({"gap": 0.5} if manifold is datasets.folded_sheet else {}))
     graph = kneighbors_graph(data.x.numpy(), n_neighbors=20, mode="distance")
     sources = list(range(10))
     shortest = torch.from_numpy(dijkstra(graph, directed=False, indices=sources))

@@ -111,6 +111,7 @@ def test_elbo_of_the_result_is_that_of_the_best_epoch(folder, capsys):
     assert f"ensemble {elbo.sel(model='ensemble').mean():.1f} ±" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_table_states_the_solvers_share_which_is_kept_and_leaves_the_distances(folder, tmp_path, capsys):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     printed, measured = [], []

@@ -135,11 +135,11 @@ def test_a_steep_wall_is_no_leap():
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU])
-@pytest.mark.parametrize("latent", [2, 24])
-def test_ensembles_with_kinks_are_not_doubted(activation, latent):
+@pytest.mark.parametrize(("latent", "num_pairs"), [(2, 40), (24, 6)])
+def test_ensembles_with_kinks_are_not_doubted(activation, latent, num_pairs):
     torch.manual_seed(0)
     members = [mlp([latent, 128, 128, 50], activation) for _ in range(5)]
-    z = 2 * torch.randn(2, 40, latent, generator=torch.Generator().manual_seed(1))
+    z = 2 * torch.randn(2, num_pairs, latent, generator=torch.Generator().manual_seed(1))
     status = geodesic(ExpectedMetric(members), *z, solver=GaussNewton(64)).status
     assert not ((status == Status.ROUNDING) | (status == Status.JUMP)).any()
     status = geodesic(DecorrelatedEnergy(members, 64), *z, solver=GaussNewton(64)).status

@@ -220,6 +220,7 @@ def test_the_angle_at_a_corner_with_two_ways_to_one_side_is_ambiguous(graph):
     assert found.angle[1].item() == pytest.approx(0, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_mean_of_two_points_with_a_hole_exactly_between_them_is_ambiguous(graph):
     opposite = frechet_mean(METRIC, torch.cat([at(0.4), at(0.4 + math.pi)]), init=graph)
     assert opposite.status == Status.AMBIGUOUS

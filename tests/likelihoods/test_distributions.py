@@ -146,7 +146,7 @@ def test_bernoulli_data_outside_the_unit_interval_are_refused_with_their_place(v
 
 @pytest.mark.parametrize("std", [0.0, -1.0, math.inf, math.nan])
 def test_a_standard_deviation_that_is_not_positive_is_refused(std):
-    with pytest.raises(ValueError, match="std: expected a positive number"):
+    with pytest.raises(ValueError, match=r"std: expected a (positive )?number"):
         Gaussian(std)
 
 
