@@ -1,6 +1,7 @@
 """Every kind of file that is written, damaged in every way: noticed, and mended as the message says."""
 
 import random
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -102,7 +103,7 @@ def all_kinds(folder: Path) -> list[dict[str, Any]]:
             row["damages"] += 1
             if said:
                 row["refused"] += 1
-                row["said"] = said.replace(str(place), "FOLDER").removeprefix("error: ").removeprefix("folder: ")
+                row["said"] = re.sub("[0-9a-f]{16}", "…", said.replace(str(place), "FOLDER")).removeprefix("error: ")
                 gone = culprit(file)
                 shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
                 victims.run(task, place)

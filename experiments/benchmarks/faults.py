@@ -1,6 +1,7 @@
 """What is lost, and what the user reads, when processes are killed, disks are full and files are damaged."""
 
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ import xarray as xr
 
 from experiments.benchmarks import damage, victims
 from experiments.benchmarks.alone import run
-from experiments.benchmarks.victims import Victim, lives, numbers
+from experiments.benchmarks.victims import Victim, finished, lives, numbers, rewritten
 from experiments.common.options import Output
 from experiments.common.results import Groups
 
@@ -32,6 +33,8 @@ class Config(Output):
     """Processes that are killed of each kind."""
     seed: int = 0
     """Of the moments."""
+    cluster: bool = True
+    """Kill half as many workers of a Dask cluster on this machine too, where it is installed."""
 
 
 QUICK = {"kills": 2}
@@ -51,7 +54,7 @@ class Row(NamedTuple):
 def resumed(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> Row:
     """The driver is killed, up to three times in a row, then runs to its end."""
     rng, (whole, seconds) = np.random.default_rng(config.seed), undisturbed(task, folder)
-    kills = equal = left = 0
+    kills = equal = left = lost = 0
     while kills < config.kills:
         place, before = Path(tempfile.mkdtemp(dir=folder)), kills
         for _ in range(min(config.kills - kills, int(rng.integers(1, 4)))):
@@ -62,19 +65,23 @@ def resumed(task: Callable[[Path], None], folder: Path, config: Config, name: st
                 break
             kills += 1
             left += remaining(workers)
+        there = finished(place)
         victims.run(task, place)
+        lost += rewritten(there)
         equal += (kills - before) * numbers(place).identical(whole)
-    return Row(name, kills, equal, "nothing" if not left else f"{left} workers went on", "(killed)")
+    return Row(name, kills, equal, told_of(lost, left), "(killed)")
 
 
-def orphaned(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> Row:
+def orphaned(task: Callable[[Path], None], folder: Path, config: Config, name: str, kills_asked: int) -> Row:
     """A worker is killed; a pool breaks, and its driver runs again, a cluster goes on."""
     rng, (whole, seconds) = np.random.default_rng(config.seed), undisturbed(task, folder)
-    kills = equal = 0
+    kills = equal = lost = 0
     sentences: list[str] = []
-    while kills < config.kills:
+    while kills < kills_asked:
         place, done = Path(tempfile.mkdtemp(dir=folder)), 0
         victim = Victim(task, place)
+        while begun(folder / "whole").exists() and not begun(place).exists():
+            time.sleep(0.05)
         time.sleep(rng.uniform(0, seconds))
         some = [worker for worker in victim.workers if is_worker(worker)]
         if some:
@@ -84,16 +91,19 @@ def orphaned(task: Callable[[Path], None], folder: Path, config: Config, name: s
         said = victim.ends()
         if said:
             sentences.append(said)
+            there = finished(place)
             said, _ = victims.run(task, place)
+            lost += rewritten(there)
         kills += done
         equal += done * numbers(place).identical(whole) if not said else 0
-    return Row(name, kills, equal, "nothing", shown(sentences[-1], folder) if sentences else "")
+    said = shown(sentences[-1], folder) if sentences else "(nothing: others do its job)"
+    return Row(name, kills, equal, told_of(lost, 0), said)
 
 
 def interrupted(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> Row:
     """Ctrl-C, then again to the end."""
     rng, (whole, seconds) = np.random.default_rng(config.seed), undisturbed(task, folder)
-    times = equal = went_on = 0
+    times = equal = went_on = lost = 0
     said = ""
     while times < max(1, config.kills // 4):
         place = Path(tempfile.mkdtemp(dir=folder))
@@ -106,9 +116,11 @@ def interrupted(task: Callable[[Path], None], folder: Path, config: Config, name
         victim.process.join()
         times, said = times + 1, told
         went_on += max(0, len(trained(place)) - before - 2)
+        there = finished(place)
         victims.run(task, place)
+        lost += rewritten(there)
         equal += numbers(place).identical(whole)
-    return Row(name, times, equal, "nothing" if not went_on else f"{went_on} trainings went on", said)
+    return Row(name, times, equal, told_of(lost, went_on), said)
 
 
 def two_at_once(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> Row:
@@ -124,12 +136,25 @@ def two_at_once(task: Callable[[Path], None], folder: Path, config: Config, name
     return Row(name, times, equal, "nothing", shown(sentences[0], folder) if sentences else "(nothing: both end)")
 
 
+def told_of(lost: int, left: int) -> str:
+    """Files that were finished and are not as they were, and workers or trainings that went on unwanted."""
+    parts = [f"{lost} finished files"] * (lost > 0) + [f"{left} went on"] * (left > 0)
+    return ", ".join(parts) or "nothing"
+
+
 def undisturbed(task: Callable[[Path], None], folder: Path) -> tuple[xr.Dataset, float]:
     """Its numbers and how long it takes."""
     said, seconds = victims.run(task, folder / "whole")
     if said:
         raise ValueError(f"faults: an undisturbed run says {said}")
+    if begun(folder / "whole").exists():  # its workers were there only then
+        seconds = (folder / "whole" / "study.nc").stat().st_mtime - begun(folder / "whole").stat().st_mtime
     return numbers(folder / "whole"), seconds
+
+
+def begun(place: Path) -> Path:
+    """What a victim writes whose workers take long to come, when they are there."""
+    return place.parent / f"{place.name}.begun"
 
 
 def remaining(workers: list[int]) -> int:
@@ -143,7 +168,7 @@ def remaining(workers: list[int]) -> int:
 def is_worker(process: int) -> bool:
     """Whether it is no helper of multiprocessing's own."""
     with contextlib.suppress(OSError):
-        return b"tracker" not in Path(f"/proc/{process}/cmdline").read_bytes()
+        return b"resource_tracker" not in Path(f"/proc/{process}/cmdline").read_bytes()
     return False
 
 
@@ -176,7 +201,7 @@ def mounted(place: Path, *options: str) -> Iterator[bool]:
 def full_disk(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> Row:
     """The disk is full after so many kB; then there is room."""
     whole, _ = undisturbed(task, folder)
-    times = equal = 0
+    times = equal = lost = 0
     said = ""
     for size in np.linspace(24, 150, max(2, config.kills)).astype(int):
         disk = folder / f"disk-{size}"
@@ -186,9 +211,11 @@ def full_disk(task: Callable[[Path], None], folder: Path, config: Config, name: 
                 continue
             said, times = told, times + 1
             subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
+            there = finished(disk / "study")
             victims.run(task, disk / "study")
+            lost += rewritten(there)
             equal += numbers(disk / "study").identical(whole)
-    return Row(name, times, equal, "nothing", shown(said, folder))
+    return Row(name, times, equal, told_of(lost, 0), shown(said, folder))
 
 
 def read_only(task: Callable[[Path], None], folder: Path, config: Config, name: str) -> list[Row]:
@@ -196,20 +223,20 @@ def read_only(task: Callable[[Path], None], folder: Path, config: Config, name: 
     whole, _ = undisturbed(task, folder)
     place, rows = folder / "read-only", []
     shutil.copytree(folder / "whole", place)
-    for finished in (True, False):
-        if not finished:
+    for complete in (True, False):
+        if not complete:
             (place / "study.nc").unlink()
             next(place.glob("distances/*.nc")).unlink()
         with mounted(place, "--bind", str(place)) as done:
             if done:
                 subprocess.run(["mount", "-o", "remount,ro,bind", str(place)], check=True)
                 said, _ = victims.run(task, place)
-                equal = finished and not said and numbers(place).identical(whole)
+                equal = complete and not said and numbers(place).identical(whole)
         if done:
-            if not finished:
+            if not complete:
                 victims.run(task, place)
                 equal = numbers(place).identical(whole)
-            what = "finished" if finished else "unfinished, then may be written to"
+            what = "finished" if complete else "unfinished, then may be written to"
             rows.append(
                 Row(f"{name}, {what}", 1, int(equal), "nothing", shown(said, folder) or "(nothing: it is read)")
             )
@@ -229,7 +256,10 @@ def compute(config: Config) -> Groups:
             return Path(tempfile.mkdtemp(dir=scratch))
 
         rows += [resumed(task, folder(), config, f"kill -9: {name}") for name, task in tasks.items()]
-        rows += [orphaned(victims.pooled, folder(), config, "kill -9 of a worker: pool")]
+        rows += [orphaned(victims.pooled, folder(), config, "kill -9 of a worker: pool", config.kills)]
+        if config.cluster and importlib.util.find_spec("distributed"):
+            few = max(1, config.kills // 2)
+            rows += [orphaned(victims.clustered, folder(), config, "kill -9 of a worker: Dask cluster", few)]
         rows += [interrupted(task, folder(), config, f"Ctrl-C: {name}") for name, task in tasks.items()]
         rows += [two_at_once(task, folder(), config, f"two at once: {name}") for name, task in tasks.items()]
         rows += [full_disk(victims.study, folder(), config, "full disk")]

@@ -1,6 +1,7 @@
 """Small studies, trainings and matrices in processes of their own, which can be killed at any moment."""
 
 import contextlib
+import io
 import multiprocessing
 import os
 import signal
@@ -29,18 +30,15 @@ def rows(num: int = 200) -> torch.Tensor:
     return torch.rand(num, 6, generator=torch.Generator().manual_seed(0))
 
 
-def a_study(folder: Path, seeds: int = 4, epochs: int = 12) -> pg.Study:
-    """Two models, two measures."""
+def a_study(folder: Path, seeds: int = 3, epochs: int = 12) -> pg.Study:
+    """Geodesics in retrainings of an ensemble."""
     return pg.Study(
         folder,
         data=rows(),
         pairs=pg.sample_pairs(range(200), num_pairs=12, seed=0),
-        models={
-            "single": pg.VAE(2, pg.Decoder(NETWORK), encoder=NETWORK),
-            "ensemble": pg.VAE(2, pg.EnsembleDecoder(3, NETWORK), encoder=NETWORK),
-        },
+        models={"ensemble": pg.VAE(2, pg.EnsembleDecoder(3, NETWORK), encoder=NETWORK)},
         seeds=range(seeds),
-        measures={"geodesic": pg.Geodesic(solver=pg.GaussNewton(16)), "straight": pg.StraightLine(num_segments=16)},
+        measures={"geodesic": pg.Geodesic(solver=pg.GaussNewton(16))},
         training=pg.Training(epochs=epochs, batch_size=32),
     )
 
@@ -56,11 +54,21 @@ def pooled(folder: Path) -> None:
         a_study(folder).run(pool, progress=False, stack=1)
 
 
+def clustered(folder: Path) -> None:
+    """On a Dask cluster of two on this machine."""
+    import distributed
+
+    options: Any = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with distributed.Client(**options) as client:
+        (folder.parent / f"{folder.name}.begun").touch()
+        a_study(folder, seeds=12).run(pg.study.Workers(client), progress=False, stack=1)
+
+
 def matrix(folder: Path) -> None:
-    """Distances of twenty points, in tiles of ten pairs."""
+    """Distances of twelve points, in tiles of six pairs."""
     metric = pg.PullbackMetric(_paraboloid)
-    points = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
-    found = pg.distance_matrix(metric, points, folder=folder / "tiles", solver=pg.GaussNewton(64), num_pairs=10)
+    points = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    found = pg.distance_matrix(metric, points, folder=folder / "tiles", solver=pg.GaussNewton(64), num_pairs=6)
     write_netcdf(folder / "study.nc", found.to_dataset())
 
 
@@ -119,7 +127,7 @@ def run(task: Callable[..., None], *args: Any) -> tuple[str, float]:
 def _said(pipe: Any, task: Callable[..., None], *args: Any) -> None:
     os.setsid()  # a signal that is meant for it reaches nobody else
     torch.set_num_threads(1)
-    with open(os.devnull, "w") as nothing, contextlib.redirect_stderr(nothing):
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stderr(io.StringIO()) as told_of:
         os.dup2(nothing.fileno(), 2)
         pipe.send("")
         try:
@@ -127,10 +135,21 @@ def _said(pipe: Any, task: Callable[..., None], *args: Any) -> None:
                 task(*args)
             said = ""
         except SystemExit as error:
-            said = str(error) if isinstance(error.code, str) else "interrupted"
+            said = str(error) if isinstance(error.code, str) else told_of.getvalue().strip().rpartition("\n")[2]
         except BaseException as error:
             said = f"{type(error).__name__}: {error}"
         pipe.send(said)
+
+
+def finished(place: Path) -> dict[Path, int]:
+    """What a victim has finished, and when it was written: trainings, distances, tiles."""
+    found = [*place.glob("trainings/*/seed-*/*"), *place.glob("distances/*.nc"), *place.glob("tiles/tile-*")]
+    return {path: path.stat().st_mtime_ns for path in found if not path.name.startswith(".")}
+
+
+def rewritten(before: dict[Path, int]) -> int:
+    """How much of what was finished is not as it was."""
+    return sum(not path.exists() or path.stat().st_mtime_ns != time for path, time in before.items())
 
 
 def descendants(process: int) -> Iterator[int]:

@@ -62,6 +62,7 @@ def train(
     if found:
         group.load(part(found, "group"))
     saved = time.monotonic()
+    last = max(index for index, phase in enumerate(group.phases) if phase.epochs)
     for index, phase in enumerate(group.phases):
         resumed = found is not None and index == state.phase
         total = num_epochs(phase, training)
@@ -85,10 +86,12 @@ def train(
                 if report:
                     _report(state, report)
                 if checkpoint and time.monotonic() - saved > checkpoint_seconds:
-                    parts = {"group": group.state(), "optimizer": optimisation.state()}
-                    storage.write_tensors(checkpoint, written(state) | _joined(parts))
+                    _write(checkpoint, group, optimisation, state)
                     saved = time.monotonic()
             bar.update()
+        if checkpoint and index == last and len(group.seeds) > 1:
+            # Those that are not saved yet when the run ends are trained among as many again: their last digits show it.
+            _write(checkpoint, group, optimisation, state)
         optimisation.assign(state.best)
     return state
 
@@ -175,6 +178,12 @@ class Optimisation:
             moments.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _write(checkpoint: Path, group: Group, optimisation: Optimisation, state: State) -> None:
+    """All that a run needs to go on."""
+    parts = {"group": group.state(), "optimizer": optimisation.state()}
+    storage.write_tensors(checkpoint, written(state) | _joined(parts))
 
 
 def results(group: Group, state: State) -> Iterator[tuple[int, FittedModel, dict[str, Any], dict[str, Tensor]]]:
