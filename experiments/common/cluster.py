@@ -18,12 +18,13 @@ def is_address(cluster: str) -> bool:
 
 
 @contextmanager
-def workers(cluster: str | None, num: int) -> Iterator[pg.study.Workers | None]:
+def workers(cluster: str | None, num: int, folder: Path | None = None) -> Iterator[pg.study.Workers | None]:
     """An executor on a cluster, which is closed at the end where it was started here; None for none.
 
     Args:
         cluster: local, slurm, or the address of a scheduler.
         num: processes of local, each of one thread; jobs of slurm, as the file jobqueue.yaml describes one.
+        folder: that all workers see, where the keys of slurm's jobs are kept while they run; None for the current one.
 
     Raises:
         ValueError: Dask is not installed, or nothing says what a job of SLURM is.
@@ -44,7 +45,7 @@ def workers(cluster: str | None, num: int) -> Iterator[pg.study.Workers | None]:
         elif cluster == LOCAL:
             own, expected = _local(num), num
         else:
-            own = _slurm(num)
+            own = _slurm(num, folder or Path.cwd())
             expected = sum(spec["options"].get("processes", 1) for spec in own.worker_spec.values())
         try:
             with distributed.Client(own or cluster) as client:
@@ -64,7 +65,7 @@ def _local(num: int) -> Any:
     return LocalCluster(n_workers=num, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
 
 
-def _slurm(num: int) -> Any:
+def _slurm(num: int, folder: Path) -> Any:
     import dask
 
     try:
@@ -72,7 +73,7 @@ def _slurm(num: int) -> Any:
         from distributed.security import Security
 
         # Keys of this run alone, so that nobody else on the network gives the workers work.
-        shared = dask.config.get("jobqueue.slurm.shared-temp-directory", None) or str(Path.cwd())
+        shared = dask.config.get("jobqueue.slurm.shared-temp-directory", None) or str(folder)
         own = SLURMCluster(security=Security.temporary(), shared_temp_directory=shared)
     except ImportError as error:
         raise ValueError(NEEDS.format(error)) from error

@@ -77,7 +77,7 @@ class OnWorkers(Output):
 
     def run(self, study: pg.Study) -> xr.Dataset:
         """The study's dataset, by this process or by others."""
-        with workers(self.cluster, self.workers) as executor:
+        with workers(self.cluster, self.workers, study.folder) as executor:
             return study.run(executor, stack=self.stack)
 
 

@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5netcdf
 import matplotlib.image
@@ -146,7 +147,7 @@ def test_without_dask_a_cluster_is_refused_before_anything_is_trained(monkeypatc
     monkeypatch.setitem(sys.modules, "distributed", None)  # as where it is not installed
     config = EXPERIMENTS["identifiability"].Config(cluster="local")
     with pytest.raises(ValueError, match=r"cluster: needs dask.distributed .* pip install 'probgeo\[distributed\]'"):
-        config.run(None)
+        config.run(SimpleNamespace(folder=None))
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
