@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import warnings
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from probgeo.disk import seal, unsealed, whole_file
+from probgeo.geometry.descents import REVISION
 from probgeo.geometry.geodesics import GaussNewton, Geodesics, Start, Status, geodesic
 from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import Energy, Metric
@@ -146,6 +146,7 @@ class _Tiles:
             "energies": _fingerprint(metric, points),
             "num_pairs": num_pairs,
             "init": None if init is None else _paths_of(metric, points, init),
+            "search": REVISION,
             **_settings(solver),
         }
         path = folder / "config.json"
@@ -161,13 +162,7 @@ class _Tiles:
                 f"folder: {path} is damaged ({str(error)[:200]}). Delete this file alone: every tile says of itself "
                 "what it was computed from."
             ) from error
-        if "init" not in there and init is None:
-            warnings.warn(
-                f"folder: {folder} was written by a version that did not note `init`; its tiles are taken for those of "
-                "the default.",
-                stacklevel=3,
-            )
-        self._check({"init": None, **there})
+        self._check(there)
 
     def _check(self, there: dict[str, Any]) -> None:
         """Refuse what was computed from something else."""

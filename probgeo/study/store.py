@@ -21,7 +21,7 @@ from probgeo.study.devices import own_device
 from probgeo.study.quantities import DISTANCES, Quantity
 
 # Part of the key of every measurement: raised when the same measure of the same model gives other numbers.
-REVISION = 2
+REVISION = 3
 
 
 @dataclass(frozen=True)

@@ -114,17 +114,14 @@ def test_tiles_from_another_init_are_not_taken(tmp_path):
                 distance_matrix(metric, z, init=other, solver=SOLVER, num_pairs=4, folder=tmp_path / name)
 
 
-def test_a_folder_that_did_not_note_its_init_is_taken_for_the_defaults_and_that_is_said(tmp_path):
+def test_tiles_of_another_search_are_not_taken(tmp_path):
     metric, z = ensemble(), points(4)
-    found = distance_matrix(metric, z, solver=SOLVER, folder=tmp_path)
-    config, tile = tmp_path / "config.json", tmp_path / "tile-000000.npy"
+    distance_matrix(metric, z, solver=SOLVER, folder=tmp_path)
+    config = tmp_path / "config.json"
     noted = json.loads(config.read_text())
-    config.write_text(json.dumps({name: value for name, value in noted.items() if name not in ("init", "digest")}))
-    np.save(tile, np.load(tile))  # without a checksum, as it was then
-    with pytest.warns(UserWarning, match="did not note `init`"):
-        assert distance_matrix(metric, z, solver=SOLVER, folder=tmp_path).equals(found)
-    with pytest.raises(ValueError, match="another init"):
-        distance_matrix(metric, z, init=around, solver=SOLVER, folder=tmp_path)
+    config.write_text(json.dumps({name: value for name, value in noted.items() if name not in ("search", "digest")}))
+    with pytest.raises(ValueError, match=r"folder: .* holds distances of another search"):  # as it was noted before
+        distance_matrix(metric, z, solver=SOLVER, folder=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tile-000001.npy"])
