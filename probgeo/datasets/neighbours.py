@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
@@ -40,17 +40,24 @@ def neighbour_graph_distances(
         Tenenbaum, de Silva and Langford (2000), A global geometric framework for nonlinear dimensionality reduction,
         Science 290.
     """
-    from sklearn.neighbors import kneighbors_graph
-
     rows = latent_points("x", x, "row feature").detach().cpu().double().numpy()
     if not 1 <= num_neighbours < len(rows):
         raise ValueError(f"num_neighbours: expected 1 to {len(rows) - 1}, the other rows; got {num_neighbours}.")
-    graph = kneighbors_graph(rows, num_neighbours, mode="distance")
-    starts, number = np.unique(pairs[:, 0].cpu().numpy(), return_inverse=True)
-    found = dijkstra(graph, directed=False, indices=starts)[number, pairs[:, 1].cpu().numpy()]
+    found = path_lengths(rows, pairs.cpu().numpy(), num_neighbours)
     if not np.isfinite(found).all():
         raise ValueError(
             f"num_neighbours: {np.isinf(found).sum()} of {len(found)} pairs are not joined by any path of "
             f"{num_neighbours} neighbours; take more."
         )
     return torch.from_numpy(found)
+
+
+def path_lengths(
+    rows: Float[np.ndarray, "row feature"], pairs: Int[np.ndarray, "pair 2"], num_neighbours: int
+) -> Float[np.ndarray, " pair"]:
+    """Lengths of the shortest paths from neighbour to neighbour, infinite where there is none."""
+    from sklearn.neighbors import kneighbors_graph
+
+    graph = kneighbors_graph(rows, num_neighbours, mode="distance")
+    starts, number = np.unique(pairs[:, 0], return_inverse=True)
+    return dijkstra(graph, directed=False, indices=starts)[number, pairs[:, 1]]

@@ -91,11 +91,7 @@ def trust_of_trainings(check: xr.Dataset) -> xr.DataArray:
         >>> pg.identifiability.trust_of_trainings(check).values.ravel()  # the second has it the wrong way round
         array([1., 0.])
     """
-    found = _findings(check)
-    silent = found.unstable | found.flat | found.unranked
-    doubted = found.folded | found.torn | found.far | (found.graph & ~silent)
-    told = (~doubted).astype(float).where(_present(check) & (doubted | ~silent))
-    return told.transpose("model", "measure", "retraining").rename("trusted")
+    return _told(_findings(check), _present(check))
 
 
 def trust(check: xr.Dataset) -> Trust:
@@ -144,7 +140,8 @@ def trust(check: xr.Dataset) -> Trust:
         >>> table[["trusted", "doubted"]].values.tolist()  # straight lines, and Euclidean distances of codes
         [[0, 1], [0, 1]]
     """
-    told, findings, present = trust_of_trainings(check), _findings(check), _present(check)
+    findings, present = _findings(check), _present(check)
+    told = _told(findings, present)
     by_training = {
         "graph": _agreement(check),
         "residual_per_noise": check.residual / check.noise,
@@ -168,6 +165,14 @@ def trust(check: xr.Dataset) -> Trust:
     table = Trust(list(records.values()), index=pd.MultiIndex.from_tuples(records, names=["model", "measure"]))
     table.attrs["doubts"] = list(doubts.values())
     return table
+
+
+def _told(findings: xr.Dataset, present: xr.DataArray) -> xr.DataArray:
+    """The rules: 1, 0 or NaN (model, measure, retraining)."""
+    silent = findings.unstable | findings.flat | findings.unranked
+    doubted = findings.folded | findings.torn | findings.far | (findings.graph & ~silent)
+    told = (~doubted).astype(float).where(present & (doubted | ~silent))
+    return told.transpose("model", "measure", "retraining").rename("trusted")
 
 
 def _present(check: xr.Dataset) -> xr.DataArray:
@@ -237,13 +242,7 @@ def _parts(table: pd.DataFrame) -> list[Any]:
         "trustworthiness": "trustworthiness",
         "continuity": "continuity",
     }
-    shown = pd.DataFrame(
-        {
-            title: [short(value, 2) if value == value else "–" for value in table[name]]
-            for title, name in columns.items()
-        },
-        index=table.index,
-    )
+    shown = pd.DataFrame({title: table[name].map(_two) for title, name in columns.items()}, index=table.index)
     said: dict[tuple[Hashable, str], list[str]] = {}
     for (model, measure), sentence in zip(table.index, sentences(table), strict=True):
         said.setdefault((model, sentence), []).append(str(measure))

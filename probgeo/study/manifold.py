@@ -9,6 +9,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from probgeo.datasets.neighbours import path_lengths
 from probgeo.models.base import LatentModel
 from probgeo.study.measure import checked_data
 
@@ -177,15 +178,9 @@ def graph_distances(
     Returns:
         in units of the data.
     """
-    from scipy.sparse.csgraph import dijkstra
-    from sklearn.neighbors import kneighbors_graph
-
     # Each point once: copies would be each other's neighbours, and nobody else's.
     nodes, number = np.unique(np.concatenate([rows, ends.reshape(-1, rows.shape[1])]), axis=0, return_inverse=True)
-    start, stop = number.ravel()[len(rows) :].reshape(-1, 2).T
-    graph = kneighbors_graph(nodes, num_neighbours, mode="distance")
-    starts, place = np.unique(start, return_inverse=True)
-    lengths = dijkstra(graph, directed=False, indices=starts)[place, stop]
+    lengths = path_lengths(nodes, number.ravel()[len(rows) :].reshape(-1, 2), num_neighbours)
     return np.where(np.isfinite(lengths), lengths, np.nan)
 
 
