@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import probgeo as pg
 from probgeo import identifiability
-from probgeo.adapters.written import connectivities
+from probgeo.adapters.anndata import connectivities
 
 MEASURES = ("geodesic", "euclidean")
 PER_TYPE = 8  # cells of each type between which distances of types are measured

@@ -1,8 +1,8 @@
 """Models that were trained elsewhere, as latent models; tables from elsewhere, as data sets."""
 
+from probgeo.adapters.anndata import to_anndata
 from probgeo.adapters.scvi import SCVIModel, from_scvi, negative_binomial_metric, saved_scvi
 from probgeo.adapters.torch import TorchModel, from_torch
-from probgeo.adapters.written import to_anndata
 from probgeo.datasets.files.annotated import from_anndata
 
 __all__ = [

@@ -1,174 +1,168 @@
-"""AnnData in: the same cells from memory and from files, sparse until they are needed, with what is known of them."""
-
-import re
-import subprocess
-import sys
-import warnings
-from pathlib import Path
+"""What is written into an AnnData: neighbours of the mean over trainings, and what scanpy's tools make of them."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 import probgeo as pg
-from probgeo.adapters import from_anndata
-from probgeo.datasets import count_table
-from probgeo.rows import SparseRows, StoredRows
+from probgeo.adapters.anndata import connectivities
+from probgeo.geometry.lines import line_lengths
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of what it imports
-    anndata = pytest.importorskip("anndata", reason="needs anndata")
-    from scipy.sparse import csc_matrix, csr_matrix
+anndata = pytest.importorskip("anndata", reason="anndata is not installed")
 
-pytestmark = pytest.mark.filterwarnings("default")  # of anndata and zarr, which are not ours
-COUNTS = np.random.default_rng(0).poisson(0.7, (40, 12)).astype(np.float32)
-COUNTS[:, 0] += 1
+K = 6
 
 
-def table(matrix=csr_matrix):
-    names = ["AAACCTGAGCATC" + "".join("ACGT"[index // base % 4] for base in (16, 4, 1)) for index in range(40)]
-    obs = pd.DataFrame(
-        {
-            "type": pd.Categorical(["T", "B", None, "NK"] * 10, categories=["T", "NK", "B"]),
-            "donor": ["2", "1"] * 20,
-            "depth": np.arange(1.0, 41.0),
-            "mito": np.linspace(0, 1, 40),
-        },
-        index=[f"{name}-1" for name in names],
-    )
-    found = anndata.AnnData(matrix(np.log1p(COUNTS)), obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(12)]))
-    found.raw = anndata.AnnData(csr_matrix(COUNTS), obs=obs, var=found.var.rename(lambda name: f"raw {name}"))
-    found.layers["counts"] = matrix(COUNTS)
-    found.uns["type_colors"] = np.array(["#111111", "#222222", "#333333"])
-    return found
+class Stretched(pg.LatentModel):
+    """Codes that are the first two features, stretched, with noise; the decoder takes the stretch back."""
+
+    latent, num_features, name = 2, 3, "stretched"
+
+    def __init__(self, scale: float, noise: float = 0.0) -> None:
+        self.scale, self.noise = scale, noise
+
+    def encode(self, x):
+        moved = x[:, :2] + self.noise * torch.sin(17 * self.scale * x[:, [1, 0]])
+        return pg.Encoding(self.scale * moved, torch.zeros_like(moved))
+
+    def decode(self, z):
+        z = z / self.scale
+        return torch.cat([z, z.square().sum(-1, keepdim=True) / 4], dim=-1)
+
+    def fisher_rao_metric(self):
+        return pg.PullbackMetric(self.decode)
 
 
-@pytest.mark.parametrize("matrix", [csr_matrix, csc_matrix, np.asarray])
-def test_rows_are_those_of_the_matrix_in_any_order_and_all_that_is_known_stays_with_them(matrix):
-    data = from_anndata(table(matrix), layer="counts", labels="type", batch="donor", library_size="depth")
-    assert isinstance(data.x, StoredRows) is (matrix is not np.asarray)
-    index = torch.tensor([5, 3, 3, 39])
-    assert torch.equal(data.x[index], torch.from_numpy(COUNTS[[5, 3, 3, 39]]))
-    assert torch.equal(data.x[2:9], torch.from_numpy(COUNTS[2:9]))
-    chosen = data.rows(index)
-    assert isinstance(chosen.x, StoredRows) is isinstance(data.x, StoredRows)
-    assert torch.equal(chosen.x[torch.tensor([3, 0])], torch.from_numpy(COUNTS[[39, 5]]))
-    assert chosen.library_size.tolist() == [6, 4, 4, 40] and chosen.obs["mito"].iloc[3] == 1
-    assert chosen.row_names.tolist() == table().obs_names[[5, 3, 3, 39]].tolist()
-    first, rest = data.split(0.5)
-    assert torch.equal(torch.cat([first.x[:], rest.x[:]]).sort(0).values, torch.from_numpy(COUNTS).sort(0).values)
-    assert torch.equal(data.in_memory().x, torch.from_numpy(COUNTS))
-    assert data.feature_names == tuple(f"G{index}" for index in range(12))
-    assert data.obs["donor"].dtype == "category"
+def cells(count: int = 80) -> torch.Tensor:
+    return torch.rand(count, 3, generator=torch.Generator().manual_seed(0))
 
 
-def test_cells_without_a_type_are_unlabelled_and_colours_are_those_of_scanpy():
-    data = from_anndata(table(), labels="type")
-    assert data.label_names == ("B", "NK", "T") and data.labels[:4].tolist() == [2, 0, -1, 1]
-    assert data.colours == ("#333333", "#222222", "#111111")
-    assert data.class_counts() == {"B": 10, "NK": 10, "T": 10}
+def written(models, x=None, **options):
+    x = cells() if x is None else x
+    adata = anndata.AnnData(x.numpy())
+    pg.adapters.to_anndata(adata, x, models, num_neighbours=K, **options)
+    return adata
 
 
-def test_an_object_and_its_files_are_the_same_data(tmp_path):
-    found = table()
-    found.write_h5ad(tmp_path / "cells.h5ad")
-    found.write_zarr(tmp_path / "cells.zarr")
-    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
-    for source in (found, tmp_path / "cells.h5ad", str(tmp_path / "cells.zarr"), backed):
-        for options, expected in (
-            ({}, np.log1p(COUNTS)), ({"layer": "counts"}, COUNTS), ({"raw": True}, COUNTS)
-        ):  # fmt: skip
-            data = from_anndata(source, labels="type", **options)
-            assert isinstance(data.x, SparseRows)
-            index = torch.tensor([7, 0, 7])
-            assert torch.equal(data.x[index], torch.from_numpy(expected[[7, 0, 7]]))
-            assert torch.equal(data.x[1:3], torch.from_numpy(expected[1:3]))
-            assert data.labels[2] == -1 and data.feature_names[0] == ("raw G0" if options.get("raw") else "G0")
-        counted = count_table(source, "type", counts="counts", library_size="depth")
-        assert torch.equal(counted.x, torch.from_numpy(COUNTS)) and counted.labels[2] == -1
-        assert torch.equal(count_table(source, raw=True).x, counted.x)
-    assert isinstance(from_anndata(backed).x.matrix, anndata.abc.CSRDataset)  # still in the file
-    backed.file.close()
+MODELS = [Stretched(1.0), Stretched(5.0, 0.02), Stretched(0.3, 0.05)]
 
 
-def test_a_model_of_sparse_counts_is_that_of_the_same_counts_in_memory():
-    data = from_anndata(table(), layer="counts")
-    spec = pg.VAE(latent=2, likelihood=pg.likelihoods.NegativeBinomial(pg.likelihoods.RowTotal(10.0)))
-    training = pg.Training(epochs=1, batch_size=16)
-    [sparse], [dense] = (pg.fit(spec, x, training=training, progress=False) for x in (data, data.in_memory().x))
-    assert torch.equal(sparse.encode(data.x[:4]).mean, dense.encode(data.x[:4]).mean)
-    pairs = [[0, 1], [2, 3]]
-    measures = {"straight": pg.StraightLine()}
-    found, expected = (pg.measure({"vae": [sparse]}, x, pairs, measures) for x in (data, data.in_memory().x))
-    assert found.identical(expected.assign_coords(found.coords).assign(seconds=found.seconds))
-    assert pg.specs.digest(data.x) != pg.specs.digest(from_anndata(table()).x)
-    with pytest.raises(ValueError, match=r"expected counts, which are integers"):
-        pg.fit(spec, from_anndata(table()), training=training, progress=False)
+def test_distances_are_means_over_trainings_of_the_nearest_in_the_mean():
+    x, adata = cells(), written(MODELS)
+    pairs = np.stack(np.triu_indices(80, 1), axis=1)
+    lengths = [line_lengths(m.fisher_rao_metric(), m.encode(x).mean, pairs, 4) for m in MODELS]
+    mean = np.full((80, 80), np.inf)
+    mean[tuple(pairs.T)] = mean.T[tuple(pairs.T)] = np.mean(lengths, axis=0)
+    found = adata.obsp["distances"]
+    for row in range(80):
+        own = found[row]
+        assert own.nnz == K and np.allclose(own.data, mean[row, own.indices], rtol=1e-5)
+        assert len(set(own.indices) & set(np.argsort(mean[row])[:K])) >= K - 1  # among neighbours of some training
 
 
-def test_the_script_of_the_page_trains_on_batches_and_library_sizes(tmp_path, monkeypatch):
-    page = (Path(__file__).parents[2] / "README.md").read_text()
-    script = re.search(r"```python\n(import probgeo as pg\n\ndata = pg.adapters.from_anndata.*?)```", page, re.DOTALL)[
-        1
-    ]
-    script = script.replace("seeds=range(10)", "training=pg.Training(epochs=1, batch_size=16), progress=False")
-    found = table()
-    found.obs["cell_type"] = found.obs["type"]
-    found.write_h5ad(tmp_path / "cells.h5ad")
-    monkeypatch.chdir(tmp_path)
-    made: dict = {}
-    exec(compile(script, "README.md", "exec"), made)
-    assert made["models"][0].covariates == [12, 13] and made["cells"].feature_names[12:] == ("donor=1", "donor=2")
-    assert torch.equal(made["cells"].x[:3][:, 12:], torch.tensor([[0.0, 1], [1, 0], [0, 1]]))
-    with pytest.raises(ValueError, match=r"keys: expected a value of every row; 10 have no 'type'"):
-        pg.datasets.with_obs(made["data"], "type")
-    with pytest.raises(ValueError, match=r"keys: obs has no column 'lane'; it has type, donor"):
-        pg.datasets.with_obs(made["data"], "lane")
+def test_reliability_is_the_share_of_trainings_that_have_the_edge():
+    x, adata = cells(), written(MODELS)
+    single = [pg.neighbours(m.fisher_rao_metric(), m.encode(x).mean, K) for m in MODELS]
+    found = adata.obsp["reliability"]
+    assert (found.indices == adata.obsp["distances"].indices).all()
+    start, stop = found.nonzero()
+    for a, b in list(zip(start, stop, strict=True))[::17]:
+        assert found[a, b] == pytest.approx(np.mean([graph[a, b] > 0 for graph in single]))
+    assert np.allclose(adata.obs["reliability"], np.asarray(found.sum(1)).ravel() / K)
 
 
-def test_what_is_not_there_is_named_with_what_is(tmp_path):
-    found = table()
-    with pytest.raises(ValueError, match=r"layer: there is no layer 'raw'; it has \['counts'\]"):
-        from_anndata(found, layer="raw")
-    with pytest.raises(ValueError, match=r"labels: obs has no column 'kind'; it has type, donor"):
-        from_anndata(found, labels="kind")
-    with pytest.raises(ValueError, match=r"raw: expected either raw or a layer"):
-        from_anndata(found, layer="counts", raw=True)
-    with pytest.raises(TypeError, match=r"adata: expected an AnnData, or the path of an .h5ad or .zarr; got int"):
-        from_anndata(3)
-    with pytest.raises(FileNotFoundError, match="there is no file"):
-        from_anndata(tmp_path / "cells.h5ad")
-    found.obs.loc[found.obs_names[0], "donor"] = None
-    with pytest.raises(ValueError, match=r"batch: expected a batch of every cell; 1 of 40 have none in 'donor'"):
-        from_anndata(found, batch="donor")
-    del found.raw
-    with pytest.raises(ValueError, match=r"raw: the AnnData has none"):
-        from_anndata(found, raw=True)
-    with pytest.raises(TypeError, match=r"x: expected all rows in memory; got SparseRows.40 rows of 12.. Use"):
-        from_anndata(found).normalised()
+def test_one_training_agrees_with_itself_and_a_change_of_coordinates_changes_nothing():
+    one, two = written([Stretched(1.0)]), written([Stretched(1.0), Stretched(7.0)])
+    for adata in (one, two):
+        assert (adata.obsp["reliability"].data == 1).all()
+    assert abs(one.obsp["distances"] - two.obsp["distances"]).max() < 1e-5
+    assert np.allclose(two.obsm["X_probgeo_1"], 7 * two.obsm["X_probgeo"])
 
 
-def test_a_table_of_genes_by_cells_is_refused_and_not_twelve_cells_of_forty(tmp_path):
-    turned = table().T
-    with pytest.raises(ValueError, match=r"expected cells as rows.* the 12 rows are named G0, G1, G2, ….* adata\.T"):
-        from_anndata(turned)
-    with pytest.raises(ValueError, match=r"It is a column of var: are genes the rows\? Give adata.T"):
-        from_anndata(anndata.AnnData(COUNTS.T, var=pd.DataFrame({"type": ["T"] * 40})), labels="type")
-    frame = pd.DataFrame(
-        COUNTS.T.astype(int), index=[f"Actb{i}" for i in range(12)], columns=[f"c{i}" for i in range(40)]
-    )
-    frame.to_csv(tmp_path / "cells.csv", index_label="gene")
-    with pytest.raises(ValueError, match=r"cells.csv: expected cells as rows.*the 12 rows are named Actb0, Actb1"):
-        count_table(tmp_path / "cells.csv")
-    frame.rename(columns=lambda name: f"cell_{name}").to_csv(tmp_path / "cells.tsv", sep="\t")
-    with pytest.raises(ValueError, match=r"the 40 columns cell_c0, cell_c1"):
-        count_table(tmp_path / "cells.tsv")
-    frame.T.to_csv(tmp_path / "cells.csv", index_label="cell")
-    assert count_table(tmp_path / "cells.csv").x.shape == (40, 12)
+def test_connectivities_are_symmetric_weights_whose_rows_have_the_entropy_of_umap():
+    rng = np.random.default_rng(0)
+    d = np.sort(rng.random((50, K)) + 0.1, axis=1)
+    indices = np.stack([rng.choice([j for j in range(50) if j != i], K, replace=False) for i in range(50)])
+    graph = csr_array((d.ravel(), indices.ravel(), K * np.arange(51)), shape=(50, 50))
+    found = connectivities(graph)
+    assert abs(found - found.T).max() < 1e-12 and found.max() <= 1 and found.diagonal().sum() == 0
+    umap = pytest.importorskip("umap.umap_", reason="umap-learn is not installed")
+    own = np.arange(50)[:, None]
+    expected = umap.fuzzy_simplicial_set(
+        np.zeros((50, 1)),
+        K + 1,
+        np.random.RandomState(0),
+        "euclidean",
+        knn_indices=np.hstack([own, indices]).astype(np.int32),
+        knn_dists=np.hstack([0 * own, d]).astype(np.float32),
+    )[0]
+    assert abs(found - csr_array(expected)).max() < 1e-3
 
 
-def test_neither_package_is_imported_before_it_is_needed():
-    code = "import sys, probgeo as pg; pg.adapters.from_anndata, pg.adapters.from_scvi; "
-    code += "sys.exit(any(name in sys.modules for name in ('anndata', 'scvi', 'scanpy')))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_a_file_holds_all_of_it(tmp_path):
+    adata = written(MODELS)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    back = anndata.read_h5ad(tmp_path / "cells.h5ad")
+    assert abs(back.obsp["distances"] - adata.obsp["distances"]).max() == 0
+    assert back.uns["neighbors"]["probgeo"]["trainings"] == 3
+    assert back.uns["neighbors"]["probgeo"]["metric"] == "fisher_rao_metric"
+
+
+def test_measured_distances_leave_their_statistics():
+    x = cells()
+    found = pg.measure({"m": MODELS}, x, torch.tensor([[0, 1], [2, 3], [4, 5]]), {"line": pg.StraightLine()})
+    adata = anndata.AnnData(x.numpy())
+    pg.adapters.to_anndata(adata, found, {"m": MODELS}, num_neighbours=K)
+    cv = pg.identifiability.coefficient_of_variation(found.distance).mean("pair")
+    kept = adata.uns["probgeo_summary"]["m line"]
+    assert kept["cv"] == pytest.approx(cv.sel(model="m", measure="line").item())
+
+
+def test_names_of_others_are_left_alone():
+    adata = anndata.AnnData(cells().numpy())
+    adata.uns["neighbors"] = {"params": {"n_neighbors": 15}}
+    with pytest.raises(ValueError, match="were not made here; give key='probgeo'"):
+        pg.adapters.to_anndata(adata, cells(), MODELS, num_neighbours=K)
+    pg.adapters.to_anndata(adata, cells(), MODELS, num_neighbours=K, key="probgeo")
+    assert adata.uns["neighbors"] == {"params": {"n_neighbors": 15}}
+    assert adata.uns["probgeo"]["distances_key"] in adata.obsp
+    pg.adapters.to_anndata(adata, cells(), MODELS[:1], num_neighbours=K, key="probgeo")  # its own are replaced
+    assert adata.uns["probgeo"]["probgeo"]["trainings"] == 1
+
+
+def test_what_does_not_fit_is_a_named_error():
+    adata = anndata.AnnData(cells(70).numpy())
+    with pytest.raises(ValueError, match="dataset: expected the 70 cells"):
+        pg.adapters.to_anndata(adata, cells(), MODELS)
+    with pytest.raises(ValueError, match="expected trainings of one model; got 'a', 'b'"):
+        pg.adapters.to_anndata(adata, cells(70), {"a": MODELS, "b": MODELS})
+    with pytest.raises(ValueError, match="at least one training"):
+        pg.adapters.to_anndata(adata, cells(70), [])
+
+
+@pytest.mark.filterwarnings("ignore")  # scanpy's and its dependencies' own
+def test_tools_of_scanpy_run_on_it_as_they_are():
+    sc = pytest.importorskip("scanpy", reason="scanpy is not installed")
+    adata = written(MODELS, cells(150))
+    sc.tl.umap(adata)
+    assert np.isfinite(adata.obsm["X_umap"]).all() and adata.obsm["X_umap"].shape == (150, 2)
+    adata.uns["iroot"] = 0
+    sc.tl.diffmap(adata, n_comps=5)
+    sc.tl.dpt(adata, n_dcs=5)
+    assert np.isfinite(adata.obs["dpt_pseudotime"]).all() and adata.obs["dpt_pseudotime"].iloc[0] == 0
+    adata.obs["half"] = np.where(adata.X[:, 0] < 0.5, "low", "high")
+    adata.obs["half"] = adata.obs["half"].astype("category")
+    sc.tl.paga(adata, groups="half")
+    assert adata.uns["paga"]["connectivities"].shape == (2, 2)
+    pytest.importorskip("igraph", reason="igraph is not installed")
+    sc.tl.leiden(adata, flavor="igraph", n_iterations=2)
+    assert adata.obs["leiden"].nunique() > 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tools_of_scanpy_find_it_under_another_key():
+    sc = pytest.importorskip("scanpy", reason="scanpy is not installed")
+    adata = written(MODELS, key="geodesic")
+    sc.tl.umap(adata, neighbors_key="geodesic")
+    assert adata.obsm["X_umap"].shape == (80, 2)
