@@ -6,9 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
-from jaxtyping import Float
 from scipy.sparse import csr_array, csr_matrix
 from torch import Tensor
 
@@ -17,8 +15,7 @@ from probgeo.geometry.lines import line_lengths
 from probgeo.geometry.metrics import Metric
 from probgeo.geometry.neighbours import neighbours
 from probgeo.identifiability import coefficient_of_variation, icc, rank_agreement
-from probgeo.models.base import LatentModel
-from probgeo.rows import row_blocks
+from probgeo.models.base import LatentModel, codes_of
 
 SEGMENTS = 4  # of the line between two neighbours
 SCALE = 1e-3  # least bandwidth, as a share of the mean distance
@@ -90,7 +87,7 @@ def to_anndata(
             "to scanpy as neighbors_key, or delete them."
         )
     cells = adata if isinstance(dataset, xr.Dataset) else dataset
-    codes = [_codes(model, cells) for model in models]
+    codes = [codes_of(model, model.rows(cells) if is_table(cells) else cells) for model in models]
     if len(codes[0]) != adata.n_obs:
         raise ValueError(f"dataset: expected the {adata.n_obs} cells of adata; got {len(codes[0])}.")
     metrics = [model.fisher_rao_metric() if metric is None else metric(model) for model in models]
@@ -167,12 +164,6 @@ def _names(key: str | None) -> dict[str, str]:
     if key is None:
         return {"uns": "neighbors", **{part: part for part in parts}}
     return {"uns": key, **{part: f"{key}_{part}" for part in parts}}
-
-
-@torch.no_grad()
-def _codes(model: LatentModel, cells: Any) -> Float[Tensor, "row latent"]:
-    rows = model.rows(cells) if is_table(cells) else cells
-    return torch.cat([model.encode(block).mean.detach() for _, block in row_blocks(rows)])
 
 
 def _mean_neighbours(

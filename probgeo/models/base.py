@@ -144,6 +144,12 @@ class LatentModel(abc.ABC):
         return f"{asked}: {type(self).__name__} {lack}; use {remedy}."
 
 
+@torch.no_grad()
+def codes_of(model: LatentModel, rows: Tensor | StoredRows) -> Float[Tensor, "row latent"]:
+    """Means of q(z | x) of rows as the model reads them, block by block."""
+    return torch.cat([model.encode(block).mean.detach() for _, block in row_blocks(rows)])
+
+
 def suited(name: str, values: Any, model: nn.Module, axes: str, width: int | None = None) -> Tensor:
     """Rows or points as a model with weights takes them; arrays and tables in the dtype that it has.
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from probgeo.datasets.mapped import as_rows, sized
 from probgeo.geometry.geodesics import Status
 from probgeo.jobs import TaskLost, carried_out
-from probgeo.models.base import LatentModel, ModelSpec
-from probgeo.rows import StoredRows, row_blocks
+from probgeo.models.base import LatentModel, ModelSpec, codes_of
+from probgeo.rows import StoredRows
 from probgeo.study.asked import Asked, checked
 from probgeo.study.measures import DEFAULT_MEASURES, Euclidean, Measure
 from probgeo.study.own import Rows, own_rows
@@ -226,24 +226,20 @@ def measured(
     """
     # Each row once, so that equal ends have equal codes to the last digit.
     needed = torch.cat([part.flatten() for parts in asked.values() for part in parts]).unique()
-    codes = _codes(model, x)
+    codes = codes_of(model, x)
     lost = _fault(codes)
     if lost:
         return lost
     row = {}
     for name, how in measures.items():
         subject = how.subject(model)
-        own = codes if subject is model else _codes(subject, x)
+        own = codes if subject is model else codes_of(subject, x)
         at_rows = subject.encode(points[needed.to(points.device)]).mean.detach()
         row[name] = xr.merge(
             _labelled(quantity, quantity.measured(how, subject, _codes_of(parts, needed, at_rows), own))
             for quantity, parts in asked.items()
         )
     return row
-
-
-def _codes(model: LatentModel, x: Tensor | StoredRows) -> Tensor:
-    return torch.cat([model.encode(block).mean.detach() for _, block in row_blocks(x)])
 
 
 def _codes_of(parts: Sequence[Tensor], needed: Tensor, codes: Tensor) -> list[Tensor]:
