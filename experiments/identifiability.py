@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -97,21 +98,24 @@ def measures_of(config: Config) -> dict[str, pg.study.Measure]:
     return measures
 
 
-def elbos(study: pg.Study) -> xr.DataArray:
-    """Evidence lower bound per row held out of training, in nats, of every retraining."""
-    values = []
-    for name in study.models:
-        histories: list[Any] = [study.fitted(name, seed).history for seed in study.seeds]
-        values += [[-float(each.validation_loss[each.phase == each.phase[-1]].min()) for each in histories]]
+def elbos(study: pg.Study, lost: xr.DataArray) -> xr.DataArray:
+    """Evidence lower bound per row held out of training, in nats, of every retraining; missing of a lost one."""
+    values = np.full((len(study.models), len(study.seeds)), np.nan)
+    for row, name in zip(values, study.models, strict=True):
+        for index in np.flatnonzero(lost.sel(model=name).values == ""):
+            history: Any = study.fitted(name, study.seeds[index]).history
+            row[index] = -float(history.validation_loss[history.phase == history.phase[-1]].min())
     return xr.DataArray(values, dims=("model", "retraining"))
 
 
-def latent_views(study: pg.Study, data: pg.datasets.Dataset, num_paths: int = 12, num_codes: int = 800) -> xr.Dataset:
+def latent_views(
+    study: pg.Study, lost: xr.DataArray, data: pg.datasets.Dataset, num_paths: int = 12, num_codes: int = 800
+) -> xr.Dataset:
     """What the latent figure shows: of each model's first retraining, codes, uncertainty on a grid, geodesics."""
     rows = some_rows(len(data), num_codes)
     views = []
     for name in study.models:
-        model = study.fitted(name, study.seeds[0])
+        model = study.fitted(name, study.seeds[int((lost.sel(model=name).values == "").argmax())])
         codes = model.encode(study.data).mean.detach()
         start, stop = model.encode(study.points[study.pairs[:num_paths].T.flatten()]).mean.detach().chunk(2)
         measured = study.measures["geodesic"].paths(model, start, stop, codes)
@@ -172,10 +176,10 @@ def compute(config: Config, folder: Path) -> Groups:
         regions=pg.class_regions(points.x, points.labels) if config.volumes else None,
     )
     distances = config.run(study).drop_vars(["energy", "euclidean_latent"])  # in study.nc, and in `distance`
-    groups = {"distances": distances.assign(elbo=elbos(study))}
+    groups = {"distances": distances.assign(elbo=elbos(study, distances.lost))}
     if tight is not None:
         groups["tight"] = tight
-    return groups | ({"latent": latent_views(study, data)} if config.latent == 2 else {})
+    return groups | ({"latent": latent_views(study, distances.lost, data)} if config.latent == 2 else {})
 
 
 def report(groups: Groups) -> Shown:

@@ -15,6 +15,7 @@ from experiments import identifiability
 from experiments.common.decoders import Source
 from experiments.common.options import parsed
 from experiments.common.results import load_result, save_result
+from tests.study.test_study import spoilt
 
 TINY = [
     *("--models", "rbf", "ensemble", "--members", "2", "--retrainings", "2", "--pairs", "4", "--epochs", "1"),
@@ -152,3 +153,13 @@ def test_results_keep_five_digits_and_what_is_not_finite(tmp_path):
     np.testing.assert_allclose(found.x, values, rtol=1e-5)
     assert found.x.attrs == {"unit": "nat"} and found.attrs["of"] == "a" and (found["count"] == dataset["count"]).all()
     assert not (found.x.values[3:].astype(np.float32).view(np.uint32) % 2**7).any()  # the rest compresses away
+
+
+def test_a_diverged_retraining_costs_itself_alone(tmp_path, monkeypatch, capsys):
+    spoilt(monkeypatch)  # seed 1
+    with pytest.warns(pg.study.RetrainingLost, match="retraining 1: training diverged"):
+        identifiability.main([*TINY, "--retrainings", "3", "--epochs", "2", "--out", str(tmp_path)])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("ELBO"))
+    assert "nan" not in line
+    elbo = xr.load_dataset(tmp_path / "identifiability.nc", group="distances", engine="h5netcdf").elbo
+    assert elbo.isnull().values.tolist() == [[False, True, False]] * 2
