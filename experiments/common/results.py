@@ -175,15 +175,23 @@ def load_result(path: Path, kind: type | None = None) -> dict[str, xr.Dataset]:
     try:
         groups = read_groups(path, "Run the experiment again.")
         attrs = next(iter(groups.values())).attrs
-        options = set(json.loads(attrs["config"]))
+        set(json.loads(attrs["config"]))  # what no result has is told here
     except (OSError, KeyError, StopIteration, ValueError) as error:
         raise ValueError(f"result: expected the .nc file of an experiment; {path} is none, or damaged.") from error
-    if kind is None:
-        return groups
+    if kind:
+        check_kind(path, attrs, kind)
+    return groups
+
+
+def check_kind(path: Path, attrs: Mapping[str, Any], kind: type) -> None:
+    """Refuse the result of another experiment, by the attributes of its groups.
+
+    Raises:
+        ValueError: another's.
+    """
     # Older files do not say of which experiment they are, but by which options: no two have the same.
-    fields = {field.name for field in dataclasses.fields(kind)}
+    fields, options = {field.name for field in dataclasses.fields(kind)}, set(json.loads(attrs["config"]))
     own = attrs.get("experiment", name_of(kind)) == name_of(kind)
     if not own or ("experiment" not in attrs and not fields - NEWER <= options <= fields):
         other = f", that of {attrs['experiment']}" if "experiment" in attrs else ""
         raise ValueError(f"result: expected a result of the experiment {name_of(kind)}; {path} is another's{other}.")
-    return groups
