@@ -50,8 +50,11 @@ class Config(Retrained, Ensemble, Observed, OnWorkers):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.angles == 1:
-            raise ValueError("angles: expected none, or at least 2, as a spread over triples needs; got 1.")
+        for name, what in (("angles", "a spread over triples"), ("tight_pairs", "quantiles over pairs")):
+            if (num := getattr(self, name)) < 0 or num == 1:
+                raise ValueError(f"{name}: expected none, or at least 2, as {what} needs; got {num}.")
+        if self.bends < 0:
+            raise ValueError(f"bends: expected at least 0; got {self.bends}.")
 
 
 QUICK = {"models": ("rbf", "ensemble"), "members": 3, "retrainings": 3, "pairs": 10, "epochs": 20, "segments": 64}

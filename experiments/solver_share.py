@@ -21,8 +21,7 @@ from probgeo.datasets import Dataset, branching_counts, cache_folder, count_tabl
 from probgeo.identifiability import coefficient_of_variation, icc, solver_excess
 from probgeo.likelihoods import NegativeBinomial, RowTotal
 from probgeo.study import expected_metric, fisher_rao_metric
-
-TIGHTER = 1e-4
+from probgeo.study.tight import tightened
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def compute(config: Config, folder: Path) -> Groups:
     if of_cells:
         spec = replace(spec, likelihood=NegativeBinomial(RowTotal(data.x.sum(1).median().item())))
     default = config.solver()
-    tight = pg.GaussNewton(config.segments, tolerance=TIGHTER, coarse_tolerance=TIGHTER, max_steps=100)
+    tight = tightened(default)
     measures = {
         "line": FromLine(metric, default),
         "one path": FromOnePath(metric, default),

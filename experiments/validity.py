@@ -35,8 +35,8 @@ from probgeo.identifiability import (
 )
 from probgeo.identifiability.verdicts import RIGHT as ACCEPTED
 from probgeo.identifiability.verdicts import SURVIVES
+from probgeo.study.tight import tightened
 
-TIGHTER = 1e-4
 WITHOUT_MODEL = "data"
 OF_DATA = ("ambient", "isomap")
 DIMS = ("model", "measure")  # whose labels are kept
@@ -131,8 +131,9 @@ def measured(config: Config, folder: Path, name: str) -> xr.Dataset:
         "geodesic": pg.Geodesic(solver=solver),
         "straight": pg.StraightLine(num_segments=config.segments),
     }
-    to_the_end = pg.GaussNewton(config.segments, tolerance=TIGHTER, coarse_tolerance=TIGHTER, max_steps=100)
-    many: dict[str, pg.study.Measure] = {"geodesic": pg.study.ManyStarts(solver=to_the_end, num_bends=config.bends)}
+    many: dict[str, pg.study.Measure] = {
+        "geodesic": pg.study.ManyStarts(solver=tightened(solver), num_bends=config.bends)
+    }
     some = np.sort(np.random.default_rng(0).choice(len(data.pairs), config.tight, replace=False))
 
     def distances(pairs: Tensor, measures: Mapping[str, pg.study.Measure]) -> xr.Dataset:

@@ -87,6 +87,8 @@ class ManyStarts(Measure):
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        if self.num_bends < 0:
+            raise ValueError(f"num_bends: expected at least 0; got {self.num_bends}.")
 
     def applies_to(self, model: LatentModel | ModelSpec) -> bool:
         return Geodesic(self.metric, needs_draws=self.needs_draws).applies_to(model)
@@ -165,8 +167,6 @@ def tight_measures(measures: Mapping[str, Measure] | None, num_bends: int) -> di
         TypeError: a measure that is no `Geodesic`.
         ValueError: `num_bends` below 0.
     """
-    if num_bends < 0:
-        raise ValueError(f"num_bends: expected at least 0; got {num_bends}.")
     tight: dict[str, Measure] = {}
     for name, how in ({"geodesic": Geodesic()} if measures is None else measures).items():
         if not isinstance(how, Geodesic):

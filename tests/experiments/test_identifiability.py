@@ -163,3 +163,13 @@ def test_a_diverged_retraining_costs_itself_alone(tmp_path, monkeypatch, capsys)
     assert "nan" not in line
     elbo = xr.load_dataset(tmp_path / "identifiability.nc", group="distances", engine="h5netcdf").elbo
     assert elbo.isnull().values.tolist() == [[False, True, False]] * 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("angles", "1"), ("tight-pairs", "1"), ("tight-pairs", "-1"), ("bends", "-1")]
+)
+def test_a_number_that_no_table_comes_of_is_refused_before_anything_is_trained(option, value, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        identifiability.main([*TINY, f"--{option}={value}", "--out", str(tmp_path)])
+    assert f"{option.replace('-', '_')}: expected" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
