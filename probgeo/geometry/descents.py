@@ -52,6 +52,7 @@ class Status(IntEnum):
     ROUNDING = 4  #: chords within 10·eps·‖f‖, so that the length is not to be trusted
     JUMP = 5  #: the decoder jumps within a segment, so that the length is that of a leap and no curve's
     AMBIGUOUS = 6  #: of a mean or an angle: another one, by geodesics as short to `AMBIGUITY`, is as good
+    COARSE = 7  #: cutting its segments in two changes its length by over 2 %: it jumps ridges; take more segments
 
 
 @dataclass(frozen=True)
