@@ -14,7 +14,7 @@ from probgeo.datasets.mapped import as_rows, sized
 from probgeo.geometry.geodesics import Status
 from probgeo.jobs import TaskLost, carried_out
 from probgeo.models.base import LatentModel, ModelSpec, codes_of
-from probgeo.rows import StoredRows
+from probgeo.rows import StoredRows, num_in_block, rows_of_numbers
 from probgeo.study.asked import Asked, checked
 from probgeo.study.measures import DEFAULT_MEASURES, Euclidean, Measure
 from probgeo.study.own import Rows, own_rows
@@ -234,7 +234,7 @@ def measured(
     for name, how in measures.items():
         subject = how.subject(model)
         own = codes if subject is model else codes_of(subject, x)
-        at_rows = subject.encode(points[needed.to(points.device)]).mean.detach()
+        at_rows = codes_of(subject, rows_of_numbers(points, needed))
         row[name] = xr.merge(
             _labelled(quantity, quantity.measured(how, subject, _codes_of(parts, needed, at_rows), own))
             for quantity, parts in asked.items()
@@ -292,8 +292,9 @@ def assembled(
     euclidean = dataset.sel(measure=EUCLIDEAN, drop=True)
     dataset["euclidean_latent"] = euclidean.distance
     dataset["euclidean_reconstructed"] = euclidean.get("euclidean_reconstructed", euclidean.distance * np.nan)
-    ends = points[asked.pairs.to(points.device)].flatten(2)
-    dataset["euclidean_ambient"] = ("pair", ends.diff(dim=1).norm(dim=(1, 2)).cpu().numpy())
+    some = asked.pairs.to(points.device).split(max(1, num_in_block(points) // 2))
+    ambient = [points[pairs].flatten(2).diff(dim=1).norm(dim=(1, 2)).cpu() for pairs in some]
+    dataset["euclidean_ambient"] = ("pair", torch.cat(ambient).numpy())
     meaning = str({int(status): status.name for status in Status})
     for variable in {"status", "angle_status"} & set(dataset):
         dataset[variable] = dataset[variable].assign_attrs(meaning=meaning)
