@@ -1,8 +1,10 @@
 """The third leg: is a distance right, or does it at least agree with a reference from outside?
 
 Of simulated data the true distance is known. Of real data it is not: there is at best something that another source
-says of the same rows, as a pseudotime, a taxonomy, or classes. That is agreement, and not truth.
+says of the same rows, as a pseudotime, a taxonomy, classes, or an angle. That is agreement, and not truth.
 """
+
+import math
 
 import numpy as np
 import xarray as xr
@@ -94,6 +96,38 @@ def triplet_agreement(
     right = (xr.apply_ufunc(np.sign, far - near) + 1) / 2  # missing where a distance is
     bounds = bootstrap(lambda values: values.mean(CORE, skipna=False), right, num_resamples, level, seed)
     return _with_interval("share", right.mean("pair", skipna=False), bounds, least=0.0)
+
+
+def circular_difference(first: xr.DataArray, second: xr.DataArray, period: float = 2 * math.pi) -> xr.DataArray:
+    """How far two angles are apart, the shorter way round: min(|a − b| mod P, P − |a − b| mod P).
+
+    A reference for `agreement` and for `summary` where rows have an angle: a rotation, a direction, a time of day or a
+    phase of the cell cycle.
+
+    Args:
+        first, second: angles at the two ends of each pair, of the same dims, as (pair,); in any turn.
+        period: P, once round, in their unit: 2π for radians, 360.0 for degrees, 24.0 for hours.
+
+    Returns:
+        from 0 to P/2, missing where an angle is.
+
+    Raises:
+        ValueError: a period that is not positive, or other pairs.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> evening, morning = xr.DataArray([23.0, 18.0], dims="pair"), xr.DataArray([1.0, 6.0], dims="pair")
+        >>> pg.identifiability.circular_difference(evening, morning, period=24.0).values
+        array([ 2., 12.])
+    """
+    if not 0 < period < math.inf:
+        raise ValueError(f"period: expected a positive number; got {period}.")
+
+    def shorter(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        apart = abs(a - b) % period
+        return np.minimum(apart, period - apart)
+
+    return xr.apply_ufunc(shorter, first, second)
 
 
 def relative_error(distance: xr.DataArray, truth: xr.DataArray) -> xr.Dataset:
