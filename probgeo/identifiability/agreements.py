@@ -5,6 +5,8 @@ says of the same rows, as a pseudotime, a taxonomy, classes, or an angle. That i
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -49,15 +51,34 @@ def agreement(
     """
     d = checked(distance, *CORE)
     _check_reference(d, reference)
-    known = reference.reset_coords(drop=True).drop_vars("pair", errors="ignore").astype(float)
-    both = xr.concat([d, known.broadcast_like(d.drop_vars("pair", errors="ignore"))], "of", coords="minimal")
+    options = {"num_resamples": num_resamples, "level": level, "seed": seed, "points": points}
+    rho, bounds = rho_and_bounds(d, reference, options)
+    return _with_interval("rho", rho, bounds, least=-1.0)
 
-    def mean_rho(values: xr.DataArray) -> xr.DataArray:
-        return rank_correlation(values.isel(of=0), values.isel(of=1)).mean("retraining", skipna=False)
 
-    both = both.assign_coords({name: d[name] for name in ("start", "stop") if name in d.coords})
-    bounds = bootstrap(mean_rho, both, num_resamples, level, seed, points)
-    return _with_interval("rho", rank_correlation(d, known), bounds, least=-1.0)
+def rho_and_bounds(
+    distance: xr.DataArray, known: xr.DataArray, options: Mapping[str, Any], of_constant: float = math.nan
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Spearman's ρ over pairs with what is known, of every retraining, and the bootstrap bounds of their mean.
+
+    Args:
+        distance: distances, dims (retraining, pair, ...).
+        known: of the same pairs (pair,), by their order.
+        options: of `bootstrap`.
+        of_constant: what ρ is where all distances of a retraining, or of a resample, are equal.
+    """
+    plain = known.reset_coords(drop=True).drop_vars("pair", errors="ignore").astype(float)
+    like = distance.drop_vars("pair", errors="ignore")
+    both = xr.concat([like, plain.broadcast_like(like)], "of", coords="minimal", compat="override")
+    both = both.assign_coords({name: distance[name] for name in ("start", "stop") if name in distance.coords})
+
+    def rho(of: xr.DataArray) -> xr.DataArray:
+        return rank_correlation(of.isel(of=0), of.isel(of=1)).fillna(of_constant)
+
+    def mean_rho(of: xr.DataArray) -> xr.DataArray:
+        return rho(of).mean("retraining", skipna=False)
+
+    return rho(both), bootstrap(mean_rho, both, **options).clip(-1, 1)
 
 
 def triplet_agreement(
