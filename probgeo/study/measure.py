@@ -319,7 +319,8 @@ def _trainings(latent: xr.DataArray) -> np.ndarray:
 def with_ambient_distances(dataset: xr.Dataset) -> xr.DataArray:
     """Distances of all measures, and as two more those of the reconstructions and of the data, ‖x_i − x_j‖.
 
-    The last are the same in every retraining: their CV is 0 and their ICC is 1, although no model was needed.
+    The last are the same in every retraining: their CV is 0 and their ICC is 1, although no model was needed. A
+    training that is lost has none of them.
 
     Args:
         dataset: what `measure` or `Study.run` returned.
@@ -345,4 +346,5 @@ def with_ambient_distances(dataset: xr.Dataset) -> xr.DataArray:
     more = {"reconstructed": dataset.euclidean_reconstructed, "ambient": dataset.euclidean_ambient}
     rows = [row.broadcast_like(distance.isel(measure=0, drop=True)) for row in more.values()]
     ambient = xr.concat(rows, "measure").assign_coords(measure=list(more))
+    ambient = ambient.where(distance.notnull().any(["measure", "pair"]))
     return xr.concat([distance, ambient.transpose(*distance.dims)], "measure")
