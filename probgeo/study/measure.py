@@ -3,7 +3,7 @@
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from probgeo.datasets.mapped import as_rows, sized
 from probgeo.geometry.geodesics import Status
-from probgeo.jobs import TaskLost, carried_out
+from probgeo.jobs import TaskLost, carried_out, sends_each_time
 from probgeo.models.base import LatentModel, ModelSpec, codes_of
 from probgeo.rows import StoredRows
 from probgeo.specs import digest
@@ -156,7 +156,7 @@ def _for_workers(inputs: Sequence[Held], executor: Executor | None) -> Iterator[
     """What tasks read: as it is where they are done here, or where it is sent once, else in files; equal rows once."""
     same: dict[Any, Any] = {}
     one = [same.setdefault((id(each.x), id(each.points)), each) for each in inputs]
-    if executor is None or isinstance(executor, ThreadPoolExecutor) or getattr(executor, "sends_once", False):
+    if executor is None or not sends_each_time(executor):
         yield one
         return
     with tempfile.TemporaryDirectory(prefix="probgeo-") as folder:
