@@ -292,8 +292,8 @@ def reached(arrays: Sequence[np.ndarray] | Path, near: np.ndarray, weights: np.n
         near: of the starts.
         weights: of the starts.
     """
-    *graph, near_stop, weights_stop = read(arrays)
-    distance = _trees(*graph, near, weights, np.full(len(near), np.inf)).distance
+    data, indices, indptr, near_stop, weights_stop = read(arrays)
+    distance = _trees(data, indices, indptr, near, weights, np.full(len(near), np.inf)).distance
     found = np.full((len(near), len(near_stop)), np.inf)
     for node, weight in zip(near_stop.T, weights_stop.T, strict=True):
         found = np.minimum(found, distance[:, node] + weight)
