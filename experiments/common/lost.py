@@ -45,7 +45,7 @@ def undiverged(spec: pg.ModelSpec, x: Any, seeds: Sequence[int], **options: Any)
     try:
         return dict(enumerate(pg.fit(spec, x, seeds, **options)))
     except pg.TrainingDiverged as error:
-        found = {place: model for place, model in enumerate(error.models) if not model.history.attrs["diverged"]}
+        found = {place: model for place, model in enumerate(error.models) if not why_diverged([model])}
         if not found:
             raise
         print(f"Lost: {why_diverged(error.models)}; what is said is of {len(found)} of {len(seeds)} retrainings.")
@@ -54,7 +54,8 @@ def undiverged(spec: pg.ModelSpec, x: Any, seeds: Sequence[int], **options: Any)
 
 def why_diverged(models: Sequence[Any]) -> str:
     """Which diverged, and when."""
-    return "; ".join(text for model in models if (text := model.history.attrs["diverged"]))
+    histories = (model.history for model in models)
+    return "; ".join(text for history in histories if history is not None and (text := history.attrs["diverged"]))
 
 
 def in_place(parts: Sequence[xr.DataArray | xr.Dataset], places: Sequence[int], num: int) -> Any:

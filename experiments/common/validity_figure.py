@@ -1,5 +1,7 @@
 """The map of variation and rightness that `validity` draws."""
 
+from typing import Any
+
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -10,7 +12,7 @@ from experiments.common.checks import main_word
 WITHOUT_MODEL = "data"
 OF_DATA = ("ambient", "isomap")
 MEASURES = ("geodesic", "straight", "euclidean", "reconstructed", *OF_DATA)
-FILLS = {"trusted": "full", "unknown": "left", "doubted": "none"}
+FILLS: dict[str, Any] = {"trusted": "full", "unknown": "left", "doubted": "none"}
 
 
 def figure_of(table: pd.DataFrame) -> Figure:
