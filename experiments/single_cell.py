@@ -28,6 +28,7 @@ from experiments.common.atlas import (
     spectral,
     structure,
 )
+from experiments.common.lost import undiverged
 from experiments.common.maps import some_rows
 from experiments.common.options import Perceptrons
 from experiments.common.results import Groups, Shown, config_of, convergence, run
@@ -106,9 +107,9 @@ def own_models(config: Config, cells: Dataset, folder: Path) -> list[pg.LatentMo
     places = [folder / f"vae-{seed}" for seed in range(config.retrainings)]
     missing = [seed for seed, place in enumerate(places) if not place.exists()]
     if missing:
-        for seed, model in zip(missing, pg.fit(spec, cells.x, missing, training=config.training()), strict=True):
-            pg.save(model, places[seed])
-    return [pg.load(place) for place in places]
+        for place, model in undiverged(spec, cells.x, missing, training=config.training()).items():
+            pg.save(model, places[missing[place]])
+    return [pg.load(place) for place in places if place.exists()]
 
 
 def annotated(cells: Dataset, config: Config) -> Any:

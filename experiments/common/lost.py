@@ -58,9 +58,29 @@ def why_diverged(models: Sequence[Any]) -> str:
     return "; ".join(text for history in histories if history is not None and (text := history.attrs["diverged"]))
 
 
+def in_place(parts: Sequence[xr.DataArray | xr.Dataset], places: Sequence[int], num: int) -> Any:
+    """One array along `retraining`, of `num` retrainings, missing where a place is lost.
+
+    Args:
+        parts: of each retraining that is not lost.
+        places: of these, see `kept`.
+        num: of all.
+    """
+    whole: Any = xr.concat(list(parts), "retraining").assign_coords(retraining=list(places))
+    return whole.reindex(retraining=range(num)).drop_vars("retraining")
+
+
+def tell_lost(distances: xr.Dataset) -> None:
+    """Prints those sentences of a study's dataset; older results may not say what was lost."""
+    for sentence in told_of_lost(distances.lost) if "lost" in distances else ():
+        print(sentence)
+
+
 def told_of_lost(lost: xr.DataArray) -> list[str]:
     """A sentence for each model of which a retraining is lost: which, why, and of how many is what is said."""
     sentences = []
+    if "model" not in lost.dims:
+        lost = lost.expand_dims(model=["the model"])
     for name in lost.model.values:
         reasons = lost.sel(model=name).values
         gone = [f"retraining {place} ({why})" for place, why in enumerate(reasons) if why]
