@@ -66,7 +66,8 @@ def in_place(parts: Sequence[xr.DataArray | xr.Dataset], places: Sequence[int], 
         places: of these, see `kept`.
         num: of all.
     """
-    whole: Any = xr.concat(list(parts), "retraining").assign_coords(retraining=list(places))
+    of_kept: Any = list(parts)
+    whole: Any = xr.concat(of_kept, "retraining").assign_coords(retraining=list(places))
     return whole.reindex(retraining=range(num)).drop_vars("retraining")
 
 

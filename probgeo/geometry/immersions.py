@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import MethodType
 from typing import Any, TypeVar, final
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -67,6 +68,60 @@ class _Detached(TorchFunctionMode):
             if plain is not tensor or not tensor.is_leaf or tensor.is_inference():
                 return memo.setdefault(id(tensor), plain.detach().clone())
         return func(*args, **(kwargs or {}))
+
+
+class Elementary(TorchFunctionMode):
+    """Inside, normalisations are composed of sums and products: torch's own have a second derivative that is wrong.
+
+    The first is right. Where one forward derivative is taken of another, as for a field of tensors JᵀJ that is itself
+    differentiated, torch 2.13 takes the mean and variance of `layer_norm` and `instance_norm` for constants.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _COMPOSED.get(func, func)(*args, **(kwargs or {}))
+
+
+def _layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Tensor:
+    found = _normalised(x, tuple(range(-len(normalized_shape), 0)), eps)
+    found = found if weight is None else found * weight
+    return found if bias is None else found + bias
+
+
+def _instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not use_input_stats:
+        return functional.instance_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    found = _normalised(x, tuple(range(2, x.ndim)), eps)
+    channel = (-1, *[1] * (x.ndim - 2))
+    found = found if weight is None else found * weight.reshape(channel)
+    return found if bias is None else found + bias.reshape(channel)
+
+
+def _normalised(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    centred = x - x.mean(dims, keepdim=True)
+    return centred / (centred.square().mean(dims, keepdim=True) + eps).sqrt()
+
+
+_COMPOSED: dict[Any, Callable[..., Tensor]] = {
+    functional.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    functional.instance_norm: _instance_norm,
+}
 
 
 def plainly(z: Tensor) -> contextlib.AbstractContextManager[None]:

@@ -235,7 +235,13 @@ def _checked(path: Path, counts: np.ndarray) -> np.ndarray:
 
 
 def branching_counts(
-    num_cells: int = 500, num_genes: int = 60, total_count: float = 4.0, library: float = 500.0, seed: int = 0
+    num_cells: int = 500,
+    num_genes: int = 60,
+    total_count: float = 4.0,
+    library: float = 500.0,
+    seed: int = 0,
+    num_batches: int = 1,
+    batch_effect: float = 0.5,
 ) -> Dataset:
     """Simulated differentiation: negative binomial counts along a trunk that parts into two lineages at time 0.35.
 
@@ -247,6 +253,8 @@ def branching_counts(
         total_count: r of the negative binomial, of variance μ + μ² / r.
         library: median library size; it varies between cells by a factor of e^±0.5.
         seed: of everything.
+        num_batches: each cell is of one at random, whatever its time and lineage, in the column `batch` of `obs`.
+        batch_effect: standard deviation of the logarithm of a factor of each gene in each batch but the first.
 
     Returns:
         Counts with the true pseudotimes, labels trunk, first and second; a cell of the trunk is on both lineages.
@@ -260,10 +268,10 @@ def branching_counts(
         >>> found.x.shape, found.label_names
         (torch.Size([100, 20]), ('trunk', 'first', 'second'))
     """
-    if min(num_cells, num_genes, total_count, library) <= 0:
+    if min(num_cells, num_genes, total_count, library, num_batches) <= 0 or batch_effect < 0:
         raise ValueError(
-            "num_cells, num_genes, total_count, library: expected positive numbers; got "
-            f"{num_cells}, {num_genes}, {total_count}, {library}."
+            "num_cells, num_genes, total_count, library, num_batches, batch_effect: expected positive numbers; got "
+            f"{num_cells}, {num_genes}, {total_count}, {library}, {num_batches}, {batch_effect}."
         )
     rng = np.random.default_rng(seed)
     time, lineage = rng.uniform(0, 1, num_cells), rng.integers(0, 2, num_cells)
@@ -272,6 +280,10 @@ def branching_counts(
     height = rng.uniform(1, 2, num_genes) * rng.choice([-1, 1], num_genes)
     follows = (where == 2) | (where == lineage[:, None])
     log_rate = rng.normal(0, 0.7, num_genes) + follows * height / (1 + np.exp(-(time[:, None] - switch) / 0.06))
+    of_batches = np.random.default_rng([seed, 1])  # so that other cells are not drawn where there is one
+    batch = of_batches.integers(0, num_batches, num_cells)
+    factors = batch_effect * of_batches.standard_normal((num_batches, num_genes))
+    log_rate = log_rate + np.where(np.arange(num_batches) > 0, 1, 0)[batch, None] * factors[batch]
     size = library * np.exp(0.5 * rng.standard_normal((num_cells, 1)))
     mean = size * np.exp(log_rate) / np.exp(log_rate).sum(1, keepdims=True)
     counts = rng.poisson(mean * rng.gamma(total_count, 1 / total_count, mean.shape))
@@ -285,5 +297,6 @@ def branching_counts(
         label_names=("trunk", "first", "second"),
         shape=(num_genes,),
         feature_names=tuple(f"gene {index}" for index in range(num_genes)),
+        obs=pd.DataFrame({"batch": [f"batch {code + 1}" for code in batch]}) if num_batches > 1 else None,
         pseudotime=_floats(np.where(on, time[:, None], np.nan)),
     )
