@@ -58,7 +58,7 @@ def why_diverged(models: Sequence[Any]) -> str:
     return "; ".join(text for history in histories if history is not None and (text := history.attrs["diverged"]))
 
 
-def in_place(parts: Sequence[xr.DataArray | xr.Dataset], places: Sequence[int], num: int) -> Any:
+def in_place(parts: Sequence[Any], places: Sequence[int], num: int) -> Any:
     """One array along `retraining`, of `num` retrainings, missing where a place is lost.
 
     Args:
