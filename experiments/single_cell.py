@@ -29,6 +29,7 @@ from experiments.common.atlas import (
     structure,
 )
 from experiments.common.batches import batch_means, batch_table, told_models
+from experiments.common.lost import undiverged
 from experiments.common.maps import some_rows
 from experiments.common.options import Perceptrons
 from experiments.common.results import Groups, Shown, config_of, convergence, run
@@ -117,10 +118,10 @@ def own_models(config: Config, cells: Dataset, folder: Path) -> list[pg.LatentMo
     places = [folder / f"vae-{seed}" for seed in range(config.retrainings)]
     missing = [seed for seed, place in enumerate(places) if not place.exists()]
     if missing:
-        fitted = pg.fit(own_spec(config, cells), cells.x, missing, training=config.training())
-        for seed, model in zip(missing, fitted, strict=True):
-            pg.save(model, places[seed])
-    return [pg.load(place) for place in places]
+        fitted = undiverged(own_spec(config, cells), cells.x, missing, training=config.training())
+        for place, model in fitted.items():
+            pg.save(model, places[missing[place]])
+    return [pg.load(place) for place in places if place.exists()]
 
 
 def annotated(cells: Dataset, config: Config) -> Any:

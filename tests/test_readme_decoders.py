@@ -181,6 +181,7 @@ SAID = {
             (lambda z: z / z.norm(dim=-1, keepdim=True), torch.tensor([[-1.01, 0.0]]), torch.tensor([[0.9, 0.0]])),
         ],
     ),
+    "ridges narrower": (pg.Status.COARSE, [(lambda z: torch.cat([z, (2e3 * z[..., :1]).sin()], dim=-1), START, STOP)]),
 }
 
 

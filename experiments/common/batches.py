@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 import probgeo as pg
+from experiments.common.lost import undiverged
 from probgeo import identifiability
 from probgeo.datasets import Dataset
 
@@ -64,9 +65,9 @@ def told_models(
     places = [folder / f"told-{seed}" for seed in seeds]
     missing = [seed for seed, place in zip(seeds, places, strict=True) if not place.exists()]
     if missing:
-        for seed, model in zip(missing, pg.fit(told, given.x, missing, training=training), strict=True):
-            pg.save(model, folder / f"told-{seed}")
-    return [AcrossBatches(pg.load(place)) for place in places], given
+        for place, model in undiverged(told, given.x, missing, training=training).items():
+            pg.save(model, folder / f"told-{missing[place]}")
+    return [AcrossBatches(pg.load(place)) for place in places if place.exists()], given
 
 
 def batch_means(distance: xr.DataArray, batches: np.ndarray, pairs: tuple[Any, Any]) -> xr.Dataset:
