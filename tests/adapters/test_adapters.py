@@ -275,7 +275,11 @@ PICKED = {
     "no such key": (lambda z: {"x": NET(z)}, "y", r"output: the decoder returns a dict of x, which has no 'y'"),
     "no such place": (lambda z: (NET(z),), 3, r"output: the decoder returns a tuple of 1, which has no 3"),
     "no such attribute": (NET, "weights", r"output: the decoder returns a Tensor, which has no 'weights'"),
-    "points of another space": (nn.Linear(3, 16), None, r"decoder: it cannot be called with points \(\d, 2\)"),
+    "points of another space": (
+        nn.Linear(3, 16),
+        None,
+        r"(decoder: it|z: the model) cannot be called with points \(\d, 2\)",
+    ),
 }
 
 
