@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, as_completed, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed, wait
 from functools import partial
 from typing import Any, TypeVar
 
@@ -47,6 +47,11 @@ def num_workers(executor: Executor) -> int | None:
         if isinstance(found := getattr(executor, name, None), int):
             return max(1, found)
     return None
+
+
+def sends_each_time(executor: Executor | None) -> bool:
+    """Whether what tasks have in common is sent with each of them: not in one process, nor where it is sent once."""
+    return executor is not None and not isinstance(executor, ThreadPoolExecutor) and not hasattr(executor, "sends_once")
 
 
 def carried_out(

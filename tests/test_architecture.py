@@ -15,6 +15,7 @@ ORDER = (
     "netcdf",
     "pools",
     "jobs",
+    "arrays",
     "rows",
     "sources",
     "specs",

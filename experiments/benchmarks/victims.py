@@ -118,7 +118,8 @@ class Victim:
 
 def run(task: Callable[..., None], *args: Any) -> tuple[str, float]:
     """What its user reads, and how many seconds it takes."""
-    victim, began = Victim(task, *args), time.monotonic()
+    victim = Victim(task, *args)
+    began = time.monotonic()  # not before: a process may take long to begin
     said = victim.ends()
     victim.process.join()
     return said, time.monotonic() - began
@@ -126,6 +127,7 @@ def run(task: Callable[..., None], *args: Any) -> tuple[str, float]:
 
 def _said(pipe: Any, task: Callable[..., None], *args: Any) -> None:
     os.setsid()  # a signal that is meant for it reaches nobody else
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs behind it
     torch.set_num_threads(1)
     with open(os.devnull, "w") as nothing, contextlib.redirect_stderr(io.StringIO()) as told_of:
         os.dup2(nothing.fileno(), 2)

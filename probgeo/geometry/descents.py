@@ -25,7 +25,7 @@ from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.routes import REACH, SLACK, Beaten, distinct, excess, firsts, ranked
 from probgeo.specs import ADDED_LATER, check_numbers
 
-REVISION = 2  # of the search: raised when the same options find other paths
+REVISION = 3  # of the search: raised when the same options find other paths, or end them by another status
 MAX_DAMPING = 1e3
 CHEAP = 4  # times as many segments on the last level as on the first
 UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured
@@ -52,6 +52,7 @@ class Status(IntEnum):
     ROUNDING = 4  #: chords within 10·eps·‖f‖, so that the length is not to be trusted
     JUMP = 5  #: the decoder jumps within a segment, so that the length is that of a leap and no curve's
     AMBIGUOUS = 6  #: of a mean or an angle: another one, by geodesics as short to `AMBIGUITY`, is as good
+    COARSE = 7  #: cutting its segments in two changes its length by over 2 %: it jumps ridges; take more segments
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,10 @@ class GaussNewton:
             and from how fast it falls, is left to be gained in its valley.
         coarse_tolerance: the same, on the coarser levels.
         max_steps: steps tried at N, at most; on coarser levels a fifth as many, or half where they are cheap beside N.
-        memory: bytes that the Newton systems of the pairs solved together may take, roughly; more pairs are solved in
-            turns. What one chunk of decoder outputs takes is a choice of the metric.
+        memory: bytes that the Newton systems of the pairs solved together may take; more pairs are solved in turns.
+            What one chunk of decoder outputs takes is a choice of the metric. The C library may hold a few times as
+            much, in holes between tensors of many sizes; under Linux not with MALLOC_MMAP_THRESHOLD_=1048576 in the
+            environment, which takes a little more time.
         system: class of the linear systems, `newton.BlockTridiagonal` or `newton.MatrixFree`; None for matrix-free ones
             from 20 latent dimensions on, where the energy is a metric.
 

@@ -77,9 +77,7 @@ def distance_matrix(
                [3., 0., 4.],
                [5., 4., 0.]])
     """
-    points = latent_points("points", points)
-    if points.ndim != 2:
-        raise ValueError(f"points: expected (point, latent); got shape {tuple(points.shape)}.")
+    points = latent_points("points", points, "point latent")
     check_whole("num_pairs", num_pairs)
     if num_pairs < 1:
         raise ValueError(f"num_pairs: expected at least 1; got {num_pairs}.")
@@ -259,8 +257,8 @@ def graph_distances(
         graph: by default `Graph(metric, points, num_nodes=40_000)`.
         num_checked: pairs, evenly drawn, for which the geodesic is solved from the graph's path.
         solver: for these; by default `GaussNewton(num_segments=256)`.
-        executor: any `concurrent.futures.Executor`; 64 sources are then a task, which the graph is sent with, and the
-            distances are equal bit for bit at as many threads. None searches here.
+        executor: any `concurrent.futures.Executor`; 64 sources are then a task, which maps the graph from a folder that
+            Python's `tempfile` chooses (`TMPDIR`), and the distances are equal bit for bit. None searches here.
         progress: show progress bars with the remaining time: of the graph's edges, of its searches, of the geodesics.
 
     Returns:
@@ -269,8 +267,8 @@ def graph_distances(
 
     Raises:
         ValueError: `points` or `sources` is no matrix, or their latent dimensions differ.
-        TypeError: a metric that cannot be sent to other processes.
         RuntimeError: the workers that searched from some sources died each time.
+        OSError: workers do not see the folder of the graph.
 
     Example:
         >>> import torch, probgeo as pg

@@ -1,7 +1,8 @@
 """Shortest paths in a graph over the encodings, as starts near the global minimum."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import final
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from probgeo.arrays import in_common, read
 from probgeo.geometry.lines import line_lengths
 from probgeo.geometry.metrics import Energy
 from probgeo.geometry.paths import Straight
@@ -66,10 +68,10 @@ class Graph:
             check_whole("num_nodes", num_nodes)
         if num_nodes is not None and num_nodes < 4:
             raise ValueError(f"num_nodes: expected at least 4; got {num_nodes}.")
-        if encodings.ndim != 2 or len(encodings) < 2 or not encodings.isfinite().all():
+        if encodings.ndim != 2 or len(encodings) < 2 or not encodings.shape[1] or not encodings.isfinite().all():
             raise ValueError(
                 "encodings: expected a finite matrix (point, latent) of at least two points; "
-                f"got {'non-finite values' if encodings.ndim == 2 and len(encodings) > 1 else tuple(encodings.shape)}."
+                f"got {tuple(encodings.shape) if encodings.isfinite().all() else 'non-finite values'}."
             )
         self._metric = metric
         self._pieces = 1 if encodings.shape[1] <= 2 else 4
@@ -167,7 +169,7 @@ class Graph:
         found, lengths, pairs = [start.new_zeros(0, self._metric.graph_segments + 1, start.shape[1])], [], []
         for rows in _groups(first, second, max(2, MEMORY // (12 * len(self._nodes)))):
             used = np.unique([first[rows], second[rows]])
-            trees = self._trees(near[used], weights[used], limit[used])
+            trees = _trees(*_parts(self._graph), near[used], weights[used], limit[used])
             one, two = np.searchsorted(used, first[rows]), np.searchsorted(used, second[rows])
             via = vias(trees, one, two, reach, share, most)
             from_one, from_two = one[via.pair], two[via.pair]
@@ -210,8 +212,9 @@ class Graph:
         exits = self._exits(stop)
         near_stop = exits[0]
         blocks = np.array_split(np.arange(len(start)), -(-len(start) // 64))
-        jobs = [(self, near[rows], weights[rows], exits) for rows in blocks]
-        found = np.concatenate(all_of(carried_out(reached, jobs, executor, "graph", progress), "blocks of starts"))
+        with in_common(executor, (*_parts(self._graph), *exits)) as arrays:
+            jobs = [(arrays, near[rows], weights[rows]) for rows in blocks]
+            found = np.concatenate(all_of(carried_out(reached, jobs, executor, "graph", progress), "blocks of starts"))
         # Points of one cell are joined by a line that passes no node.
         close = np.argwhere(near[:, :1] == near_stop[:, 0])
         lines = self._weights(torch.cat([start, stop.to(start)]), close + np.array([0, len(start)]), 2)
@@ -231,25 +234,33 @@ class Graph:
         points = torch.cat([self._nodes, ends.to(self._nodes)])
         return near, self._weights(points, edges, self._pieces).reshape(near.shape)
 
-    def _trees(self, near: np.ndarray, weights: np.ndarray, limit: Float[np.ndarray, " end"]) -> Trees:
-        """Shortest paths, as long as their end's limit at most, from ends given as edges (end, exit) out of each.
 
-        An end has edges out only, so that no path leads through another one: pairs do not see each other.
-        """
-        nodes, finite = len(self._nodes), np.isfinite(weights)
-        augmented = csr_array(
-            (
-                np.concatenate([self._graph.data, weights[finite]]),
-                np.concatenate([self._graph.indices, near[finite]]),
-                np.concatenate([self._graph.indptr, self._graph.indptr[-1] + finite.sum(1).cumsum()]),
-            ),
-            shape=(nodes + len(near),) * 2,
-        )
-        found = [
-            dijkstra(augmented, indices=nodes + end, limit=most, return_predecessors=True)
-            for end, most in enumerate(limit)
-        ]
-        return Trees(*map(np.stack, zip(*found, strict=True)))
+def _trees(
+    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, near: np.ndarray, weights: np.ndarray, limit: np.ndarray
+) -> Trees:
+    """Shortest paths, as long as their end's limit at most, from ends given as edges (end, exit) out of each.
+
+    An end has edges out only, so that no path leads through another one: pairs do not see each other.
+
+    Args:
+        data, indices, indptr: the graph's matrix, by rows.
+        near: nodes near each end.
+        weights: of the edges to them.
+        limit: one of each end.
+    """
+    nodes, finite = len(indptr) - 1, np.isfinite(weights)
+    augmented = csr_array(
+        (
+            np.concatenate([data, weights[finite]]),
+            np.concatenate([indices, near[finite]]),
+            np.concatenate([indptr, indptr[-1] + finite.sum(1).cumsum()]),
+        ),
+        shape=(nodes + len(near),) * 2,
+    )
+    found = [
+        dijkstra(augmented, indices=nodes + end, limit=most, return_predecessors=True) for end, most in enumerate(limit)
+    ]
+    return Trees(*map(np.stack, zip(*found, strict=True)))
 
 
 def _groups(
@@ -269,11 +280,22 @@ def _groups(
         yield np.array(rows)
 
 
-def reached(graph: Graph, near: np.ndarray, weights: np.ndarray, exits: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Lengths from some starts to all stops through the graph, by the nodes near each and the ways there."""
-    distance = graph._trees(near, weights, np.full(len(near), np.inf)).distance
-    found = np.full((len(near), len(exits[0])), np.inf)
-    for node, weight in zip(exits[0].T, exits[1].T, strict=True):
+def _parts(matrix: csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return matrix.data, matrix.indices, matrix.indptr
+
+
+def reached(arrays: Sequence[np.ndarray] | Path, near: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Lengths from some starts to all stops through a graph, by the nodes near each and the ways there.
+
+    Args:
+        arrays: the graph's matrix, and of the stops the nodes near each and the ways there.
+        near: of the starts.
+        weights: of the starts.
+    """
+    data, indices, indptr, near_stop, weights_stop = read(arrays)
+    distance = _trees(data, indices, indptr, near, weights, np.full(len(near), np.inf)).distance
+    found = np.full((len(near), len(near_stop)), np.inf)
+    for node, weight in zip(near_stop.T, weights_stop.T, strict=True):
         found = np.minimum(found, distance[:, node] + weight)
     return found
 

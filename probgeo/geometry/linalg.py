@@ -6,7 +6,8 @@ from jaxtyping import Float
 from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
-COPIED_BYTES = 2**28
+COPIED_BYTES = 2**25
+COPIES = 9  # of H's diagonal blocks, in float64: both kinds of blocks, both side by side, the band and LAPACK's own
 
 
 def block_tridiagonal_product(
@@ -55,7 +56,8 @@ def block_tridiagonal_solution(
     solve = banded_solution if right_side.device.type == "cpu" else cyclic_reduction_solution
     solution = torch.full_like(right_side, torch.nan)
     # The float64 copies of few systems at a time: with many latent dimensions they are what takes most memory.
-    together = max(1, COPIED_BYTES // max(1, 32 * right_side[0].numel() * right_side.shape[2])) if len(finite) else 1
+    each = 8 * COPIES * right_side.shape[1] * right_side.shape[2] ** 2
+    together = max(1, COPIED_BYTES // max(1, each))
     for rows in finite.nonzero()[:, 0].split(together):
         systems = (diagonal[rows].double(), off_diagonal[rows].double(), right_side[rows].double())
         solution[rows] = solve(*systems).to(right_side.dtype)

@@ -1,6 +1,6 @@
 """What is asked for: rows of observations whose distances, angles and volumes are measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,3 +106,24 @@ def _check_regions(
                     f"regions: expected at least {described.latent + 1} rows, for {described.latent} latent dimensions "
                     f"of model {model!r}; got {len(rows)} for {name!r}."
                 )
+
+
+def check_models(models: Mapping[str, ModelSpec | Sequence[LatentModel]], seeds: Sequence[int]) -> None:
+    """Refuse a study of no models, of what is none, of specs without seeds, or of a seed twice.
+
+    Raises:
+        TypeError, ValueError: which.
+    """
+    if not models:
+        raise ValueError("models: expected at least one; got none.")
+    for name, model in models.items():
+        elsewhere = [] if isinstance(model, (ModelSpec, LatentModel)) else list(model)
+        if not isinstance(model, ModelSpec) and not (elsewhere and all(isinstance(m, LatentModel) for m in elsewhere)):
+            raise TypeError(
+                f"models: expected a spec, such as VAE(...), or a list of LatentModels, one per training; got "
+                f"{type(model).__name__} for {name!r}."
+            )
+    if any(isinstance(model, ModelSpec) for model in models.values()) and not seeds:
+        raise ValueError("seeds: expected at least one, for the specs to be trained with; got none.")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds: expected none repeated; got {list(seeds)}.")

@@ -29,6 +29,7 @@ class Workers(Executor):
     Attributes:
         dashboard: address of the cluster's page.
         num_workers: threads of all workers that are there now, or are expected.
+        sends_once: what several tasks have in common is sent to the cluster once.
 
     Example:
         ``with distributed.Client(n_workers=2, threads_per_worker=1) as client: study.run(pg.study.Workers(client))``
@@ -37,6 +38,8 @@ class Workers(Executor):
         >>> issubclass(pg.study.Workers, concurrent.futures.Executor)  # what all of them take
         True
     """
+
+    sends_once = True
 
     def __init__(self, client: Any, expected: int = 1) -> None:
         self._client, self._expected = client, expected

@@ -1,8 +1,11 @@
 """Fitted models in, one labelled dataset out: what every measure says of the same pairs in every retraining."""
 
+import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +15,16 @@ from torch import Tensor
 
 from probgeo.datasets.mapped import as_rows, sized
 from probgeo.geometry.geodesics import Status
-from probgeo.jobs import TaskLost, carried_out
+from probgeo.jobs import TaskLost, carried_out, sends_each_time
 from probgeo.models.base import LatentModel, ModelSpec, codes_of
 from probgeo.rows import StoredRows, num_in_block, rows_of_numbers
+from probgeo.specs import digest
 from probgeo.study.asked import Asked, checked
 from probgeo.study.measures import DEFAULT_MEASURES, Euclidean, Measure
 from probgeo.study.own import Rows, own_rows
+from probgeo.study.probe import check_seen
 from probgeo.study.quantities import Quantity
+from probgeo.study.store import Held, Inputs, Mapped
 
 EUCLIDEAN = "euclidean"
 # Dims of the dataset, in this order.
@@ -75,7 +81,9 @@ def measure(
         points: observations that `pairs` refers to, e.g. a test set; None for `x`.
         triples: rows of `points` (triple, 3): the angle at the first between the ways to the other two.
         regions: by name, rows of `points` (row,): the volume of the convex hull of their codes.
-        executor: any `concurrent.futures.Executor`, which models and data are sent to; None measures here.
+        executor: any `concurrent.futures.Executor`, which models are sent to, each once; data are written to a folder
+            that Python's `tempfile` chooses (`TMPDIR`) and mapped from there, on `Workers` sent once. None measures
+            here.
         progress: show a bar with the remaining time.
 
     Returns:
@@ -91,6 +99,7 @@ def measure(
     Raises:
         TypeError: a model that is no `LatentModel`, or lacks what a measure asks for.
         ValueError: no models or measures, a measure of another kind named `euclidean`, or rows outside the points.
+        OSError: workers do not see the folder of the data.
 
     Warns:
         RetrainingLost: codes of a model are all equal, or not finite.
@@ -131,17 +140,39 @@ def measure(
     x, points = checked_data("x", given, points)
     acquaint((found[0] for found in models.values()), x)
     asked = checked(pairs, triples, regions, len(points), {name: found[0] for name, found in models.items()})
-    rows = asked.rows()
-    jobs = [
-        (model, *own_rows(model, given, others, x, points), rows, applicable(measures, model))
-        for found in models.values()
-        for model in found
-    ]
-    results = carried_out(measured, jobs, executor, "measuring distances", progress)
+    every = [model for found in models.values() for model in found]
+    own = [Held(*own_rows(model, given, others, x, points), asked) for model in every]
+    with _for_workers(own, executor) as inputs:
+        jobs = [(model, read, applicable(measures, model)) for model, read in zip(every, inputs, strict=True)]
+        results = carried_out(measured_of, jobs, executor, "measuring distances", progress)
     each = iter(str(result) if isinstance(result, TaskLost) else result for result in results)
     found = {name: [next(each) for _ in retrainings] for name, retrainings in models.items()}
     dataset = assembled(found, measures, asked, points)
     return dataset.assign_coords(num_members=("model", [found[0].num_members for found in models.values()]))
+
+
+@contextmanager
+def _for_workers(inputs: Sequence[Held], executor: Executor | None) -> Iterator[Sequence[Inputs]]:
+    """What tasks read: as it is where they are done here, or where it is sent once, else in files; equal rows once."""
+    same: dict[Any, Any] = {}
+    one = [same.setdefault((id(each.x), id(each.points)), each) for each in inputs]
+    if executor is None or not sends_each_time(executor):
+        yield one
+        return
+    with tempfile.TemporaryDirectory(prefix="probgeo-") as folder:
+        place, there = Path(folder), {}
+        for each in one:
+            if id(each) not in there:
+                there[id(each)] = Mapped.written(each, place, digest(each.x), digest(each.points))
+        paths = {path for each in there.values() for path in each.paths}
+        check_seen(executor, place, sorted(paths), "Set TMPDIR to a folder")
+        yield [there[id(each)] for each in one]
+
+
+def measured_of(model: LatentModel, inputs: Inputs, measures: Mapping[str, Measure]) -> Row:
+    """`measured`, of inputs that may be in files."""
+    x, points, asked = inputs.load(own=False)
+    return measured(model, x, points, asked.rows(), measures)
 
 
 def _listed(retrainings: Any) -> Any:
@@ -214,6 +245,7 @@ def measured(
     points: Tensor | StoredRows,
     asked: Mapping[Quantity, Sequence[Tensor]],
     measures: Mapping[str, Measure],
+    codes_by: Callable[[LatentModel, Tensor | StoredRows, Measure | None], Tensor] | None = None,
 ) -> Row:
     """All measures of one model, or why there is nothing to measure.
 
@@ -223,17 +255,19 @@ def measured(
         points: that rows are counted in.
         asked: rows, see `Asked.rows`.
         measures: by name.
+        codes_by: gives the codes of all rows of the model, or of the subject of a measure; None encodes them.
     """
+    codes_by = codes_by or (lambda subject, rows, _: codes_of(subject, rows))
     # Each row once, so that equal ends have equal codes to the last digit.
     needed = torch.cat([part.flatten() for parts in asked.values() for part in parts]).unique()
-    codes = codes_of(model, x)
+    codes = codes_by(model, x, None)
     lost = _fault(codes)
     if lost:
         return lost
     row = {}
     for name, how in measures.items():
         subject = how.subject(model)
-        own = codes if subject is model else codes_of(subject, x)
+        own = codes if subject is model else codes_by(subject, x, how)
         at_rows = codes_of(subject, rows_of_numbers(points, needed))
         row[name] = xr.merge(
             _labelled(quantity, quantity.measured(how, subject, _codes_of(parts, needed, at_rows), own))
@@ -319,7 +353,8 @@ def _trainings(latent: xr.DataArray) -> np.ndarray:
 def with_ambient_distances(dataset: xr.Dataset) -> xr.DataArray:
     """Distances of all measures, and as two more those of the reconstructions and of the data, ‖x_i − x_j‖.
 
-    The last are the same in every retraining: their CV is 0 and their ICC is 1, although no model was needed.
+    The last are the same in every retraining: their CV is 0 and their ICC is 1, although no model was needed. A
+    training that is lost has none of them.
 
     Args:
         dataset: what `measure` or `Study.run` returned.
@@ -345,4 +380,5 @@ def with_ambient_distances(dataset: xr.Dataset) -> xr.DataArray:
     more = {"reconstructed": dataset.euclidean_reconstructed, "ambient": dataset.euclidean_ambient}
     rows = [row.broadcast_like(distance.isel(measure=0, drop=True)) for row in more.values()]
     ambient = xr.concat(rows, "measure").assign_coords(measure=list(more))
+    ambient = ambient.where(distance.notnull().any(["measure", "pair"]))
     return xr.concat([distance, ambient.transpose(*distance.dims)], "measure")

@@ -11,13 +11,14 @@ from pathlib import Path
 from probgeo.jobs import carried_out
 
 
-def check_seen(executor: Executor, folder: Path, files: Sequence[Path]) -> None:
+def check_seen(executor: Executor, folder: Path, files: Sequence[Path], remedy: str = "Choose a folder") -> None:
     """Refuse workers that do not see what the driver writes, or whose files the driver does not see.
 
     Args:
         executor: one that can (`on_every_worker`) has every worker that is there look; of others, one does.
         folder: absolute.
         files: what else workers read.
+        remedy: how the advice begins.
 
     Raises:
         OSError: some do not; it says which, and from where.
@@ -38,7 +39,7 @@ def check_seen(executor: Executor, folder: Path, files: Sequence[Path]) -> None:
             missing = next((missing for _, _, missing in answers if missing), str(folder))
             raise OSError(
                 f"folder: of {len(answers)} workers {len(blind)} do not see {missing}, or what they write is "
-                f"not seen here; the first is {blind[0]}. Choose a folder on a disk that all of them share."
+                f"not seen here; the first is {blind[0]}. {remedy} on a disk that all of them share."
             )
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
 import xarray as xr
 from torch import Tensor
 
 from probgeo.disk import whole_file
 from probgeo.netcdf import read_netcdf, write_netcdf
-from probgeo.rows import FileRows, SparseRows, StoredRows, row_blocks
+from probgeo.rows import FileRows, StoredRows
 from probgeo.specs import digest
 from probgeo.study.asked import Asked
 from probgeo.study.devices import own_device
 from probgeo.study.quantities import DISTANCES, Quantity
+from probgeo.study.sparse import NOTE, NUMBERS, is_whole, read_matrix, write_matrix
 
 # Part of the key of every measurement: raised when the same measure of the same model gives other numbers.
-REVISION = 3
+REVISION = 4
+SPARSE = ".rows"  # ends the name of a sparse matrix's folder
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Kept:
     """Rows in files: all of an array or of a sparse matrix, or rows that are in a file already, by their numbers.
 
     Args:
-        file: of the array or the matrix.
+        file: of the array, or folder of the sparse matrix.
         numbers: file of the rows' numbers in another array.
     """
 
@@ -52,6 +53,8 @@ class Kept:
     @property
     def paths(self) -> list[Path]:
         """All that is read."""
+        if isinstance(self.file, Path) and self.file.suffix == SPARSE:
+            return [self.file / name for name in (*NUMBERS, NOTE)]
         own = self.file.file.path if isinstance(self.file, FileRows) else self.file
         return [path for path in (own, self.numbers) if isinstance(path, Path)]
 
@@ -59,8 +62,7 @@ class Kept:
         """The rows."""
         if isinstance(self.file, FileRows):
             return self.file if self.numbers is None else self.file.rows(_mapped(self.numbers))
-        sparse = self.file.suffix == ".npz"
-        return SparseRows.of_matrix(scipy.sparse.load_npz(self.file)) if sparse else _mapped(self.file)
+        return read_matrix(self.file) if self.file.suffix == SPARSE else _mapped(self.file)
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,9 @@ class Mapped:
             if isinstance(x, Tensor):
                 return Kept(kept(x, key))
             if not isinstance(x, FileRows):
-                path = folder / f"{key}.npz"
-                if not path.exists():
-                    with whole_file(path) as unfinished, unfinished.open("wb") as file:
-                        blocks = [scipy.sparse.csr_array(block.cpu().numpy()) for _, block in row_blocks(x)]
-                        scipy.sparse.save_npz(file, scipy.sparse.vstack(blocks, format="csr"))
+                path = folder / f"{key}{SPARSE}"
+                if not is_whole(path, x):
+                    write_matrix(path, x)
                 return Kept(path)
             if x.chosen is None:
                 return Kept(x)

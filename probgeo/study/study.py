@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ from probgeo.jobs import TaskLost, carried_out, groups, num_workers
 from probgeo.models.base import FittedModel, LatentModel, ModelSpec
 from probgeo.netcdf import read_netcdf, write_netcdf
 from probgeo.specs import check_whole, digest, to_config
-from probgeo.study.asked import checked
+from probgeo.study.asked import check_models, checked
 from probgeo.study.claim import claim
 from probgeo.study.identity import model_key
 from probgeo.study.measure import (
@@ -33,12 +34,24 @@ from probgeo.study.own import OwnRows, Rows, rows_by_name
 from probgeo.study.probe import check_seen
 from probgeo.study.quantities import Quantity
 from probgeo.study.store import Held, Inputs, Mapped, measurement_key, read_rows
-from probgeo.study.tasks import jobs_of, join_tiles, measure_into, tiles_of, train_into
+from probgeo.study.tasks import (
+    Owner,
+    Tile,
+    encode_into,
+    encoding_of,
+    jobs_of,
+    join_tiles,
+    lost_of,
+    measure_into,
+    tiles_of,
+    train_into,
+)
 from probgeo.training import storage
 from probgeo.training.fit import Training, checked_seeds, fit
 
 STACK = 10  # retrainings that are trained at once, at most
 TILE = 2048  # pairs that are measured at once
+CODES = "codes"  # the folder of what tiles of one model share while they are measured
 
 
 class Study:
@@ -106,7 +119,7 @@ class Study:
     ) -> None:
         self.folder, self.training = Path(folder).absolute(), training  # also for workers in another directory
         self.models, self.seeds = dict(models), checked_seeds(seeds)
-        _check(self.models, self.seeds)
+        check_models(self.models, self.seeds)
         self.measures = with_euclidean(measures)
         self.data: Any
         self.points: Any
@@ -190,21 +203,16 @@ class Study:
         executor = executor if missing else None
         inputs = self._inputs(executor)
         lost = self._train(missing, inputs, executor, progress, stack)
-        jobs: list[tuple] = []
-        owners: list[tuple[str, int]] = []
         tiles = tiles_of(len(self.pairs), num_pairs)
-        for name, index in dict.fromkeys((name, index) for name, index, _ in missing):
-            if (name, index) not in lost:
-                own = {m: (self.measures[m], paths) for (n, i, m), paths in missing.items() if (n, i) == (name, index)}
-                jobs += jobs_of(self._model_or_folder(name, index), inputs[name], own, tiles)
-                owners += [(name, index)] * (len(jobs) - len(owners))
-        names = [f"of {name!r}, retraining {index}" for name, index in owners]
-        done = carried_out(measure_into, jobs, executor, "measuring distances", progress, names=names)
-        for owner, found in zip(owners, done, strict=True):
-            if isinstance(found, TaskLost):
-                lost[owner] = f"measuring failed, {found}"
+        jobs = [job for job in self._jobs(missing, inputs, tiles) if job[0] not in lost]
+        shared = {owner: args for owner, args in jobs if args[-1]}  # by tiles: encoded once for all of them
+        encodings = [(owner, encoding_of(args)) for owner, args in shared.items()]
+        lost |= lost_of(encode_into, encodings, executor, "encoding", progress)
+        jobs = [job for job in jobs if job[0] not in lost]
+        lost |= lost_of(measure_into, jobs, executor, "measuring distances", progress)
         for paths in missing.values():
             join_tiles(paths, tiles)
+        shutil.rmtree(self.folder / CODES, ignore_errors=True)
         dataset = self._assembled(files, lost)
         dataset.attrs["key"] = key
         try:
@@ -302,6 +310,14 @@ class Study:
                 found[name] = found[same] if same else held
         return found
 
+    def _jobs(self, missing: Mapping, inputs: Mapping[str, Inputs], tiles: list[Tile]) -> Iterator[tuple[Owner, tuple]]:
+        """What is to be measured: of which model and retraining, and the arguments of `measure_into`."""
+        for name, index in dict.fromkeys((name, index) for name, index, _ in missing):
+            own = {m: (self.measures[m], paths) for (n, i, m), paths in missing.items() if (n, i) == (name, index)}
+            codes = self.folder / CODES / digest(self._trainings[name][index], self._own[name].x_digest)
+            for job in jobs_of(self._model_or_folder(name, index), inputs[name], own, tiles, codes):
+                yield (name, index), job
+
     def _train(
         self,
         missing: Mapping,
@@ -309,7 +325,7 @@ class Study:
         executor: Executor | None,
         progress: bool,
         stack: int | None,
-    ) -> dict[tuple[str, int], str]:
+    ) -> dict[Owner, str]:
         """Train every spec's seeds that a measurement is missing of, equal specs once; why some cannot be measured."""
         wanted: dict[Path, tuple[str, list[int]]] = {}
         for name, model in self.models.items():
@@ -349,7 +365,7 @@ class Study:
 
     # --- the dataset ---
 
-    def _assembled(self, files: Mapping, lost: Mapping[tuple[str, int], str]) -> xr.Dataset:
+    def _assembled(self, files: Mapping, lost: Mapping[Owner, str]) -> xr.Dataset:
         found: dict[str, list[Row]] = {}
         for name, keys in self._trainings.items():
             rows: list[Row] = []
@@ -393,19 +409,3 @@ class Study:
                 if folder.exists():  # not of one that took its workers with it
                     seconds[index] = storage.read_config(folder)["extra"].get("seconds", np.nan)
         return seconds.tolist()
-
-
-def _check(models: Mapping[str, ModelSpec | Sequence[LatentModel]], seeds: Sequence[int]) -> None:
-    if not models:
-        raise ValueError("models: expected at least one; got none.")
-    for name, model in models.items():
-        elsewhere = [] if isinstance(model, (ModelSpec, LatentModel)) else list(model)
-        if not isinstance(model, ModelSpec) and not (elsewhere and all(isinstance(m, LatentModel) for m in elsewhere)):
-            raise TypeError(
-                f"models: expected a spec, such as VAE(...), or a list of LatentModels, one per training; got "
-                f"{type(model).__name__} for {name!r}."
-            )
-    if any(isinstance(model, ModelSpec) for model in models.values()) and not seeds:
-        raise ValueError("seeds: expected at least one, for the specs to be trained with; got none.")
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds: expected none repeated; got {list(seeds)}.")

@@ -1,12 +1,22 @@
 """What the workers of an executor do: train some seeds, measure some pairs. Arguments are small, whatever the data."""
 
+import io
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from probgeo.models.base import LatentModel, ModelSpec
+import numpy as np
+import torch
+from torch import Tensor
+
+from probgeo.disk import seal, unsealed, whole_file
+from probgeo.jobs import TaskLost, carried_out
+from probgeo.models.base import LatentModel, ModelSpec, codes_of
+from probgeo.rows import StoredRows
+from probgeo.specs import digest
 from probgeo.study.measure import measured
 from probgeo.study.measures import Measure
 from probgeo.study.quantities import DISTANCES, Quantity
@@ -15,6 +25,7 @@ from probgeo.training import storage
 from probgeo.training.fit import Training, TrainingDiverged, fit
 
 Files = Mapping[Quantity, Path]
+Owner = tuple[str, int]  # a model's name, and which of its retrainings
 
 
 def train_into(
@@ -58,25 +69,99 @@ def tiles_of(num_pairs: int, size: int) -> list[Tile]:
     return [Tile(begin, min(begin + size, num_pairs)) for begin in range(0, num_pairs, size)]
 
 
-def measure_into(
-    model: LatentModel | Path, inputs: Inputs, measures: Mapping[str, tuple[Measure, Files]], tile: Tile | None = None
-) -> None:
-    """Measure one model, loaded from its folder where it was trained here, into files; a tile into the tile's."""
+@dataclass
+class Codes:
+    """Codes of all rows under a model, and under the subjects of measures, each computed once.
+
+    Args:
+        folder: where they are kept, for other tasks too; None for nowhere.
+    """
+
+    folder: Path | None
+    known: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, subject: LatentModel, x: Tensor | StoredRows, how: Measure | None) -> Tensor:
+        """Codes of x.
+
+        Args:
+            subject: the model, or what a measure makes of it.
+            x: all rows.
+            how: the measure; None for the model.
+        """
+        name = digest(how)
+        if name not in self.known:
+            self.known[name] = self._computed(subject, x) if self.folder is None else self._kept(name, subject, x)
+        return self.known[name]
+
+    def _computed(self, subject: LatentModel, x: Tensor | StoredRows) -> Tensor:
+        with torch.no_grad():
+            return codes_of(subject, x)
+
+    def _kept(self, name: str, subject: LatentModel, x: Tensor | StoredRows) -> Tensor:
+        path = Path(self.folder or "") / f"{name}.npy"
+        with suppress(OSError, ValueError):  # what is damaged, or gone, is computed again
+            content, sealed = unsealed(path, "")
+            if sealed == name:
+                return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False)).to(x.device)
+        codes = self._computed(subject, x)
+        # Another run in the study's folder may have ended, and taken this one along.
+        with suppress(FileNotFoundError), whole_file(path) as unfinished:
+            with unfinished.open("wb") as file:
+                np.save(file, codes.cpu().numpy(), allow_pickle=False)
+            seal(unfinished, name)
+        return codes
+
+
+def _loaded(model: LatentModel | Path, inputs: Inputs) -> tuple[LatentModel, tuple]:
+    """The model, and what it reads."""
     # Models that were trained elsewhere are where they are, and their data with them.
-    x, points, asked = inputs.load() if isinstance(model, Path) else inputs.load(own=False)
-    if isinstance(model, Path):
-        model = storage.load(model).to(x.device).requires_grad_(False)
+    read = inputs.load(own=isinstance(model, Path))
+    return (storage.load(model).to(read[0].device).requires_grad_(False) if isinstance(model, Path) else model), read
+
+
+def encode_into(model: LatentModel | Path, inputs: Inputs, measures: Mapping[str, Measure], folder: Path) -> None:
+    """Keep what several tasks of one model read: its codes, and those of the measures' subjects."""
+    model, (x, _, _) = _loaded(model, inputs)
+    codes = Codes(folder)
+    if codes(model, x, None).isfinite().all():
+        for how in measures.values():
+            if (subject := how.subject(model)) is not model:
+                codes(subject, x, how)
+
+
+def measure_into(
+    model: LatentModel | Path,
+    inputs: Inputs,
+    measures: Mapping[str, tuple[Measure, Files]],
+    tile: Tile | None = None,
+    folder: Path | None = None,
+) -> None:
+    """Measure one model, loaded from its folder where it was trained here, into files; a tile into the tile's.
+
+    Args:
+        model: or its folder.
+        inputs: what it reads.
+        measures: by name, with the files of what is asked for.
+        tile: None for all.
+        folder: where `encode_into` kept codes; None for nowhere.
+    """
+    model, (x, points, asked) = _loaded(model, inputs)
+    codes = Codes(folder)
     for name, (how, files) in measures.items():
         # Each measure is kept as soon as it is there.
         parts = {quantity: rows for quantity, rows in asked.rows().items() if quantity in files}
         if tile:
             parts, files = {DISTANCES: [asked.pairs[tile.begin : tile.end]]}, {DISTANCES: tile.file(files[DISTANCES])}
-        row = measured(model, x, points, parts, {name: how})
+        row = measured(model, x, points, parts, {name: how}, codes)
         write_rows(files, row if isinstance(row, str) else row[name])
 
 
 def jobs_of(
-    model: LatentModel | Path, inputs: Inputs, measures: Mapping[str, tuple[Measure, Files]], tiles: list[Tile]
+    model: LatentModel | Path,
+    inputs: Inputs,
+    measures: Mapping[str, tuple[Measure, Files]],
+    tiles: list[Tile],
+    folder: Path,
 ) -> Iterator[tuple]:
     """Arguments of `measure_into`: all at once, or the pairs by tiles and what else is asked for alone."""
     tiled = {name: (how, files) for name, (how, files) in measures.items() if DISTANCES in files and len(tiles) > 1}
@@ -85,11 +170,17 @@ def jobs_of(
         for name, (how, files) in measures.items()
     }
     if rest := {name: (how, files) for name, (how, files) in rest.items() if files}:
-        yield model, inputs, rest
+        yield model, inputs, rest, None, folder if tiled else None
     for tile in tiles if tiled else ():
         missing = {name: own for name, own in tiled.items() if not tile.file(own[1][DISTANCES]).exists()}
         if missing:
-            yield model, inputs, missing, tile
+            yield model, inputs, missing, tile, folder
+
+
+def encoding_of(job: tuple) -> tuple:
+    """Arguments of `encode_into`, for the tiles of which one has these."""
+    model, inputs, measures, _, folder = job
+    return model, inputs, {name: how for name, (how, _) in measures.items()}, folder
 
 
 def join_tiles(files: Files, tiles: list[Tile]) -> None:
@@ -99,3 +190,13 @@ def join_tiles(files: Files, tiles: list[Tile]) -> None:
         return
     write_rows({DISTANCES: whole}, joined([tile.file(whole) for tile in tiles]))
     shutil.rmtree(whole.with_suffix(".tiles"), ignore_errors=True)
+
+
+def lost_of(
+    task: Callable, jobs: Sequence[tuple[Owner, tuple]], executor: Executor | None, label: str, progress: bool
+) -> dict[Owner, str]:
+    """Carry out jobs of retrainings; why some of these are lost."""
+    names = [f"of {name!r}, retraining {index}" for (name, index), _ in jobs]
+    done = carried_out(task, [args for _, args in jobs], executor, label, progress, names=names)
+    found = zip(jobs, done, strict=True)
+    return {owner: f"{label.split()[0]} failed, {each}" for (owner, _), each in found if isinstance(each, TaskLost)}

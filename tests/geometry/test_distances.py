@@ -200,9 +200,16 @@ def test_an_executor_solves_and_searches_to_the_same_bits(tmp_path):
     there = distance_matrix(metric, z[:9], solver=SOLVER, num_pairs=10, executor=tasks, folder=tmp_path)
     assert there.identical(here) and len(tasks.sizes) == 4 and max(tasks.sizes) < 30_000  # the metric
     assert distance_matrix(metric, z[:9], solver=SOLVER, num_pairs=10, executor=None, folder=tmp_path).identical(here)
-    graph = Graph(metric, z, num_nodes=900)
-    here = graph_distances(metric, z, z[:70], graph=graph, num_checked=5)
-    assert graph_distances(metric, z, z[:70], graph=graph, num_checked=5, executor=Elsewhere()).identical(here)
+    graph, searches = Graph(metric, z, num_nodes=10_000), Weighing()  # three MB
+    here = graph_distances(metric, z, z[:70], graph=graph, num_checked=1)
+    assert graph_distances(metric, z, z[:70], graph=graph, num_checked=1, executor=searches).identical(here)
+    assert len(searches.sizes) == 2 and max(searches.sizes) < 20_000
+
+
+def test_workers_that_do_not_see_the_graph_are_told_of(monkeypatch):
+    monkeypatch.setattr("pathlib.Path.glob", lambda *_: iter(()))
+    with pytest.raises(OSError, match=r"executor: a worker does not see .*probgeo-.*\. Set TMPDIR to a folder"):
+        Graph(ensemble(), points(), num_nodes=100).distances(points(), points(), executor=Elsewhere())
 
 
 def test_a_tile_whose_workers_died_is_named_and_the_others_are_kept(tmp_path):

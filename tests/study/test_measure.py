@@ -240,3 +240,31 @@ def test_a_task_carries_no_sparse_counts_either(tmp_path):
         found.append(study.run(run_by, progress=False).distance)
     assert max(executor.sizes) < 10_000
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+def test_measuring_sends_data_to_no_task(dataset, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    x, points = torch.rand(3000, 784), torch.rand(500, 784)  # 9 MB, 1.6 MB
+    models, executor = {"mine": [Own(0, num_features=784), Own(1, num_features=784)]}, Weighing()
+    here = pg.measure(models, x, PAIRS, {"straight": MEASURES["straight"]}, points=points)
+    sent = pg.measure(models, x, PAIRS, {"straight": MEASURES["straight"]}, points=points, executor=executor)
+    assert len(executor.sizes) == 3 and max(executor.sizes) < 100_000  # a model among it, of 51 kB
+    xr.testing.assert_identical(sent.drop_vars("seconds"), here.drop_vars("seconds"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_workers_that_do_not_see_the_data_are_told_of_before_anything_is_measured(tmp_path, monkeypatch):
+    class Apart(Elsewhere):
+        def submit(self, task, /, *args, **options):
+            tasks.append(task.__name__)
+            with monkeypatch.context() as patch:
+                patch.setattr("pathlib.Path.read_text", other_disk)
+                return super().submit(task, *args, **options)
+
+    def other_disk(path):
+        raise FileNotFoundError(path)
+
+    tasks: list[str] = []
+    with pytest.raises(OSError, match=r"of 1 workers 1 do not see .*probgeo-.*\. Set TMPDIR to a folder on a disk"):
+        pg.measure({"mine": [Own(0)]}, X, PAIRS, MEASURES, executor=Apart())
+    assert tasks == ["look"]

@@ -1,22 +1,29 @@
 """Tasks of a study: stacks of seeds and tiles of pairs say the same wherever they are done; a lost one is named."""
 
+import dataclasses
 import os
 import pickle
 from concurrent.futures import Executor, Future
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 import xarray as xr
 
 import probgeo as pg
 from probgeo.jobs import carried_out
+from probgeo.models.base import codes_of
+from probgeo.rows import SparseRows
+from probgeo.specs import digest
 from probgeo.study import TaskLost
 from probgeo.study import study as studies
 from probgeo.study.devices import own_device, taken
+from probgeo.study.sparse import read_matrix, write_matrix
 from probgeo.study.store import Mapped
-from probgeo.study.tasks import tiles_of
+from probgeo.study.tasks import Codes, tiles_of
 from probgeo.training import budget
+from tests.damage import damages, flipped
 from tests.study.test_measure import TRAINING, Own, Weighing, X, spec
 from tests.study.test_study import Elsewhere, timeless
 
@@ -51,16 +58,44 @@ def test_every_tile_is_kept_as_soon_as_it_is_there(tmp_path, monkeypatch):
     def until_killed(*job):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(job[-1])
+        done.append(job[3])
         usual(*job)
 
     monkeypatch.setattr(studies, "measure_into", until_killed)
     with pytest.raises(KeyboardInterrupt):
         study(tmp_path / "killed", seeds=[0]).run(progress=False, num_pairs=2)
-    monkeypatch.setattr(studies, "measure_into", lambda *job: (done.append(job[-1]), usual(*job)))
+    monkeypatch.setattr(studies, "measure_into", lambda *job: (done.append(job[3]), usual(*job)))
     found = study(tmp_path / "killed", seeds=[0]).run(progress=False, num_pairs=2)
     assert done == tiles_of(5, 2)
     xr.testing.assert_identical(timeless(found), timeless(whole))
+
+
+def test_rows_are_encoded_once_for_all_tiles(tmp_path, monkeypatch):
+    encoded: list[int] = []
+    usual = codes_of
+    monkeypatch.setattr("probgeo.study.tasks.codes_of", lambda model, x: (encoded.append(len(x)), usual(model, x))[1])
+    changes = {"models": {"mine": [Own(0), Own(1)]}, "seeds": ()}
+    whole = study(tmp_path / "whole", **changes).run(progress=False)
+    assert encoded == [50] * 2
+    encoded.clear()
+    by_tiles = study(tmp_path / "tiles", **changes).run(Elsewhere(), progress=False, num_pairs=1)
+    assert encoded == [50] * 2 and not (tmp_path / "tiles" / "codes").exists()
+    xr.testing.assert_allclose(by_tiles.distance, whole.distance)
+
+
+def test_codes_that_are_damaged_or_gone_are_computed_again(tmp_path):
+    model, encoded = Own(0), []
+    model.encoder.register_forward_hook(lambda *_: encoded.append(1))
+    first = Codes(tmp_path)(model, X, None)
+    assert torch.equal(Codes(tmp_path)(model, X, None), first) and len(encoded) == 1
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    for damaged in (damage(content) for damage in damages()):
+        file.write_bytes(damaged)
+        assert torch.equal(Codes(tmp_path)(model, X, None), first)
+    assert len(encoded) == 5
+    other = Codes(tmp_path)(Own(1), X, pg.StraightLine())  # of what a measure makes of a model
+    assert not torch.equal(other, first) and torch.equal(Codes(tmp_path)(model, X, None), first)
 
 
 def test_seeds_are_shared_out_so_that_every_worker_has_a_task(tmp_path):
@@ -86,6 +121,30 @@ def test_rows_picked_from_a_file_are_sent_by_the_names_of_files(tmp_path):
     changes["training"] = pg.Training(epochs=1, batch_size=5000)
     study(tmp_path / "study", **changes).run(executor, progress=False)
     assert max(executor.sizes) < 10_000
+
+
+def test_a_sparse_matrix_is_mapped_and_has_the_same_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("probgeo.rows.BLOCK_ROWS", 7)
+    counts = np.random.default_rng(0).poisson(0.3, (50, 20)).astype(np.float64)
+    counts[[0, 3, 49]] = 0
+    for values in (counts, 0 * counts, counts[:, :0]):
+        rows = dataclasses.replace(SparseRows.of_matrix(scipy.sparse.csr_array(values)), numbers="<f8")
+        write_matrix(tmp_path / "x", rows)
+        mapped = pickle.loads(pickle.dumps(read_matrix(tmp_path / "x")))
+        assert (mapped.shape, mapped.dtype, digest(mapped)) == (rows.shape, rows.dtype, digest(rows))
+        for index in (slice(None), slice(3, 40, 5), slice(9, 9), torch.tensor([[49, 0], [7, 7]])):
+            assert torch.equal(mapped[index], torch.from_numpy(values)[index])
+
+
+def test_a_sparse_matrix_for_workers_is_looked_at_before_they_read_it(tmp_path):
+    counts = scipy.sparse.csr_array(np.random.default_rng(0).poisson(0.3, (50, 20)).astype(np.float32))
+    held = studies.Held(rows := SparseRows.of_matrix(counts), rows, study(tmp_path / "any").asked)
+    (folder,) = {path.parent for path in Mapped.written(held, tmp_path, digest(rows), digest(rows)).x.paths}
+    for file in sorted(folder.iterdir()):
+        content = file.read_bytes()
+        file.write_bytes(flipped(content, len(content) // 3))
+        Mapped.written(held, tmp_path, digest(rows), digest(rows))
+        assert file.read_bytes() == content
 
 
 # --- what is lost ---
@@ -128,7 +187,7 @@ def test_a_task_that_kills_its_workers_costs_its_retraining_and_the_rest_goes_on
 def test_models_trained_elsewhere_are_lost_alone_too():
     class Third(Deadly):
         def submit(self, task, /, *args, **options):
-            self.kills = lambda *_, number=next(numbers): number == 2
+            self.kills = lambda *_, number=next(numbers): number == 3
             return super().submit(task, *args, **options)
 
     numbers = iter(range(9))

@@ -47,5 +47,5 @@ class BlockTridiagonal:
         return step, -(step * (model.gradient + product / 2)).sum((1, 2))
 
     def num_floats(self, num_segments: int, latent: int) -> int:
-        """The matrix's blocks, their update and the copies of both: some eight for each node."""
-        return 8 * (num_segments + 1) * latent**2
+        """The matrix's blocks, their update and the copies of both, some nine for each node; paths, steps, secants."""
+        return (num_segments + 1) * (9 * latent**2 + 20 * latent)

@@ -208,7 +208,15 @@ def _inverse_second_difference(segments: int, like: Tensor) -> Float[Tensor, "in
 
 def _between(tensors: Float[Tensor, "batch sample latent latent"], segments: int) -> Tensor:
     """Tensors at the middles of the segments, linear between the samples."""
-    place = (torch.arange(segments, device=tensors.device) + 0.5) / segments * (tensors.shape[1] - 1)
-    left = place.long().clamp_max(tensors.shape[1] - 2)
-    share = (place - left).to(tensors.dtype)[:, None, None]
-    return torch.lerp(tensors[:, left], tensors[:, left + 1], share)
+    gaps = tensors.shape[1] - 1
+    place = (torch.arange(segments) + 0.5) / segments * gaps
+    left = place.long().clamp_max(gaps - 1)
+    share = (place - left).to(tensors)[:, None, None]
+    # Gap by gap, in place: what is gathered for all segments at once would take as much again, twice.
+    found = tensors.new_empty(tensors.shape[0], segments, *tensors.shape[2:])
+    begin = 0
+    for sample, count in enumerate(torch.bincount(left, minlength=gaps).tolist()):
+        some = slice(begin, begin + count)
+        found[:, some] = torch.lerp(tensors[:, sample, None], tensors[:, sample + 1, None], share[some])
+        begin += count
+    return found
