@@ -175,7 +175,8 @@ def better(codes: xr.DataArray) -> list[str]:
 
 def together(names: Sequence[str], among: Mapping[str, Setting]) -> Setting:
     """The base with the levels of all these settings, of two of one factor the latter's."""
-    base, taken = dataclasses.asdict(among[BASE]), {}
+    base = dataclasses.asdict(among[BASE])
+    taken: dict[str, Any] = {}
     for name in names:
         own = dataclasses.asdict(among[name])
         taken |= {factor: value for factor, value in own.items() if value != base[factor]}
@@ -240,10 +241,11 @@ def measured(cells: Dataset, setting: Setting, latent: int, config: Config) -> x
         decoded = model.decode(codes).detach()
         for name, points in (("codes", codes), ("decoded", decoded if in_logs else decoded.log1p())):
             found[name].append(accuracy(nearest(points, config.neighbours), cells.labels))
-        epoch = int(model.history.validation_loss.values.argmin())
-        kl = float(model.history.validation_kl[epoch])
+        history: Any = model.history
+        epoch = int(history.validation_loss.values.argmin())
+        kl = float(history.validation_kl[epoch])
         found["kl"].append(kl)
-        found["bound"].append(float(model.history.validation_log_likelihood[epoch]) - kl)
+        found["bound"].append(float(history.validation_log_likelihood[epoch]) - kl)
     return xr.Dataset({name: ("retraining", values) for name, values in found.items()} | {"lost": 0.0})
 
 

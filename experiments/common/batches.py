@@ -1,6 +1,6 @@
 """Counts of several batches: a model that is told of them, as one of no batch; distances within and across."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,11 @@ class AcrossBatches(pg.LatentModel):
     def fisher_rao_metric(self) -> pg.geometry.metrics.Metric:
         """The mean over the batches of the Fisher-Rao metric given each."""
         isometry = self.model.spec.likelihood.isometry(self.model.parameters_of_likelihood())
-        return pg.ExpectedMetric([lambda z, given=given: isometry(given.decode(z).log()) for given in self._given])
+
+        def stabilised(given: pg.LatentModel) -> Callable[[Tensor], Tensor]:
+            return lambda z: isometry(given.decode(z).log())
+
+        return pg.ExpectedMetric([stabilised(given) for given in self._given])
 
 
 def told_models(
@@ -86,14 +90,13 @@ def batch_table(means: xr.DataArray) -> pd.DataFrame:
 
     within, between = mean(~across), mean(across)
     ratio = between / within
-    of_retrainings = {"dim": "retraining", "ddof": 1}
     columns = {
         "within": within.mean("retraining"),
         "across": between.mean("retraining"),
-        "cv within": within.std(**of_retrainings) / within.mean("retraining"),
-        "cv across": between.std(**of_retrainings) / between.mean("retraining"),
+        "cv within": within.std("retraining", ddof=1) / within.mean("retraining"),
+        "cv across": between.std("retraining", ddof=1) / between.mean("retraining"),
         "across / within": ratio.mean("retraining"),
-        "std": ratio.std(**of_retrainings),
+        "std": ratio.std("retraining", ddof=1),
     }
     found = xr.Dataset(columns).to_dataframe()[list(columns)]
     counts = [int(weight.values[side].sum()) for side in (~across, across)]
