@@ -47,10 +47,10 @@ class AcrossBatches(pg.LatentModel):
         """The mean over the batches of the Fisher-Rao metric given each."""
         isometry = self.model.spec.likelihood.isometry(self.model.parameters_of_likelihood())
 
-        def stabilised(given: pg.LatentModel) -> Callable[[Tensor], Tensor]:
+        def member(given: Any) -> Callable[[Tensor], Tensor]:
             return lambda z: isometry(given.decode(z).log())
 
-        return pg.ExpectedMetric([stabilised(given) for given in self._given])
+        return pg.ExpectedMetric([member(given) for given in self._given])
 
 
 def told_models(

@@ -58,7 +58,7 @@ def why_diverged(models: Sequence[Any]) -> str:
     return "; ".join(text for history in histories if history is not None and (text := history.attrs["diverged"]))
 
 
-def in_place(parts: Sequence[xr.DataArray | xr.Dataset], places: Sequence[int], num: int) -> Any:
+def in_place(parts: Sequence[Any], places: Sequence[int], num: int) -> Any:
     """One array along `retraining`, of `num` retrainings, missing where a place is lost.
 
     Args:
@@ -66,7 +66,8 @@ def in_place(parts: Sequence[xr.DataArray | xr.Dataset], places: Sequence[int], 
         places: of these, see `kept`.
         num: of all.
     """
-    whole: Any = xr.concat(list(parts), "retraining").assign_coords(retraining=list(places))
+    of_kept: Any = list(parts)
+    whole: Any = xr.concat(of_kept, "retraining").assign_coords(retraining=list(places))
     return whole.reindex(retraining=range(num)).drop_vars("retraining")
 
 

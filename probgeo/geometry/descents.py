@@ -25,7 +25,7 @@ from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.routes import REACH, SLACK, Beaten, distinct, excess, firsts, ranked
 from probgeo.specs import ADDED_LATER, check_numbers
 
-REVISION = 2  # of the search: raised when the same options find other paths
+REVISION = 3  # of the search: raised when the same options find other paths, or end them by another status
 MAX_DAMPING = 1e3
 CHEAP = 4  # times as many segments on the last level as on the first
 UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured

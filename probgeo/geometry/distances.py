@@ -77,9 +77,7 @@ def distance_matrix(
                [3., 0., 4.],
                [5., 4., 0.]])
     """
-    points = latent_points("points", points)
-    if points.ndim != 2:
-        raise ValueError(f"points: expected (point, latent); got shape {tuple(points.shape)}.")
+    points = latent_points("points", points, "point latent")
     check_whole("num_pairs", num_pairs)
     if num_pairs < 1:
         raise ValueError(f"num_pairs: expected at least 1; got {num_pairs}.")

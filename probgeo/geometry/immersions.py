@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
+
+from probgeo.geometry.points import first_line
 
 Held = TypeVar("Held")  # a callable; or what a partial one holds, a tensor or a number
 
@@ -43,6 +46,7 @@ def snapshot(function: Held) -> Held:
     owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
     if not isinstance(owner, nn.Module):
         return function
+    check_weights(owner)
     try:
         with _Detached(), torch.inference_mode(False), torch.no_grad():
             copied = copy.deepcopy(owner)
@@ -55,6 +59,31 @@ def snapshot(function: Held) -> Held:
             "it is."
         ) from error
     return copied if owner is function else MethodType(function.__func__, copied)  # type: ignore[attr-defined, return-value]
+
+
+def check_weights(module: nn.Module) -> None:
+    """Refuses a module whose weights are not there.
+
+    Args:
+        module: with parameters and buffers, or none.
+
+    Raises:
+        ValueError: a layer that has not seen its input yet, or weights on the device "meta".
+    """
+    for name, weights in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(weights):
+            raise ValueError(NOT_THERE.format(f"its weights {name}"))
+        if weights.is_meta:
+            raise ValueError(
+                f'decoder: its weights {name} are on the device "meta", which has no values. Load them: '
+                'model.to_empty(device="cpu"), then model.load_state_dict(...).'
+            )
+
+
+NOT_THERE = (
+    "decoder: {} are not there yet, as a lazy layer has not seen its input. Call the model once on its data, and then "
+    "train it or load its weights."
+)
 
 
 class _Detached(TorchFunctionMode):
@@ -296,20 +325,13 @@ def _by_graph(function: Callable[[Tensor], Tensor], z: Tensor, v: Tensor) -> tup
     return value.detach(), tangent
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, in one sentence of at most 300 characters."""
-    words = " ".join(str(error).split("\n")[0].split())[:300]
-    return words if words.endswith(".") else words + "."
-
-
 def checked_output(output: object, z: Tensor, num_maps: int) -> Tensor:
     """The maps' outputs in the dtype of z, once they are real numbers (member, point, observation)."""
     output = _real_numbers(output)
-    if output.ndim != 3 or output.shape[:2] != (num_maps, z.shape[0]):
+    if output.ndim != 3 or output.shape[:2] != (num_maps, z.shape[0]) or not output.shape[2]:
         raise ValueError(
-            f"immersion: expected outputs (point, observation) for every point and member, here "
-            f"({num_maps}, {z.shape[0]}, observation); got {tuple(output.shape)}. Flatten images to one last axis; a "
-            "decoder is called with any number of points."
+            f"decoder: expected outputs (point, observation) for every point and member, here "
+            f"({num_maps}, {z.shape[0]}, observation); got {tuple(output.shape)}. {_ANY_NUMBER}"
         )
     return output.to(z.dtype)
 
@@ -317,9 +339,17 @@ def checked_output(output: object, z: Tensor, num_maps: int) -> Tensor:
 def single_output(output: object, z: Tensor) -> Tensor:
     """One map's output, once it is (point, observation)."""
     output = _real_numbers(output)
-    if output.ndim != 2 or output.shape[0] != z.shape[0]:
-        checked_output(output[None], z, 1)
+    if output.ndim != 2 or output.shape[0] != z.shape[0] or not output.shape[1]:
+        raise ValueError(
+            f"decoder: expected outputs (point, observation), here ({z.shape[0]}, observation); got "
+            f"{tuple(output.shape)}. {_ANY_NUMBER}"
+        )
     return output
+
+
+_ANY_NUMBER = (
+    "Flatten images to one last axis, of one number write [:, None]; a decoder is called with any number of points."
+)
 
 
 def _real_numbers(output: object) -> Tensor:

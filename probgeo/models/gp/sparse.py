@@ -16,7 +16,7 @@ from linear_operator.utils.errors import NanError, NotPSDError
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import TensorMetric
-from probgeo.geometry.points import Points, points_of
+from probgeo.geometry.points import Points, check_latent, points_of
 from probgeo.rows import nanmean, row_blocks
 from probgeo.seeds import stream
 
@@ -327,6 +327,7 @@ class SparseGP(nn.Module):
         prior = num_features * outputscale * lengthscale.square().reciprocal().diag()
 
         def tensor(z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
+            check_latent("codes", z, inducing.shape[1])
             apart = (inducing.T - z.double()[..., None]) / lengthscale[:, None]
             kernel = outputscale * (-0.5 * apart.square().sum(-2, keepdim=True)).exp()
             slopes = kernel * apart / lengthscale[:, None] @ weights
@@ -392,9 +393,10 @@ class PathwiseDraws(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
     def forward(self, z: Points) -> Float[Tensor, "member *batch observation"]:
-        z = z if isinstance(z, Tensor) else points_of("z", z).to(self.update.device)
+        z = points_of("z", z, "*batch latent") if isinstance(z, Tensor) else points_of("z", z).to(self.update.device)
+        check_latent("z", z, self.process.inducing.shape[1])
         points = z.double().reshape(-1, z.shape[-1])
         process = self.process
         values = self._features(points) @ self.weights + process._kernel(points) @ self.inverse.T @ self.update
         x = (process.offset + process.scale * values) / self.unit
-        return x.to(z.dtype).reshape(self.num_members, *z.shape[:-1], -1)
+        return x.to(z.dtype).reshape(self.num_members, *z.shape[:-1], x.shape[-1])
