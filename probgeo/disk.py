@@ -20,6 +20,32 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+def path_of(name: str, given: Any) -> Path:
+    """A folder's path, which may not be there yet.
+
+    Args:
+        name: of the argument.
+        given: a string or path.
+
+    Raises:
+        TypeError: something else.
+        OSError, ValueError: a file, or what no folder can be called.
+    """
+    try:
+        path = Path(given)
+        path.lstat()
+    except FileNotFoundError:
+        return path
+    except TypeError as error:
+        raise TypeError(f"{name}: expected the path of a folder; got {given!r}.") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise type(error)(f"{name}: expected the path of a folder; got {str(given)[:200]!r} ({why}).") from error
+    if not path.is_dir():
+        raise FileExistsError(f"{name}: expected a folder, or the name of a new one; {path} is a file.")
+    return path
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to; at the end of the block what stands there becomes `path`, in one step.
