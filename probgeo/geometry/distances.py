@@ -162,7 +162,7 @@ class _Tiles:
             there = dict(json.loads(path.read_text()))
             if there.pop("digest", None) not in (None, digest(there)):
                 raise ValueError("it is not what was written")
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError, IsADirectoryError) as error:
             raise ValueError(
                 f"folder: {path} is damaged ({str(error)[:200]}). Delete this file alone: every tile says of itself "
                 "what it was computed from."
@@ -190,6 +190,8 @@ class _Tiles:
         content, there = unsealed(path, remedy)
         if there is not None:
             self._check(there)
+            if there.get("tile", tile) != tile:
+                raise ValueError(f"folder: {path} is the file of tile {there['tile']}, renamed. {remedy}")
         try:
             stream = io.BytesIO(content)
             values = np.load(stream, allow_pickle=False)
@@ -204,7 +206,7 @@ class _Tiles:
         with whole_file(self._path(tile)) as unfinished:
             with unfinished.open("wb") as file:
                 np.save(file, values, allow_pickle=False)
-            seal(unfinished, self._of)
+            seal(unfinished, {**self._of, "tile": tile})
 
 
 def _alike(first: Any, second: Any) -> bool:
