@@ -5,6 +5,7 @@ times, counts how often the interval of one training covers the distance in anot
 Prints a table and draws figures. Run again, it resumes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -15,6 +16,7 @@ import xarray as xr
 
 import probgeo as pg
 from experiments.common.decoders import Source, decoders
+from experiments.common.lost import tell_lost
 from experiments.common.options import Observed, OnWorkers, Retrained
 from experiments.common.results import Groups, Shown, convergence, run
 
@@ -70,7 +72,7 @@ def compute(config: Config, folder: Path) -> Groups:
         _check_draws(name, spec, data.x.shape[1])
     measures = {"geodesic": pg.study.DrawnGeodesic(config.solver(), config.draws)}
     dataset = config.run(config.study(folder, data, points, models, measures)).sel(measure="geodesic", drop=True)
-    return {"lengths": dataset[["distance", "draw_length", "status"]]}
+    return {"lengths": dataset[["distance", "draw_length", "status"]]}  # and why any is lost, as a coordinate
 
 
 def report(groups: Groups) -> Shown:
@@ -78,11 +80,13 @@ def report(groups: Groups) -> Shown:
     lengths = groups["lengths"]
     names = [str(name) for name in lengths["model"].values]
     parts = [lengths.sel(model=name, drop=True) for name in names]
+    parts = [part.dropna("retraining", how="all", subset=["distance"]) for part in parts]  # a training may be lost
     found = [pg.identifiability.calibration(part.draw_length, part.distance) for part in parts]
     calibration = xr.concat(found, "model").assign_coords(model=names)
     print(coverage_table(calibration))
     print()
-    print(source_table(calibration, lengths.distance))
+    print(source_table(calibration, dict(zip(names, (part.distance for part in parts), strict=True))))
+    tell_lost(lengths)
     print(convergence(lengths.status))
     table = calibration[["coverage", "coverage_lower", "coverage_upper", "exchangeable"]].to_dataframe()
     figures = {"coverage": pg.plots.coverage(calibration), "ratios": pg.plots.ratios(calibration)}
@@ -115,13 +119,14 @@ tested on the others: mean and [{level} range] of {calibration.num_splits} split
 [{level} bootstrap interval over retrainings and end points]."""
 
 
-def source_table(calibration: xr.Dataset, distance: xr.DataArray) -> str:
+def source_table(calibration: xr.Dataset, distances: Mapping[str, xr.DataArray]) -> str:
     """How far retrainings lie apart, a row per source."""
     rows = {}
     for name in calibration["model"].values:
         source = calibration.sel(model=name)
+        distance = distances[str(name)]
         num_pairs, num_retrainings = int(source.num_pairs), distance.sizes["retraining"]
-        cv = pg.identifiability.coefficient_of_variation(distance.sel(model=name))
+        cv = pg.identifiability.coefficient_of_variation(distance)
         rows[str(name)] = {
             "draws": int(source.num_draws),
             "retrainings": num_retrainings,

@@ -22,7 +22,6 @@ from experiments.common.conditions import (
     Scene,
     as_dataset,
     completions,
-    first_of,
     given_conditions,
     masks,
     numbers_of_conditions,
@@ -31,6 +30,7 @@ from experiments.common.conditions import (
 )
 from experiments.common.decoders import Source, decoders
 from experiments.common.images import panels
+from experiments.common.lost import first_fitted, in_place, kept, tell_lost
 from experiments.common.options import OnWorkers, Retrained, parsed
 from experiments.common.results import Groups, Shown, carry_out, config_of, folder_of, load_result, told, write
 
@@ -182,8 +182,8 @@ def measures_of(config: Config, scenario: Scenario) -> dict[str, pg.study.Measur
     return measures
 
 
-def curves(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
-    """Scores against the number of conditions, dims (model, retraining, conditions)."""
+def curves(config: Config, scenario: Scenario, study: pg.Study, lost: xr.DataArray) -> xr.Dataset:
+    """Scores against the number of conditions, dims (model, retraining, conditions); missing of a lost retraining."""
     x = scenario.test.x[: config.rows].to(config.device)
     labels, features = scenario.test.labels[: config.rows], None
     if scenario.image:
@@ -192,12 +192,12 @@ def curves(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
     numbers = numbers_of_conditions(scenario.num_modelled, config.mask != "none")
     models = []
     for name in study.models:
-        retrainings = []
-        for seed in study.seeds:
-            model = study.fitted(name, seed)
+        retrainings, places = [], kept(lost, name)
+        for place in places:
+            model = study.fitted(name, study.seeds[place])
             found = [as_dataset(scores(model, scenario, x, labels, num, features, config.samples)) for num in numbers]
             retrainings.append(xr.concat(found, "conditions", join="outer"))
-        models.append(xr.concat(retrainings, "retraining"))
+        models.append(in_place(retrainings, places, len(study.seeds)))
     return xr.concat(models, "model").assign_coords(
         model=list(study.models),
         source=("model", [name.split(" β=")[0] for name in study.models]),
@@ -208,13 +208,13 @@ def curves(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
 
 
 @torch.no_grad()
-def codes(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
+def codes(config: Config, scenario: Scenario, study: pg.Study, lost: xr.DataArray) -> xr.Dataset:
     """The two latent dimensions of most rate, of the first retraining of each model, for none and half given."""
     x, labels = scenario.test.x[:400].to(config.device), scenario.test.labels[:400]
     numbers = numbers_of_conditions(scenario.num_modelled, config.mask != "none")
     found = []
     for name in study.models:
-        model = first_of(study, name)
+        model = first_fitted(study, lost, name).requires_grad_(False)
         shown = []
         for num in sorted({0, numbers[len(numbers) // 2]}):
             mask = masks(scenario, x, num)
@@ -232,13 +232,13 @@ def codes(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
     )
 
 
-def greedy(config: Config, scenario: Scenario, study: pg.Study) -> xr.Dataset:
+def greedy(config: Config, scenario: Scenario, study: pg.Study, lost: xr.DataArray) -> xr.Dataset:
     """Features in the order in which they were chosen as conditions, and the ELBO after each; first retrainings."""
     x = scenario.test.x[: min(config.rows, 200)].to(config.device)
     x = x[~x.isnan().any(1)]
     found = [
-        pg.masks.greedy_conditions(first_of(study, name), x, scenario.num_modelled - 1, config.samples // 10 or 1)
-        for name in study.models
+        pg.masks.greedy_conditions(model, x, scenario.num_modelled - 1, config.samples // 10 or 1)
+        for model in (first_fitted(study, lost, name).requires_grad_(False) for name in study.models)
     ]
     order = [[scenario.names[column] for column in each.columns] for each in found]
     return xr.Dataset(
@@ -255,13 +255,13 @@ def compute(config: Config, folder: Path) -> Groups:
     distances = config.run(study).drop_vars(["energy", "euclidean_latent"])
     groups = {
         "distances": distances,
-        "curves": curves(config, scenario, study),
-        "codes": codes(config, scenario, study),
+        "curves": curves(config, scenario, study, distances.lost),
+        "codes": codes(config, scenario, study, distances.lost),
     }
     if scenario.image:
-        groups["images"] = completions(config, scenario, study)
+        groups["images"] = completions(config, scenario, study, distances.lost)
     if config.mask != "none" and 2 < scenario.num_modelled <= 12:
-        groups["greedy"] = greedy(config, scenario, study)
+        groups["greedy"] = greedy(config, scenario, study, distances.lost)
     return groups
 
 
@@ -289,6 +289,7 @@ def report(groups: Groups) -> Shown:
         "latent dimensions\nof more than 0.1 nats, sorted in each row. error: squared, of a feature that is not given, "
         "imputed by the model, by the\ntraining mean, by the oracle. frechet: of samples and data, given features too."
     )
+    tell_lost(distances)
     if "frechet_by_class" in found:
         middle = found.isel(conditions=found.sizes["conditions"] // 2).mean("retraining")
         shown = middle[["frechet_by_class", "blur_by_class"]].drop_vars(["source", "beta"]).to_dataframe()

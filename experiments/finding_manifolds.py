@@ -18,16 +18,15 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import probgeo as pg
+from experiments.common.checks import COLOURS, RIGHT, SAID
+from experiments.common.lost import fitted, told_of_lost
 from experiments.common.options import OnDevice, OnWorkers
 from experiments.common.results import Groups, Shown, run
 from experiments.common.truths import MANIFOLDS, Known, known
 from probgeo.identifiability import rank_correlation, trust_of_trainings
 
-RIGHT = 0.9
 FACTORS = ("beta", "noise", "width", "epochs")
 OF_MODELS = ["geodesic", "straight", "euclidean", "reconstructed"]
-SAID = {1.0: "trusted", 0.0: "doubted", np.nan: "unknown"}
-COLOURS = {"trusted": "#1b7837", "doubted": "#b2182b", "unknown": "0.55"}
 
 
 @dataclass(frozen=True)
@@ -99,10 +98,7 @@ def checked(config: Config, data: Known, folder: Path, whole: bool) -> xr.Datase
         found = pg.study.with_ambient_distances(config.run(study))
         names = [f"{name}/{epochs}" for name in study.models]
         distances.append(found.assign_coords(model=names))
-        models |= {
-            new: [study.fitted(name, seed) for seed in study.seeds]
-            for name, new in zip(study.models, names, strict=True)
-        }
+        models |= {new: fitted(study, found.lost, name) for name, new in zip(study.models, names, strict=True)}
     distance = xr.concat(distances, "model")
     check = pg.study.manifold_check(models, x, distance, num_neighbours=config.neighbours)
     return check.assign(truth=("pair", data.reference))
@@ -115,7 +111,9 @@ def compute(config: Config, folder: Path) -> Groups:
         data = known(name, config.rows, config.pairs, config.ambient, noise, latent=2)
         check = checked(config, data, folder / f"{name}-{noise:g}", whole=name in config.data)
         # The data's own distances are there as `ambient`.
+        told = "\n".join(told_of_lost(check.lost))
         kept = check.sel(measure=OF_MODELS).drop_vars(["start", "stop", "seed", "num_members", "training", "lost"])
+        kept = kept.assign(told=told)
         found[f"{name}, {noise:g}"] = kept
     return {"checks": joined(found)}
 
@@ -148,7 +146,9 @@ def judged(checks: xr.Dataset) -> pd.DataFrame:
             "graph of truth": rank_correlation(graph, check.truth),
             "ambient of truth": rank_correlation(check.ambient, check.truth),
         }
+        columns["measured"] = check.distance.notnull().any("pair")
         frame = xr.Dataset(columns).to_dataframe().reset_index()
+        frame = frame[frame.pop("measured")].reset_index(drop=True)  # a training may be lost
         levels = frame.pop("model").str.split("/", expand=True).astype(float)
         levels.columns = ["beta", "width", "epochs"]
         frames.append(pd.concat([frame.assign(data=name, noise=float(noise)), levels], axis=1))
@@ -221,6 +221,7 @@ def report(groups: Groups) -> Shown:
     found = judged(groups["checks"])
     cells_of = found.groupby("data", sort=False)["epochs"].nunique()
     whole = list(cells_of.index[cells_of == cells_of.max()])
+    lost = groups["checks"].told.to_series() if "told" in groups["checks"] else {}
     tables = {"cells": cells(found), "factors": factors(found, whole), "hits": hits(found)}
     print("Spearman's ρ with the true distance, means over trainings, and what the check says of the geodesic.")
     print(tables["cells"].to_string(float_format="{:.2f}".format))
@@ -228,6 +229,9 @@ def report(groups: Groups) -> Shown:
     print(tables["factors"].to_string(float_format="{:.2f}".format))
     print("\nDistances of a training (geodesic, straight, euclidean, reconstructed), by what is said of them.")
     print(tables["hits"].to_string(), said(tables["hits"]), sep="\n")
+    for data, told in lost.items():
+        for line in told.splitlines():
+            print(f"{data}: {line}")
     return tables, {"": figure_of(found)}
 
 

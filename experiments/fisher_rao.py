@@ -18,6 +18,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import probgeo as pg
+from experiments.common.lost import first_fitted, tell_lost
 from experiments.common.maps import some_rows
 from experiments.common.options import Ensemble, OnWorkers, Perceptrons
 from experiments.common.results import Groups, Shown, config_of, convergence, run
@@ -118,9 +119,11 @@ def study_of(config: Config, folder: Path, table: Dataset) -> pg.Study:
 
 
 @torch.no_grad()
-def latent_view(study: pg.Study, table: Dataset, num_paths: int = 12, num_codes: int = 800) -> xr.Dataset:
+def latent_view(
+    study: pg.Study, lost: xr.DataArray, table: Dataset, num_paths: int = 12, num_codes: int = 800
+) -> xr.Dataset:
     """What the map shows of the first retraining: codes, pseudotime, Fisher-Rao geodesics from the root."""
-    model = study.fitted("ensemble", study.seeds[0])
+    model = first_fitted(study, lost, "ensemble")
     codes = model.encode(study.data).mean
     # Cells spread evenly over the pseudotimes.
     time = pseudotime_of(table).nanmean(1)[study.pairs[:, 1].cpu()]
@@ -141,18 +144,21 @@ def compute(config: Config, folder: Path) -> Groups:
     """Everything that takes time: distances, pseudotimes, and a map."""
     table = table_of(config)
     study = study_of(config, folder, table)
-    distances = config.run(study).drop_vars(["energy", "euclidean_latent"]).squeeze("model", drop=True)
+    found = config.run(study)
+    distances = found.drop_vars(["energy", "euclidean_latent"]).squeeze("model", drop=True)
     time = pseudotime_of(table)[study.pairs[:, 1].cpu()].numpy()
     distances = distances.assign(pseudotime=(("pair", "lineage"), time))
     groups = {"distances": distances.assign_attrs(name=table.name, num_cells=len(table))}
-    return groups | ({"latent": latent_view(study, table)} if config.latent == 2 else {})
+    return groups | ({"latent": latent_view(study, found.lost, table)} if config.latent == 2 else {})
 
 
 def correlations(distances: xr.Dataset) -> xr.DataArray:
     """Spearman's ρ of distance from the root and pseudotime, dims (measure, lineage, retraining).
 
-    Lineage `all` holds all cells, by their mean pseudotime over the lineages that they are on.
+    Lineage `all` holds all cells, by their mean pseudotime over the lineages that they are on. Retrainings without
+    distances are left out.
     """
+    distances = distances.dropna("retraining", how="all", subset=["distance"])
     time = distances.pseudotime.assign_coords(
         lineage=[f"lineage {number + 1}" for number in range(distances.sizes["lineage"])]
     )
@@ -220,6 +226,7 @@ def report(groups: Groups) -> Shown:
     distances = groups["distances"]
     rho = correlations(distances)
     table = correlation_table(rho)
+    tell_lost(distances)
     print(
         f"{distances.attrs['name']}: {distances.attrs['num_cells']} cells, {distances.sizes['pair']} of them measured; "
         f"{rho.sizes['retraining']} retrainings of {config_of(distances)['members']} decoders"

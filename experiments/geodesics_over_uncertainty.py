@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 import probgeo as pg
 from experiments.common.decoders import Source, decoders
+from experiments.common.lost import in_place, undiverged
 from experiments.common.maps import (
     class_legend,
     field,
@@ -102,22 +103,26 @@ def compute(config: Config, folder: Path) -> Groups:
     x, ends = data.x.to(config.device), points.x[pairs.T.flatten()].to(config.device)
     rows, seeds = some_rows(len(data), 400), range(config.retrainings)
     decoder = decoders(config.perceptron(), config.members)
+    specs = {name: config.vae(decoder[name]) for name in config.models}
+    trained = {
+        name: undiverged(spec, x, seeds, training=config.training(), folder=folder / "trainings" / name)
+        for name, spec in specs.items()
+    }
+    shown = [place for place in seeds if all(place in models for models in trained.values())]  # on maps, side by side
     groups: dict[str, list[xr.Dataset]] = {"curves": [], "maps": [], "backgrounds": []}
-    for name in config.models:
-        trainings = folder / "trainings" / name
-        models = pg.fit(config.vae(decoder[name]), x, seeds, training=config.training(), folder=trainings)
-        encoded = [(model.encode(x).mean.detach(), model.encode(ends).mean.detach()) for model in models]
-        curves = [
-            curves_of(model, at_ends, codes, config) for model, (codes, at_ends) in zip(models, encoded, strict=True)
-        ]
-        groups["curves"].append(xr.concat([curve.drop_vars("path") for curve in curves], "retraining"))
-        if config.latent == 2:
-            maps = [
-                latent_map(model, codes, rows, curve.path.values[:8, ::4], 48)
-                for model, (codes, _), curve in zip(models, encoded, curves, strict=True)
-            ]
-            groups["maps"].append(xr.concat(maps, "retraining"))
-            groups["backgrounds"].append(backgrounds_of(models[0], encoded[0][0], 48))
+    for models in trained.values():
+        curves, maps = {}, []
+        for place, model in models.items():
+            codes, at_ends = model.encode(x).mean.detach(), model.encode(ends).mean.detach()
+            curves[place] = curves_of(model, at_ends, codes, config)
+            if config.latent == 2 and place in shown:
+                maps.append(latent_map(model, codes, rows, curves[place].path.values[:8, ::4], 48))
+                if place == shown[0]:
+                    groups["backgrounds"].append(backgrounds_of(model, codes, 48))
+        parts = [curve.drop_vars("path") for curve in curves.values()]
+        groups["curves"].append(in_place(parts, list(curves), len(seeds)))
+        if maps:
+            groups["maps"].append(xr.concat(maps, "retraining").assign_coords(retraining=shown))
     found = {name: xr.concat(parts, "model") for name, parts in groups.items() if parts}
     found = {name: dataset.assign_coords(model=list(config.models)) for name, dataset in found.items()}
     return found | {
@@ -219,7 +224,7 @@ def retrainings_figure(maps: xr.Dataset) -> Figure:
             bar.set_label("decoder standard deviation", fontsize=9)
             bar.ax.tick_params(labelsize=8)
             bar.outline.set_visible(False)
-    for seed, axes in enumerate(panels[0]):
+    for seed, axes in zip(maps.retraining.values, panels[0], strict=True):
         axes.set_title(f"retraining {seed}", fontsize=10)
     return _titled(figure, panels, maps)
 

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import probgeo as pg
+from experiments.common.lost import undiverged
 from experiments.common.maps import inside_data
 from experiments.common.options import Ensemble, Observed, Perceptrons
 from experiments.common.results import Groups, Shown, load_result, run, save_result
@@ -112,9 +113,9 @@ def compute(config: Config, folder: Path) -> Groups:
     spec = pg.VAE(config.latent, pg.EnsembleDecoder(config.members, network), pg.Gaussian(), encoder=network)
     pairs = pg.sample_pairs(points.labels, num_pairs=config.pairs, seed=0)
     x, ends = data.x.to(config.device), points.x[pairs].to(config.device)
-    models = pg.fit(spec, x, range(config.retrainings), training=training, folder=folder / "trainings")
+    models = undiverged(spec, x, range(config.retrainings), training=training, folder=folder / "trainings")
     curves = []
-    for seed, model in enumerate(models):
+    for seed, model in models.items():
         file = folder / "curves" / f"{digest(spec, training, x, seed, ends, config.grid)}.nc"
         if not file.exists():
             codes = model.encode(x).mean.detach()

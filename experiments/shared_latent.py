@@ -20,6 +20,7 @@ from torch import Tensor
 
 import probgeo as pg
 from experiments.common.images import in_bytes, panels
+from experiments.common.lost import fitted, tell_lost
 from experiments.common.maps import label_names, labelled
 from experiments.common.options import OnWorkers, Retrained
 from experiments.common.results import Groups, Shown, convergence, run
@@ -230,7 +231,8 @@ def compute(config: Config, folder: Path) -> Groups:
     specs, measures = {config.fusion: spec_of(config, train)}, measures_of(config, train.views)
     study = config.study(folder, train, test, specs, measures, training=training)
     distances = config.run(study).drop_vars(["energy", "euclidean_latent"])
-    models: list[Any] = [study.fitted(config.fusion, seed).cpu().requires_grad_(False) for seed in study.seeds]
+    kept = fitted(study, distances.lost, config.fusion)
+    models: list[Any] = [model.cpu().requires_grad_(False) for model in kept]
     groups = {"errors": errors(models, train, test), "distances": distances}
     shapes = list(test.views.values())
     if shapes[0] == shapes[1] and len(shapes[0]) == 2:
@@ -311,6 +313,7 @@ def report(groups: Groups) -> Shown:
         "over retrainings;\nexplained: share of the error of predicting the mean. own view, all views: reconstructions "
         f"of the\ntarget from itself and from everything. Root mean square that a cycle changes: {cycles}.\n"
     )
+    tell_lost(distances)
     summary = pg.identifiability.summary(distances.distance)
     print(summary)
     agreement = agreement_table(distances.distance.isel(model=0), views)

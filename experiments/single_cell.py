@@ -28,6 +28,8 @@ from experiments.common.atlas import (
     spectral,
     structure,
 )
+from experiments.common.batches import batch_means, batch_table, told_models
+from experiments.common.lost import undiverged
 from experiments.common.maps import some_rows
 from experiments.common.options import Perceptrons
 from experiments.common.results import Groups, Shown, config_of, convergence, run
@@ -40,14 +42,18 @@ from probgeo.plots.style import distinct_colours, new_figure
 class Config(Perceptrons):
     """Audit a map of single cells over retrainings."""
 
-    preset: Literal["haematopoiesis"] | None = None
-    """2 660 myeloid progenitors × 240 genes (Paul et al. 2015): counts/paul15_counts.npz of $PROBGEO_DATA, by scVI."""
+    preset: Literal["haematopoiesis", "batches"] | None = None
+    """haematopoiesis: 2 660 myeloid progenitors × 240 genes (Paul et al. 2015), counts/paul15_counts.npz of
+    $PROBGEO_DATA, by scVI. batches: simulated counts of two batches, by models that are told of them and not."""
     adata: Path | None = None
     """A .h5ad, .npz, .csv or .tsv file (cells are rows), here or in $PROBGEO_DATA; none for simulated counts."""
     labels: str | None = None
     """Column or array of the file with the types of the cells."""
     batch: str | None = None
-    """Column or array with the batches: scVI is told of them; distances within and across them are compared."""
+    """Column or array with the batches: the model is told of them (the library's own is conditional then, beside one
+    that is not); distances within and across them are compared."""
+    batches: int = 1
+    """Batches of simulated counts, their column `batch`."""
     pseudotime: tuple[str, ...] = ()
     """Columns or arrays with pseudotimes, which give the root and are compared with the order from it."""
     weights: tuple[str, ...] = ()
@@ -82,14 +88,17 @@ PRESETS = {
         pseudotime=("slingshot_pseudotime",),
         weights=("slingshot_weight",),
         scvi=True,
-    )
+    ),
+    "batches": Config(
+        preset="batches", batch="batch", batches=2, latent=5, retrainings=5, pairs=100, epochs=60, batch_size=64
+    ),
 }
 
 
 def cells_of(config: Config) -> Dataset:
     """The counts that a configuration names; a file that is not here is sought among the data."""
     if config.adata is None:
-        return branching_counts(num_cells=300 if config.quick else 1000)
+        return branching_counts(num_cells=300 if config.quick else 1000, num_batches=config.batches)
     path = config.adata if config.adata.exists() else cache_folder() / config.adata
     return count_table(path, config.labels, config.pseudotime, config.weights)
 
@@ -97,18 +106,22 @@ def cells_of(config: Config) -> Dataset:
 # --- trainings --------------------------------------------------------------------------------------------------------
 
 
-def own_models(config: Config, cells: Dataset, folder: Path) -> list[pg.LatentModel]:
-    """The library's negative binomial autoencoder, one training per seed; those in the folder are read."""
+def own_spec(config: Config, cells: Dataset) -> pg.VAE:
+    """The library's negative binomial autoencoder."""
     network = config.perceptron()
     library = pg.likelihoods.RowTotal(cells.x.sum(1).median().item())
-    likelihood = pg.likelihoods.NegativeBinomial(library)
-    spec = pg.VAE(config.latent, pg.Decoder(network), likelihood, encoder=network)
+    return pg.VAE(config.latent, pg.Decoder(network), pg.likelihoods.NegativeBinomial(library), encoder=network)
+
+
+def own_models(config: Config, cells: Dataset, folder: Path) -> list[pg.LatentModel]:
+    """One training of it per seed; those in the folder are read."""
     places = [folder / f"vae-{seed}" for seed in range(config.retrainings)]
     missing = [seed for seed, place in enumerate(places) if not place.exists()]
     if missing:
-        for seed, model in zip(missing, pg.fit(spec, cells.x, missing, training=config.training()), strict=True):
-            pg.save(model, places[seed])
-    return [pg.load(place) for place in places]
+        fitted = undiverged(own_spec(config, cells), cells.x, missing, training=config.training())
+        for place, model in fitted.items():
+            pg.save(model, places[missing[place]])
+    return [pg.load(place) for place in places if place.exists()]
 
 
 def annotated(cells: Dataset, config: Config) -> Any:
@@ -184,20 +197,23 @@ def compute(config: Config, folder: Path) -> Groups:
         if adata is None:
             raise ValueError("scvi: anndata is not installed; pip install 'probgeo[scvi]'.")
         models, given, name = scvi_models(config, adata, trainings), adata, "scVI"
+    elif config.batch:
+        (models, given), name = (
+            told_models(
+                own_spec(config, cells), cells, config.batch, range(config.retrainings), config.training(), trainings
+            ),
+            "told",
+        )
     else:
         models, given, name = own_models(config, cells, trainings), cells, "VAE"
     solver = pg.GaussNewton(num_segments=config.segments)
-    found = pg.measure(
-        {name: models},
-        given,
-        pg.sample_pairs(cells.labels, num_pairs=config.pairs, seed=0),
-        {
-            "geodesic": pg.Geodesic(pg.fisher_rao_metric, solver),
-            "straight": pg.StraightLine(pg.fisher_rao_metric, config.segments),
-            "of the mean": pg.Geodesic(solver=solver),
-        },
-        progress=True,
-    )
+    pairs = pg.sample_pairs(cells.labels, num_pairs=config.pairs, seed=0)
+    measures: dict[str, Any] = {
+        "geodesic": pg.Geodesic(pg.fisher_rao_metric, solver),
+        "straight": pg.StraightLine(pg.fisher_rao_metric, config.segments),
+        "of the mean": pg.Geodesic(solver=solver),
+    }
+    found = pg.measure({name: models}, given, pairs, measures, progress=True)
     graphs = neighbour_graphs(models, codes_of(models, given), config.neighbours)
     root = earliest_row(cells.pseudotime) if cells.pseudotime is not None and cells.pseudotime.isfinite().any() else 0
     made = structure(graphs, cells.labels, root, int(cells.labels.max()) + 1)
@@ -217,8 +233,13 @@ def compute(config: Config, folder: Path) -> Groups:
         "map": mapped(cells, models, given, adata, graphs, made, config, folder),
     }
     if given_batches is not None:
-        ends = given_batches[np.stack([found["start"].values, found["stop"].values])]
-        groups["batches"] = identifiability.between_groups(found.distance, *ends).to_dataset(name="distance")
+        distance = found.distance
+        if not config.scvi:
+            untold = pg.measure({"not told": own_models(config, cells, trainings)}, cells, pairs, measures)
+            distance = xr.concat(
+                [distance, untold.distance], "model", coords="minimal", compat="override", join="inner"
+            )
+        groups["batches"] = batch_means(distance, given_batches, (found["start"], found["stop"]))
     return groups
 
 
@@ -382,17 +403,9 @@ def report(groups: Groups) -> Shown:
     if "batches" in groups:
         tables["batches"] = batch_table(groups["batches"].distance)
         print(f"\n{tables['batches'].round(3).to_string()}")
+        print("Mean distances of pairs within a batch and across two; their CV over retrainings, and their ratio.")
     print(convergence(distances.status.sel(measure=["geodesic", "of the mean"])))
     return tables, {"map": map_figure(view), "survival": survival_figure(table)}
-
-
-def batch_table(distance: xr.DataArray) -> pd.DataFrame:
-    """Mean distance, and its CV over retrainings, within each batch and across two."""
-    means = xr.Dataset(
-        {"mean": distance.mean("retraining"), "cv": identifiability.coefficient_of_variation(distance)}
-    ).isel(model=0, drop=True)
-    frame = means.to_dataframe().reset_index()
-    return frame.set_index(["start", "stop", "measure"])[["num_pairs", "mean", "cv"]].sort_index()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -15,6 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 import probgeo as pg
+from experiments.common.lost import tell_lost
 from experiments.common.options import Ensemble, Observed, OnWorkers, Retrained
 from experiments.common.results import Groups, Shown, run
 from probgeo.datasets import Dataset, branching_counts, cache_folder, count_table
@@ -95,8 +96,9 @@ def compute(config: Config, folder: Path) -> Groups:
         "many tight": pg.study.ManyStarts(metric, tight, config.bends),
     }
     dataset = config.run(config.study(folder, data, points, {"ensemble": spec}, measures))
-    kept = dataset[["distance", "status", "rivals", "gap"]].sel(model="ensemble", measure=list(measures), drop=True)
-    return {"distances": kept}
+    kept = dataset[["distance", "status", "rivals", "gap"]].sel(model=["ensemble"], measure=list(measures))
+    tell_lost(kept)
+    return {"distances": kept.squeeze("model", drop=True).dropna("retraining", how="all", subset=["distance"])}
 
 
 def table_of(found: xr.Dataset) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import probgeo as pg
 from experiments.common.decoders import Source, decoders
+from experiments.common.lost import fitted, in_place, kept, tell_lost
 from experiments.common.maps import class_legend, field, label_names, labelled, latent_map, some_rows
 from experiments.common.options import Ensemble, Observed, OnWorkers, Retrained
 from experiments.common.results import Groups, Shown, run
@@ -93,14 +94,15 @@ def growth_of(model: Any, codes: Float[Tensor, "row latent"]) -> xr.DataArray:
 
 
 @torch.no_grad()
-def views_of(study: pg.Study, data: pg.datasets.Dataset, segments: int) -> dict[str, xr.Dataset]:
+def views_of(study: pg.Study, lost: xr.DataArray, data: pg.datasets.Dataset, segments: int) -> dict[str, xr.Dataset]:
     """Growth of every model's uncertainty, and for two latent dimensions a map of its first retraining."""
     rows = some_rows(len(data), 300)
     growth, maps = [], []
     for name in study.models:
-        models = [study.fitted(name, seed) for seed in study.seeds]
+        models = fitted(study, lost, name)
         codes = [model.encode(study.data).mean for model in models]
-        growth.append(xr.concat([growth_of(*fitted) for fitted in zip(models, codes, strict=True)], "retraining"))
+        parts = [growth_of(*one) for one in zip(models, codes, strict=True)]
+        growth.append(in_place(parts, kept(lost, name), len(study.seeds)))
         if codes[0].shape[1] == 2:
             start, stop = models[0].encode(study.points[study.pairs[:6].T.flatten()]).mean.chunk(2)
             found = study.measures["geodesic"].paths(models[0], start, stop, codes[0])
@@ -122,7 +124,8 @@ def compute(config: Config, folder: Path) -> Groups:
     measures = {"geodesic": pg.Geodesic(solver=config.solver()), "straight": lines}
     study = config.study(folder, data, points, models, measures)
     spared = ["energy", "euclidean_latent", "euclidean_reconstructed"]  # in study.nc; a result file is small
-    return {"distances": config.run(study).drop_vars(spared)} | views_of(study, data, config.segments)
+    distances = config.run(study).drop_vars(spared)
+    return {"distances": distances} | views_of(study, distances.lost, data, config.segments)
 
 
 def relative_growth(uncertainty: xr.DataArray) -> xr.DataArray:
@@ -141,7 +144,7 @@ def table(summary: pd.DataFrame, distances: xr.Dataset, uncertainty: xr.DataArra
     missing = pd.Series(np.nan, index=frame.index)
     reconstructed = missing
     if "euclidean_reconstructed" in distances:
-        cv = pg.identifiability.coefficient_of_variation(distances.euclidean_reconstructed)
+        cv = pg.identifiability.coefficient_of_variation(distances.euclidean_reconstructed)  # none where one is lost
         reconstructed = cv.mean("pair").to_series()
     more = {
         "cv_straight": summary.cv.xs("straight", level="measure"),
@@ -265,6 +268,7 @@ def report(groups: Groups) -> Shown:
     summary = pg.identifiability.summary(distances.distance)
     frame = table(summary, distances, uncertainty)
     print(printed(frame, distances))
+    tell_lost(distances)
     figures = {"growth": growth_figure(uncertainty)}
     if "maps" in groups:
         figures["latent"] = maps_figure(groups["maps"])

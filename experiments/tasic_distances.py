@@ -6,6 +6,7 @@ of the ensemble and of each member. Run again, it resumes.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,6 +22,7 @@ from scipy.spatial.distance import squareform
 
 import probgeo as pg
 from experiments.common.data import cells
+from experiments.common.lost import first_fitted
 from experiments.common.maps import field, grid_over, some_rows
 from experiments.common.options import OnWorkers, Perceptrons
 from experiments.common.results import Groups, Shown, run
@@ -113,6 +115,21 @@ def study_of(config: Config, folder: Path, data: pg.datasets.Dataset) -> pg.Stud
     )
 
 
+def over_kept(how: Callable[[xr.DataArray], Any], distance: xr.DataArray) -> Any:
+    """A statistic of each model's retrainings that are not lost."""
+    parts = [
+        xr.concat(
+            [
+                how(distance.sel(latent=[latent], members=[members]).dropna("retraining", how="all"))
+                for members in distance.members.values
+            ],
+            "members",
+        )
+        for latent in distance.latent.values
+    ]
+    return xr.concat(parts, "latent")
+
+
 def agreement(distance: xr.DataArray) -> xr.Dataset:
     """How much the matrices of two retrainings differ, means over all couples of retrainings."""
     matrices = identifiability.matrix_of_pairs(distance)
@@ -130,10 +147,10 @@ def agreement(distance: xr.DataArray) -> xr.Dataset:
 
 
 @torch.no_grad()
-def latent_view(study: pg.Study, data: pg.datasets.Dataset, num: int = 32) -> xr.Dataset:
+def latent_view(study: pg.Study, lost: xr.DataArray, data: pg.datasets.Dataset, num: int = 32) -> xr.Dataset:
     """Of the first retraining of the last model of two latent dimensions: codes, geodesics, members' volume density."""
     name = [name for name, spec in study.models.items() if isinstance(spec, pg.ModelSpec) and spec.latent == 2][-1]
-    model: Any = study.fitted(name, study.seeds[0])
+    model: Any = first_fitted(study, lost, name)
     codes = model.encode(study.data).mean
     rows = some_rows(len(data), 1500)
     some = torch.linspace(0, len(study.pairs) - 1, 14).long()[1:-1]
@@ -169,12 +186,12 @@ def compute(config: Config, folder: Path) -> Groups:
     named = distance.assign_coords({f"{end}_type": value for end, value in types.items()})
     raw = folder / "tasic_distances-raw.csv"
     named.to_dataframe().to_csv(raw)
-    cv = identifiability.coefficient_of_variation(named).rename("cv")
+    cv = over_kept(identifiability.coefficient_of_variation, named).rename("cv")
     cv.to_dataframe().to_csv(folder / "tasic_distances-cv.csv")
     print(f"all distances: {raw}, {folder / 'study.nc'}")
     summary = identifiability.summary(distance, num_resamples=200)
     largest = {"latent": config.latent[0], "members": config.members[-1], "measure": ["geodesic", "euclidean"]}
-    shown = xr.Dataset({"mean": distance.mean("retraining", skipna=False).sel(largest)})
+    shown = xr.Dataset({"mean": over_kept(lambda d: d.mean("retraining", skipna=False), distance).sel(largest)})
     shown["cv"] = cv.sel(largest | {"measure": "geodesic"}).drop_vars("measure")
     matrices = shown.map(identifiability.matrix_of_pairs)
     upper = xr.DataArray(pg.all_pairs(matrices.sizes["start"]).numpy(), dims=("pair", "end"))
@@ -184,7 +201,7 @@ def compute(config: Config, folder: Path) -> Groups:
         .to_dataarray("statistic")
         .to_dataset(name="value")
         .assign_attrs(table=json.dumps(summary.attrs)),
-        "agreement": agreement(distance),
+        "agreement": over_kept(agreement, distance),
         # The upper halves: the other ones are the same.
         "matrices": matrices.isel(start=upper[:, 0], stop=upper[:, 1]).drop_vars(["start", "stop"]),
         "types": xr.Dataset(
@@ -193,7 +210,7 @@ def compute(config: Config, folder: Path) -> Groups:
         ),
     }
     if 2 in config.latent:
-        groups["latent"] = latent_view(study, data)
+        groups["latent"] = latent_view(study, found.lost, data)
     return groups
 
 

@@ -3,7 +3,7 @@
 On manifolds whose true distances are known independently of the library, and on real data where another source says
 something of the same rows, the same pairs are measured in every retraining: by the codes, by straight lines and
 geodesics of each source of uncertainty, by reconstructions, by the data themselves and through their neighbours. One
-table with all three legs and the solver's share. Run again, it resumes.
+table with all three legs, the solver's share, and what a check says that knows no truth. Run again, it resumes.
 """
 
 import textwrap
@@ -14,17 +14,17 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import xarray as xr
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 import probgeo as pg
+from experiments.common import checks
 from experiments.common.decoders import Source, decoders
+from experiments.common.lost import fitted, told_of_lost
 from experiments.common.options import Ensemble, Retrained
 from experiments.common.results import Groups, Shown, run
-from experiments.common.truths import MANIFOLDS, REAL, gain, known, neighbours_that_join, rightness
+from experiments.common.truths import KNOWN, REAL, gain, known, neighbours_that_join, rightness
+from experiments.common.validity_figure import MEASURES, OF_DATA, WITHOUT_MODEL, figure_of
 from probgeo.identifiability import (
     coefficient_of_variation,
     icc,
@@ -37,10 +37,9 @@ from probgeo.identifiability.verdicts import RIGHT as ACCEPTED
 from probgeo.identifiability.verdicts import SURVIVES
 from probgeo.study.tight import tightened
 
-WITHOUT_MODEL = "data"
-OF_DATA = ("ambient", "isomap")
-DIMS = ("model", "measure")  # whose labels are kept
-MEASURES = ("geodesic", "straight", "euclidean", "reconstructed", *OF_DATA)
+DIMS = ("model", "measure", "neighbours")  # whose labels are kept
+OF_MODELS = [measure for measure in MEASURES if measure not in OF_DATA]
+OF_CHECK = ["graph", "radius", "noise", "residual", "trustworthiness", "continuity"]
 AGAINST = {
     "reconstructed": "the distance of reconstructions",
     "straight": "the straight line under the same metric",
@@ -48,15 +47,21 @@ AGAINST = {
 }
 MATTERS = 0.01  # of ρ, or of the share of triples: less is no reason for anything
 STABLE, RIGHT = SURVIVES[1], ACCEPTED[1]  # what a verdict calls no more than roughly so
-IN_SHORT = """each cell: right, CV, ICC; of ambient and isomap, which need no model, right alone (CV 0, ICC 1).
-"""
+IN_SHORT = "each cell: right, CV, ICC; of ambient and isomap, which need no model, right alone (CV 0, ICC 1)."
+CHECK_IN_SHORT = (
+    "check: what is said of the geodesic without a truth, in how many trainings; a/b: in a of b it is so.\n"
+)
 NOTE = """CV, spread, ICC, rank: as in the table of digits. right: Spearman's ρ with the true distance on
-manifolds, with differences of pseudotime (haematopoiesis) and levels of the taxonomy (tasic_markers),
-which is agreement and not truth; for digits and fashion_mnist the share of triples whose two of a class
-are nearer, half by chance; means over retrainings [95 % bootstrap over retrainings and end points].
+manifolds, one of which are the rotations of a digit; with differences of pseudotime (haematopoiesis) and
+levels of the taxonomy (tasic_markers), which is agreement and not truth; for digits and fashion_mnist the
+share of triples whose two of a class are nearer, half by chance; means over retrainings [95 % bootstrap
+over retrainings and end points].
 error: median relative error of the distance, after the best scale; scale: median of distance over true
 distance, 1 is right (euclidean: of any unit). solver: 95th percentile of how much longer a geodesic is
 than that of a tight search from many starts. ms: per pair, on a machine shared with other work."""
+CHECK = """What the check (study.manifold_check, identifiability.trust) says of each distance, which knows no truth,
+and in how many trainings; a/b: in b, and in a of them it is so, ρ with the truth above .9 where it is
+trusted and not above where it is doubted. why: what is found against one of them in most trainings."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,10 @@ class Config(Retrained, Ensemble):
     """Variation, discrimination and rightness of distances, on data whose distances are known."""
 
     preset: Literal["whole"] | None = None
-    """whole: all manifolds and three real sets at 10 retrainings, which needs their files."""
-    data: tuple[str, ...] = (*MANIFOLDS, "digits")
-    """Manifolds, and of real data digits (bundled), fashion_mnist, haematopoiesis, tasic_markers."""
+    """whole: all manifolds and five real sets at 10 retrainings, which needs their files."""
+    data: tuple[str, ...] = (*KNOWN, "digits")
+    """Manifolds, and of real data rotated_digit (a digit turned by all angles) and digits, which are bundled,
+    fashion_mnist, haematopoiesis, tasic_markers."""
     models: tuple[Source, ...] = ("rbf", "ensemble")
     """Sources of uncertainty."""
     rows: int = 2000
@@ -91,10 +97,10 @@ class Config(Retrained, Ensemble):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = [name for name in self.data if name not in (*MANIFOLDS, *REAL)]
+        unknown = [name for name in self.data if name not in (*KNOWN, *REAL)]
         if unknown or not self.data:
             raise ValueError(
-                f"data: expected some of {', '.join([*MANIFOLDS, *REAL])}; got {', '.join(unknown) or 'none'}."
+                f"data: expected some of {', '.join([*KNOWN, *REAL])}; got {', '.join(unknown) or 'none'}."
             )
         if self.tight < 2 or self.tight > self.pairs:
             raise ValueError(f"tight: expected 2 to {self.pairs}, the pairs; got {self.tight}.")
@@ -113,9 +119,7 @@ QUICK = {
     "tight": 4,
     "bends": 1,
 }
-PRESETS = {
-    "whole": Config(preset="whole", data=(*MANIFOLDS, "digits", "haematopoiesis", "tasic_markers"), retrainings=10)
-}
+PRESETS = {"whole": Config(preset="whole", data=(*KNOWN, *REAL), retrainings=10)}
 
 
 def measured(config: Config, folder: Path, name: str) -> xr.Dataset:
@@ -136,7 +140,7 @@ def measured(config: Config, folder: Path, name: str) -> xr.Dataset:
     }
     some = np.sort(np.random.default_rng(0).choice(len(data.pairs), config.tight, replace=False))
 
-    def distances(pairs: Tensor, measures: Mapping[str, pg.study.Measure]) -> xr.Dataset:
+    def study_of(pairs: Tensor, measures: Mapping[str, pg.study.Measure]) -> pg.Study:
         return pg.Study(
             folder / name,
             data=data.x.to(config.device),
@@ -145,13 +149,19 @@ def measured(config: Config, folder: Path, name: str) -> xr.Dataset:
             seeds=range(config.retrainings),
             measures=measures,
             training=config.training(),
-        ).run()
+        )
 
-    found = distances(data.pairs, measures)
-    tight = distances(data.pairs[some], many).distance.sel(measure="geodesic", drop=True)
+    study = study_of(data.pairs, measures)
+    found = study.run()
+    lost = found.lost
+    trainings = {each: fitted(study, lost, each) for each in models}
+    check = pg.study.manifold_check(trainings, study.data, pg.study.with_ambient_distances(found))
+    tight = study_of(data.pairs[some], many).run().distance.sel(measure="geodesic", drop=True)
     graph, num_neighbours = neighbours_that_join(data.x, data.pairs)
     # Pairs and retrainings by position alone: data sets of the same sizes are stacked.
-    found, tight = (each.drop_vars([name for name in each.coords if name not in DIMS]) for each in (found, tight))
+    found, tight, check = (
+        each.drop_vars([name for name in each.coords if name not in DIMS]) for each in (found, tight, check)
+    )
     kept = {each: few_digits(found[each]) for each in ("distance", "euclidean_reconstructed", "euclidean_ambient")}
     kept |= {
         "isomap": ("pair", few_digits(graph)),
@@ -159,17 +169,20 @@ def measured(config: Config, folder: Path, name: str) -> xr.Dataset:
         "ends": (("pair", "end"), data.pairs.numpy().astype(np.int32)),
         "status": found.status.sel(measure="geodesic", drop=True).fillna(-1).astype(np.int8),
         "seconds": found.seconds,
-        "tight": few_digits(tight).rename(pair="sample"),
+        "tight": tight.rename(pair="sample"),
+        "less_tight": found.distance.sel(measure="geodesic", drop=True)[..., some].rename(pair="sample"),
         "sampled": ("sample", some),
+        "lost": "\n".join(told_of_lost(lost)),
     }
+    kept |= {each: few_digits(check[each]) for each in OF_CHECK}
     whole = {"kind": data.kind, "num_neighbours": num_neighbours, "num_rows": len(data.x), "dimension": data.latent}
     return xr.Dataset(kept).assign(whole)
 
 
 def few_digits(values: Any) -> Any:
-    """Rounded to a relative error of 2e-4: the file is small."""
+    """Rounded to a relative error of 5e-4: the file is small."""
     mantissa, exponent = np.frexp(values)
-    return np.ldexp(np.round(mantissa * 2**12) / 2**12, exponent)
+    return np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent)
 
 
 def compute(config: Config, folder: Path) -> Groups:
@@ -181,7 +194,11 @@ def compute(config: Config, folder: Path) -> Groups:
 def sets_of(groups: Groups) -> Iterator[tuple[str, xr.Dataset]]:
     """Data sets by name."""
     for name in groups["distances"].data.values:
-        yield str(name), groups["distances"].sel(data=name)
+        found = groups["distances"].sel(data=name)
+        if "less_tight" not in found:  # of a result that was stored before the check was there
+            own = found.distance.sel(measure="geodesic", drop=True).isel(pair=found.sampled.values)
+            found = found.assign(less_tight=own.rename(pair="sample"), lost="")
+        yield str(name), found
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -199,6 +216,7 @@ def rows_of(found: xr.Dataset) -> tuple[dict[tuple[str, str], xr.DataArray], xr.
         values = found.euclidean_ambient if name == "ambient" else found.isomap
         rows[WITHOUT_MODEL, name] = values.broadcast_like(first).transpose(*first.dims)
     rows = {name: row.dropna("retraining", how="all") for name, row in rows.items()}  # a training may be lost
+    rows = {name: row for name, row in rows.items() if row.sizes["retraining"] > 1}  # of one alone there is no CV
     kept = np.all([np.isfinite(row).all("retraining") for row in rows.values()], axis=0)
     if found.kind == "triples":
         kept = np.tile(kept.reshape(2, -1).all(0), 2)
@@ -210,6 +228,7 @@ def rows_of(found: xr.Dataset) -> tuple[dict[tuple[str, str], xr.DataArray], xr.
 def table_of(name: str, found: xr.Dataset) -> pd.DataFrame:
     """A row per model and measure of one data set."""
     rows, reference = rows_of(found)
+    said = said_of(found) if "graph" in found else pd.DataFrame()
     records = {}
     for (model, measure), row in rows.items():
         right = rightness(row, reference, str(found.kind.values))
@@ -230,14 +249,23 @@ def table_of(name: str, found: xr.Dataset) -> pd.DataFrame:
             of_truth = relative_error(row, reference).mean("retraining")
             record |= {"scale": float(of_truth.scale), "error": float(of_truth.error)}
         if measure == "geodesic":
-            own = found.distance.sel(model=model, measure=measure).isel(pair=found.sampled.values)
-            tight = found.tight.sel(model=model).rename(sample="pair")
+            own, tight = (found[each].sel(model=model).rename(sample="pair") for each in ("less_tight", "tight"))
             record["excess"] = float(solver_excess(own, tight).quantile_95)
         if measure in found.measure.values:
             seconds = found.seconds.sel(model=model, measure=measure).median("retraining")
             record["ms"] = 1000 * float(seconds) / found.sizes["pair"]
+        if (model, measure) in said.index:
+            record |= said.loc[(model, measure)].to_dict()
         records[name, model, measure] = record
     return pd.DataFrame.from_dict(records, orient="index").rename_axis(["data", "model", "measure"])
+
+
+def said_of(found: xr.Dataset) -> pd.DataFrame:
+    """What the check says of the distances of models, see `checks.judged`."""
+    rows = [found.distance, found.euclidean_reconstructed.expand_dims(measure=["reconstructed"])]
+    distance = xr.concat(rows, "measure", coords="minimal").transpose(*found.distance.dims)
+    check = found[OF_CHECK].assign(distance=distance, ambient=found.euclidean_ambient)
+    return checks.judged(check, found.reference if found.kind == "truth" else None)
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -259,7 +287,21 @@ def overview(table: pd.DataFrame) -> str:
                 for measure, row in rows.iterrows()
             }
             without = {measure: number(free.right[measure]) for measure in OF_DATA}
-            lines[data, model] = cells | without | {"solver": number(rows.excess["geodesic"], 4)}
+            cells |= without | {"solver": number(rows.excess["geodesic"], 4)}
+            if "why" in rows:
+                cells["check"] = checks.cell(rows.loc["geodesic"])
+            lines[data, model] = cells
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis(["data", "model"]).to_string()
+
+
+def checked(table: pd.DataFrame) -> str:
+    """A line per data set and model: what the check says of each distance, and why."""
+    lines = {}
+    for (data, model), rows in table[table.why.notna()].groupby(["data", "model"], sort=False):
+        of_measure = rows.loc[data, model]
+        cells = {measure: checks.cell(row) for measure, row in of_measure.iterrows()}
+        why = dict.fromkeys(word for text in of_measure.why for word in text.split(", ") if word)
+        lines[data, model] = cells | {"why": ", ".join(why)}
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis(["data", "model"]).to_string()
 
 
@@ -330,57 +372,28 @@ def stable_and_wrong(table: pd.DataFrame, groups: Groups) -> str:
     chosen = table[true & of_model & (table.cv < STABLE) & (table.right_upper < RIGHT)]
     total = int((true & of_model & (table.cv < STABLE)).sum())
     names = ", ".join(f"{data} {model} {measure}" for data, model, measure in chosen.index) or "none"
-    return textwrap.fill(
+    if "why" in table:
+        words = [checks.main_word(row) for _, row in chosen.iterrows()]
+        names += ". By the check: " + ", ".join(f"{word} {words.count(word)}" for word in checks.WORDS)
+    text = (
         f"stable and wrong (CV below {STABLE}, ρ with the truth below {RIGHT}), {len(chosen)} of {total} stable rows: "
-        f"{names}",
-        110,
-        subsequent_indent="    ",
     )
-
-
-def figure_of(table: pd.DataFrame) -> Figure:
-    """A panel per data set: how right a distance is against how much it varies; best is the upper left."""
-    names = list(dict.fromkeys(table.index.get_level_values("data")))
-    num_columns = min(4, len(names))
-    num_rows = -(-len(names) // num_columns)
-    figure = Figure(figsize=(max(3.1 * num_columns, 7), 2.9 * num_rows + 0.9), layout="constrained")
-    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
-    colours = dict(zip(MEASURES, sns.color_palette("colorblind", len(MEASURES)), strict=True))
-    models = list(dict.fromkeys(table.index.get_level_values("model")))
-    markers = dict(
-        zip([WITHOUT_MODEL, *(name for name in models if name != WITHOUT_MODEL)], "Do^sv<>Pp*", strict=False)
-    )
-    for axes, name in zip(panels, names, strict=False):
-        for (model, measure), row in table.loc[name].iterrows():
-            bar = [[max(0, row.right - row.right_lower)], [max(0, row.right_upper - row.right)]]
-            axes.errorbar(row.cv, row.right, bar, color=colours[measure], linewidth=0.8, alpha=0.5)
-            axes.plot(row.cv, row.right, color=colours[measure], marker=markers[model], markersize=7, alpha=0.9)
-        axes.set(title=name.replace("_", " "), xlim=(-0.02, None))
-        axes.margins(y=0.1)
-    for axes in panels[len(names) :]:
-        axes.set_visible(False)
-    figure.supxlabel("CV over retrainings")
-    figure.supylabel("right: ρ, or share of triples")
-    handles = [Line2D([], [], color=colours[measure], linewidth=4, label=measure) for measure in MEASURES]
-    handles += [
-        Line2D([], [], color="black", marker=marker, linewidth=0, label=model)
-        for model, marker in markers.items()
-        if model in models
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
-    sns.despine(figure)
-    return figure
+    return textwrap.fill(f"{text}{names}", 110, subsequent_indent="    ")
 
 
 def report(groups: Groups) -> Shown:
     """The table of all data sets, what it says in words, and the map of variation and rightness."""
     table = pd.concat([table_of(name, found) for name, found in sets_of(groups)])
-    print(overview(table), IN_SHORT, shown(table), NOTE, sep="\n")
+    print(overview(table), IN_SHORT, CHECK_IN_SHORT if "why" in table else "", shown(table), NOTE, sep="\n")
+    if "why" in table:
+        print("", checked(table), CHECK, sep="\n")
+        print(textwrap.fill(checks.WHY, 110), textwrap.fill(checks.hits(table), 110), "", sep="\n")
     print(stable_and_wrong(table, groups), errors(table), sep="\n")
     print(*said(groups), sep="\n")
     for name, found in sets_of(groups):
         used = rows_of(found)[1].sizes["pair"]
         failed = int((found.status > pg.Status.CONVERGED).sum())
+        print(*str(found.lost.values).splitlines(), sep="\n", end="\n" if str(found.lost.values) else "")
         print(
             f"{name}: {int(found.num_rows)} rows, {used} of {found.sizes['pair']} pairs, "
             f"{found.sizes['retraining']} retrainings, {int(found.dimension)} latent dimensions, "

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import json
+import math
 import mmap
 import os
 import time
@@ -327,16 +328,48 @@ def _version(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
+def num_in_block(x: Tensor | StoredRows) -> int:
+    """How many rows of x suit memory at once: at most 2^16, and at most 256 MB."""
+    return max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(1, math.prod(x.shape[1:]) * x.dtype.itemsize)))
+
+
 def row_blocks(x: Tensor | StoredRows) -> Iterator[tuple[int, Tensor]]:
     """The number of its first row, and the rows, of one block after another, of a size that suits memory."""
-    step = max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(1, x.shape[1] * x.dtype.itemsize)))
+    step = num_in_block(x)
     for begin in range(0, len(x), step):
         yield begin, x[begin : begin + step]
 
 
 def spread(x: Tensor | StoredRows) -> Tensor:
-    """Rows evenly spread over all, as many as suit memory; all where these are no more."""
-    return x[:: max(1, -(-len(x) // BLOCK_ROWS))]
+    """Rows evenly spread over all, at most a block of them; all where these are no more."""
+    return x[:: max(1, -(-len(x) // num_in_block(x)))]
+
+
+def rows_of_numbers(x: Tensor | StoredRows, index: Tensor) -> Tensor | StoredRows:
+    """Some rows, by their numbers; what is stored stays there."""
+    return x.rows(index) if isinstance(x, StoredRows) else x[index.to(x.device)]
+
+
+def rows_where(x: Tensor | StoredRows, holds: Callable[[Tensor], Tensor]) -> Tensor | StoredRows:
+    """The rows of which something holds; what is stored stays there.
+
+    Args:
+        x: (row, feature).
+        holds: rows of a block -> whether it holds of each, (row,).
+    """
+    which = torch.cat([holds(block) for _, block in row_blocks(x)])
+    if which.all():
+        return x
+    return rows_of_numbers(x, which.nonzero().flatten())
+
+
+def nanmean(blocks: Iterable[Tensor]) -> Tensor:
+    """The mean over the first dimension of all blocks together, without what is NaN."""
+    total: Any = 0
+    count: Any = 0
+    for block in blocks:
+        total, count = total + block.nansum(0), count + (~block.isnan()).sum(0)
+    return total / count
 
 
 def in_memory(x: Tensor | StoredRows) -> Tensor:

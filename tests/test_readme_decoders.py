@@ -13,6 +13,7 @@ import pytest
 import torch
 from gpytorch.likelihoods import GaussianLikelihood
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import probgeo as pg
 from experiments import own_models
@@ -95,6 +96,17 @@ def process() -> Decoder:
     return lambda z: torch.cat([z, found(z).mean[:, None]], dim=-1)
 
 
+def kept() -> Decoder:
+    """The values of the first points of their number."""
+    values: dict[int, Tensor] = {}
+    return lambda z: values.setdefault(len(z), hill(z))
+
+
+def asserted(z: Tensor) -> Tensor:
+    assert len(z) == 64
+    return hill(z)
+
+
 def data(z: Tensor) -> Tensor:
     return torch.cat([z, hill(z).data[..., 2:]], dim=-1)
 
@@ -121,6 +133,10 @@ RIGHT: dict[str, Callable[[], list[Decoder]]] = {
     "scripted, traced": lambda: [
         torch.jit.script(net()),
         torch.jit.trace(net(), points(3)),
+        torch.jit.freeze(torch.jit.script(net().eval())),
+        nn.DataParallel(net()),
+        nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(2, 8).double()), nn.Tanh()).eval(),
+        nn.Sequential(prune.l1_unstructured(nn.Linear(2, 8).double(), "weight", amount=0.3), nn.Tanh()),
         partial(nn.functional.linear, weight=net()[0].weight),
         partial(lambda network, z: torch.utils.checkpoint.checkpoint(network, z, use_reentrant=False), net()),
     ],
@@ -152,7 +168,25 @@ REFUSED: dict[str, Callable[[], list[Decoder]]] = {
         ),
     ],
     "random numbers": lambda: [drawn, lambda z: hill(z) + 0.1 * torch.randn(3)],
-    "normalised by its whole batch": lambda: [batch_normalised, lambda z: hill(z) - hill(z).mean(0)],
+    "layers that have not seen": lambda: [
+        nn.LazyLinear(6),
+        partial(nn.Sequential(nn.Linear(2, 8), nn.LazyLinear(6)).double()),
+        lambda z, layer=nn.LazyLinear(6): layer(z),
+    ],
+    "normalised by its whole batch": lambda: [
+        batch_normalised,
+        lambda z: hill(z) - hill(z).mean(0),
+        lambda z: hill(z) if z.sum() > 0 else 2 * hill(z),
+        kept(),
+    ],
+    "outputs whose number": lambda: [
+        lambda z: hill(z)[:, : 1 + len(z) % 2],
+        lambda z: hill(z)[:, hill(z).mean(0) > 0],
+    ],
+    "operations that torch differentiates only once": lambda: [
+        lambda z: torch.cdist(z, points(5)),
+        lambda z, network=net(): torch.utils.checkpoint.checkpoint(network, z, use_reentrant=True),
+    ],
     "its argument changed": lambda: [moved, lambda z: hill(nn.functional.relu(z, inplace=True))],
     "half precision inside": lambda: [in_lower_precision, lambda z: hill(z.bfloat16()).to(z)],
     "integers": lambda: [lambda z: (50 * hill(z)).int(), lambda z: hill(z).half(), lambda z: hill(z) + 0j],
@@ -161,7 +195,12 @@ REFUSED: dict[str, Callable[[], list[Decoder]]] = {
         from_torch(encode=lambda x: x[:, :2], decode=decode).metric()
         for decode in (lambda z: (z, z), lambda z: {"x": z}, lambda z: [z])
     ],
-    "a fixed number": lambda: [lambda z: hill(z).view(64, 3), lambda z: net().float()(z), lambda z: net(0, 3, 6)(z)],
+    "a fixed number": lambda: [
+        lambda z: hill(z).view(64, 3),
+        asserted,
+        lambda z: net().float()(z),
+        lambda z: net(0, 3, 6)(z),
+    ],
 }
 ENCODED: dict[str, list[dict[str, Any]]] = {
     "an encoder that samples": [{"encode": lambda x: x[:, :2] + torch.randn(len(x), 2)}],
@@ -181,6 +220,7 @@ SAID = {
             (lambda z: z / z.norm(dim=-1, keepdim=True), torch.tensor([[-1.01, 0.0]]), torch.tensor([[0.9, 0.0]])),
         ],
     ),
+    "ridges narrower": (pg.Status.COARSE, [(lambda z: torch.cat([z, (2e3 * z[..., :1]).sin()], dim=-1), START, STOP)]),
 }
 
 

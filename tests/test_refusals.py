@@ -54,7 +54,6 @@ calls = [
     lambda: pg.measure({"a": [model]}, x, pairs, line, executor="dask"),
     lambda: pg.measure({"a": [model]}, x[0], pairs, line),
     lambda: pg.distance_matrix(module, x[:, :2]),
-    lambda: pg.distance_matrix(plane, x[:, :0]),
     lambda: pg.distance_matrix(plane, x[:, :2], solver="fast"),
     lambda: pg.distance_matrix(plane, x[:, :2], executor=4),
     lambda: pg.distance_matrix(plane, x[:, :2], folder=torch.__file__),
@@ -120,7 +119,6 @@ ValueError: stack, checkpoint_seconds: expected at least 1 and 0; got 10 and -1.
 TypeError: executor: expected a concurrent.futures.Executor, such as ProcessPoolExecutor(), or None; got 'dask'.
 ValueError: x: expected shape (row, feature), neither empty; got (6,).
 TypeError: metric: expected a metric or energy, such as PullbackMetric(decoder); got Linear.
-ValueError: points: expected (point, latent); got shape (20, 0).
 TypeError: solver: expected GaussNewton(...), or None; got 'fast'.
 TypeError: executor: expected a concurrent.futures.Executor, such as ProcessPoolExecutor(), or None; got 4.
 FileExistsError: folder: expected a folder, or the name of a new one;

@@ -1,5 +1,6 @@
 """Rows of a file: they are those of the array, they train the same models, and the file is hashed once."""
 
+import copy
 import json
 import os
 import pickle
@@ -25,6 +26,22 @@ FAST = pg.Training(epochs=2, batch_size=16)
 def mapped(tmp_path):
     """200 rows of 6 features in a file, changed long ago."""
     return on_disk(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32))
+
+
+@pytest.fixture
+def num_read(monkeypatch) -> list[int]:
+    """How many rows were read at once, time after time; a block is of 64."""
+    monkeypatch.setattr("probgeo.rows.HELD_BYTES", 0)
+    monkeypatch.setattr("probgeo.rows.BLOCK_ROWS", 64)
+    read, found = FileRows.__getitem__, []
+
+    def counted(rows: FileRows, index: object) -> torch.Tensor:
+        values = read(rows, index)
+        found.append(values.shape[:-1].numel())
+        return values
+
+    monkeypatch.setattr(FileRows, "__getitem__", counted)
+    return found
 
 
 def on_disk(path, values: np.ndarray) -> np.memmap:
@@ -88,6 +105,11 @@ def test_blocks_follow_each_other_and_cover_all_rows(mapped, monkeypatch):
     begins, blocks = zip(*row_blocks(rows), strict=True)
     assert begins == (0, 64, 128, 192) and torch.equal(torch.cat(blocks), rows[:])
     assert torch.equal(spread(rows), torch.from_numpy(np.array(mapped))[::4])
+    monkeypatch.setattr("probgeo.rows.BLOCK_BYTES", 4 * 6 * 20)
+    assert [len(block) for _, block in row_blocks(rows)] == 10 * [20] and torch.equal(spread(rows), rows[:][::10])
+    images = rows[:].view(200, 2, 3)
+    assert torch.equal(torch.cat([block for _, block in row_blocks(images)]), images)
+    assert all(len(block) == 20 for _, block in row_blocks(images))
 
 
 def test_rows_survive_pickling_without_their_numbers(mapped):
@@ -105,25 +127,94 @@ def test_a_file_that_changes_is_noticed(mapped, tmp_path):
 # --- training ---
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        pg.VAE(2, pg.EnsembleDecoder(2, SMALL), encoder=SMALL),
-        pg.VAE(2, pg.RBFDecoder(SMALL, num_centres=4), encoder=SMALL),
-        pg.VAE(2, pg.BayesianDecoder(SMALL, guide=pg.posteriors.LaplaceApproximation()), encoder=SMALL),
-        pg.ConditionalVAE(2, decoder=pg.Decoder(SMALL), encoder=SMALL),
-        pg.SharedLatentVAE({"a": pg.View(4, encoder=SMALL), "b": pg.View(2, encoder=SMALL)}),
-        pg.GPLVM(2, num_inducing=8),
-    ],
+def bayesian(guide, **options) -> pg.BayesianDecoder:
+    return pg.BayesianDecoder(SMALL, guide=guide, **options)
+
+
+SOURCES = {
+    "single": pg.Decoder(SMALL),
+    "ensemble": pg.EnsembleDecoder(2, SMALL),
+    "dropout": pg.DropoutDecoder(SMALL),
+    "rbf": pg.RBFDecoder(SMALL, num_centres=4),
+    "gp": pg.GPDecoder(SMALL, num_inducing=6, num_rows=50, num_steps=3),
+    "mean field": bayesian(pg.posteriors.MeanField()),
+    "conjugate": bayesian(pg.posteriors.Conjugate()),
+    "laplace": bayesian(pg.posteriors.LaplaceApproximation()),
+    "nuts": bayesian(pg.posteriors.NUTS(num_draws=3, warmup=2), draws=3),
+    "autoguide": bayesian(pg.posteriors.Autoguide(num_steps=5, num_draws=3), draws=3),
+}
+SPECS = {name: pg.VAE(2, decoder, encoder=SMALL) for name, decoder in SOURCES.items()}
+SPECS["laplace of counts"] = pg.VAE(2, SOURCES["laplace"], pg.likelihoods.Poisson(), encoder=SMALL)
+SPECS["conditional"] = pg.ConditionalVAE(2, decoder=pg.Decoder(SMALL), encoder=SMALL)
+SPECS |= {
+    f"{name} given covariates": pg.ConditionalVAE(
+        2, decoder=SOURCES[name], encoder=SMALL, mask=pg.masks.NoMask(), covariates=(5,)
+    )
+    for name in ("rbf", "gp")
+}
+SPECS["views"] = pg.SharedLatentVAE(
+    {"a": pg.View(4, encoder=SMALL, decoder=SOURCES["rbf"]), "b": pg.View(2, encoder=SMALL, decoder=SOURCES["laplace"])}
 )
-def test_rows_of_a_file_train_the_model_that_they_train_in_memory(spec, mapped, monkeypatch):
-    monkeypatch.setattr("probgeo.rows.HELD_BYTES", 0)
-    options = {"seeds": range(2), "training": FAST, "progress": False}
-    found, known = (pg.fit(spec, x, **options) for x in (mapped, torch.from_numpy(np.array(mapped))))
-    for model, other in zip(found, known, strict=True):
-        expected = other.state_dict()
-        assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
-        assert model.history.equals(other.history)
+
+
+def data_of(name: str, values: np.ndarray) -> np.ndarray:
+    """Counts, or numbers with values or views that are missing, as the model of this name reads them."""
+    values, rng = values.copy(), np.random.default_rng(1)
+    if name == "laplace of counts":
+        return np.floor(np.exp(values))
+    if name == "conditional":
+        values[rng.random(values.shape) < 0.1] = np.nan
+        values[:-3, 2] = np.nan  # hardly any row has it
+    elif "covariates" in name:
+        values[rng.random(len(values)) < 0.3, 0] = np.nan
+    elif name == "views":
+        values[:30, :4] = values[150:, 4:] = np.nan
+    return values
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_rows_of_a_file_are_read_in_blocks_and_train_the_model_that_they_train_in_memory(
+    name, mapped, tmp_path, num_read
+):
+    values = data_of(name, np.array(mapped))
+    file, x = on_disk(tmp_path / "own.npy", values), torch.from_numpy(values)
+    [found], [known] = (pg.fit(SPECS[name], rows, training=FAST, progress=False) for rows in (file, x))
+    codes = found.encode(file).mean
+    assert max(num_read) == 64
+    expected = known.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in found.state_dict().items())
+    assert found.history.equals(known.history)
+    torch.testing.assert_close(codes, known.encode(x).mean)
+
+
+@pytest.mark.parametrize(
+    "name", ["rbf", "gp", "conjugate", "laplace", "laplace of counts", "autoguide", "gp given covariates", "views"]
+)
+def test_what_is_fitted_to_codes_in_blocks_is_what_is_fitted_to_all_at_once(name, mapped, monkeypatch):
+    x = torch.from_numpy(data_of(name, np.array(mapped))).double()
+    [model] = pg.fit(SPECS[name], x, training=FAST, progress=False)
+    found = []
+    for num_rows in (200, 64):
+        monkeypatch.setattr("probgeo.rows.BLOCK_ROWS", num_rows)
+        found.append(copy.deepcopy(model))
+        for phase in found[-1].phases[1:]:
+            if phase.start:
+                phase.start(found[-1], x, 1)
+    changed = 0
+    for key, value in found[0].state_dict().items():
+        torch.testing.assert_close(found[1].state_dict()[key], value, rtol=1e-6, atol=1e-9)
+        changed += not torch.equal(value, model.state_dict()[key])
+    assert changed
+
+
+def test_rows_of_a_file_train_the_gplvm_that_they_train_in_memory_or_it_is_refused(mapped, monkeypatch):
+    spec, options = pg.GPLVM(2, num_inducing=8), {"training": FAST, "progress": False}
+    [found], [known] = (pg.fit(spec, x, **options) for x in (mapped, torch.from_numpy(np.array(mapped))))
+    expected = known.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
+    monkeypatch.setattr("probgeo.training.gplvm.memory_of", lambda device: 1e5)
+    with pytest.raises(ValueError, match=r"reads all 200 at once: about 0\.0 GB, more than half .* Give it fewer rows"):
+        pg.fit(spec, mapped, **options)
 
 
 @pytest.mark.parametrize("validation", [0.0, 0.3])
@@ -140,22 +231,24 @@ def test_neither_the_rows_held_out_nor_the_others_are_copied(tmp_path, validatio
     assert peak < values.nbytes / 2
 
 
-def test_a_study_of_a_file_is_that_of_its_rows_and_goes_on_with_it(mapped, tmp_path):
+def test_a_study_of_a_file_is_that_of_its_rows_and_goes_on_with_it(mapped, tmp_path, num_read):
     options = {
-        "pairs": torch.tensor([[0, 1], [2, 3], [4, 5]]),
+        "pairs": torch.arange(2 * 40).view(-1, 2),
         "models": {"single": pg.VAE(2, pg.Decoder(SMALL), encoder=SMALL)},
         "seeds": range(2),
+        "measures": {"straight": pg.StraightLine(num_segments=8)},
         "training": FAST,
     }
     in_memory = torch.from_numpy(np.array(mapped))
-    found = pg.Study(tmp_path / "file", mapped, points=mapped[:50], **options).run(progress=False)
-    study = pg.Study(tmp_path / "memory", in_memory, points=in_memory[:50], **options)
+    found = pg.Study(tmp_path / "file", mapped, points=mapped[:150], **options).run(progress=False)
+    assert max(num_read) == 64
+    study = pg.Study(tmp_path / "memory", in_memory, points=in_memory[:150], **options)
     known = study.run(progress=False)
     for name in ("distance", "energy", "euclidean_ambient", "euclidean_latent", "euclidean_reconstructed"):
         assert found[name].equals(known[name])
     assert found.attrs["key"] == known.attrs["key"]
     trainings = {path: path.stat().st_mtime_ns for path in (tmp_path / "memory").rglob("*.safetensors")}
-    again = pg.Study(tmp_path / "memory", mapped, points=mapped[:50], **options | {"seeds": range(3)}).run(
+    again = pg.Study(tmp_path / "memory", mapped, points=mapped[:150], **options | {"seeds": range(3)}).run(
         progress=False
     )
     assert again.distance[:, :, :2].equals(known.distance)

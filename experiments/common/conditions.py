@@ -11,6 +11,7 @@ from torch import Tensor
 
 import probgeo as pg
 from experiments.common.images import in_bytes
+from experiments.common.lost import first_fitted
 from probgeo.datasets import Dataset
 from probgeo.likelihoods import Likelihood
 
@@ -262,13 +263,8 @@ def as_dataset(found: Mapping[str, Any]) -> xr.Dataset:
     )
 
 
-def first_of(study: pg.Study, name: str) -> Any:
-    """A model's first retraining."""
-    return study.fitted(name, study.seeds[0]).requires_grad_(False)
-
-
 @torch.no_grad()
-def completions(config: Any, scenario: Scenario, study: pg.Study, num: int = 10) -> xr.Dataset:
+def completions(config: Any, scenario: Scenario, study: pg.Study, lost: xr.DataArray, num: int = 10) -> xr.Dataset:
     """Images of test rows, what is given of them, and samples of the rest, of each model's first retraining."""
     assert scenario.image is not None
     rows = torch.stack([(scenario.test.labels == label).nonzero()[0, 0] for label in range(num)])
@@ -277,7 +273,7 @@ def completions(config: Any, scenario: Scenario, study: pg.Study, num: int = 10)
     kept = [numbers[1], numbers[3]] if len(numbers) > 1 else [0]
     columns, found = slice(scenario.num_modelled), []
     for name in study.models:
-        model = first_of(study, name)
+        model = first_fitted(study, lost, name).requires_grad_(False)
         for number in kept:
             mask = masks(scenario, x, number)
             shown = torch.where(mask, x, 0.5)[None, :, columns] if number else x[None, :0, columns]

@@ -115,9 +115,10 @@ def write(tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Figure], fol
 
 
 def convergence(status: xr.DataArray) -> str:
-    """How many geodesics did not converge, of those that were sought."""
+    """How many geodesics did not converge, of those that were sought, and how they ended."""
     failed, measured = int((status > pg.Status.CONVERGED).sum()), int((status >= 0).sum())
-    return f"geodesics that did not converge: {failed} of {measured}"
+    ends = ", ".join(f"{int((status == s).sum())} {s.name}" for s in pg.Status if s and (status == s).any())
+    return f"geodesics that did not converge: {failed} of {measured}" + (f" ({ends})" if ends else "")
 
 
 def config_of(dataset: xr.Dataset) -> dict[str, Any]:

@@ -23,6 +23,7 @@ MANIFOLDS: dict[str, Callable[..., pg.datasets.Dataset]] = {
     "sphere": pg.datasets.sphere,
     "torus": pg.datasets.torus,
 }
+KNOWN = (*MANIFOLDS, "rotated_digit")  # whose true distances are known
 CLOSED = ("sphere", "torus")  # without a chart of the whole: in three latent dimensions
 REAL = ("digits", "fashion_mnist", "haematopoiesis", "tasic_markers")
 
@@ -51,7 +52,7 @@ def known(name: str, rows: int, pairs: int, ambient: int, noise: float, latent: 
     """The data of a name.
 
     Args:
-        name: one of MANIFOLDS or REAL.
+        name: one of KNOWN or REAL.
         rows: of a manifold, and at most of real data, drawn at random.
         pairs: how many.
         ambient: dimensions that a manifold is turned into.
@@ -62,10 +63,12 @@ def known(name: str, rows: int, pairs: int, ambient: int, noise: float, latent: 
         ValueError: no data have that name.
         OSError: a file is not there.
     """
+    if name == "rotated_digit":
+        return replace(_rotated_digit(rows, pairs, noise), latent=latent)
     if name in MANIFOLDS:
         return _manifold(name, rows, pairs, ambient, noise, latent)
     if name not in REAL:
-        raise ValueError(f"data: expected some of {', '.join([*MANIFOLDS, *REAL])}; got {name!r}.")
+        raise ValueError(f"data: expected some of {', '.join([*KNOWN, *REAL])}; got {name!r}.")
     found = {"haematopoiesis": _haematopoiesis, "tasic_markers": _tasic_markers}.get(name)
     data = found(rows, pairs) if found else _triples(pg.datasets.load(name), rows, pairs)
     return replace(data, latent=latent)
@@ -77,6 +80,17 @@ def _manifold(name: str, rows: int, pairs: int, ambient: int, noise: float, late
     chosen = pg.sample_pairs(data.labels, pairs)
     truth = pg.datasets.intrinsic_distances(data, chosen) / std
     return Known(data.x / std, chosen, truth.numpy(), "truth", 3 if name in CLOSED else latent)
+
+
+def _rotated_digit(rows: int, pairs: int, noise: float) -> Known:
+    """The first 7 of the bundled digits, turned by all angles: a circle among images of 8 × 8."""
+    digits = pg.datasets.digits()
+    seven = digits.x[digits.labels == 7][0].reshape(digits.shape)
+    std = float(pg.datasets.rotated_image(seven, rows).x.std())
+    data = pg.datasets.rotated_image(seven, rows, noise=noise * std)
+    chosen = pg.sample_pairs(data.labels, pairs)
+    truth = pg.datasets.intrinsic_distances(data, chosen) / std
+    return Known(data.x / std, chosen, truth.numpy(), "truth")
 
 
 def _some(data: pg.datasets.Dataset, rows: int) -> pg.datasets.Dataset:

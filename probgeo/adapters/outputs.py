@@ -8,22 +8,35 @@ import torch.distributions as td
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probgeo.geometry.points import Points, points_like
+from probgeo.geometry.immersions import single_output
+from probgeo.geometry.points import Points, check_latent, first_line, points_like, taken_by
 from probgeo.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, OneHotCategorical, Poisson
 
 Pick = str | int | Callable[[Any], Any]
 
 
 class Member(nn.Module):
-    """One decoder, of points (point, latent), with what is picked of its output."""
+    """One decoder, of points (point, latent), with what is picked of its output.
+
+    Attributes:
+        latent: that its points are to have, once it is known: many functions take any number.
+    """
+
+    latent: int | None = None
 
     def __init__(self, decode: Callable[..., Any], output: Pick | None, latent_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.decode, self.output, self.latent_shape = decode, output, latent_shape
 
     def found(self, z: Float[Tensor, "point latent"]) -> Any:
-        """What the decoder returns, picked."""
-        values = self.decode(z.unflatten(1, self.latent_shape) if self.latent_shape else z)
+        """What the decoder returns, picked.
+
+        Raises:
+            ValueError: points of another latent space.
+        """
+        if self.latent is not None:
+            check_latent("codes", z, self.latent)
+        values = _valid_in_places(self.decode, z.unflatten(1, self.latent_shape) if self.latent_shape else z)
         pick = self.output
         if pick is None:
             return values
@@ -84,11 +97,46 @@ class Draws(nn.Module):
         self.functions, self.num_members = list(functions), len(functions)
 
     def forward(self, z: Points) -> Tensor:
-        modules = (f for f in self.functions if isinstance(f, nn.Module))
-        z = points_like("z", z, (weights for module in modules for weights in module.parameters()))
+        weights = [w for f in self.functions if isinstance(f, nn.Module) for w in f.parameters()]
+        z = points_like("z", z, weights)
         points = z.reshape(-1, z.shape[-1])
-        # Each its own: a decoder may work in place.
-        return torch.stack([f(points.clone()) for f in self.functions]).reshape(self.num_members, *z.shape[:-1], -1)
+        with taken_by(weights, "z", z):
+            # Each its own: a decoder may work in place.
+            found = torch.stack([single_output(f(points.clone()), points) for f in self.functions])
+        return found.reshape(self.num_members, *z.shape[:-1], found.shape[2])
+
+
+def _valid_in_places(decode: Callable[[Tensor], Any], z: Tensor) -> Any:
+    """What a decoder returns; a distribution whose parameters are not finite in places, too, as no point harms another.
+
+    Raises:
+        ValueError: parameters that are finite and no parameters of it.
+    """
+    try:
+        return decode(z)
+    except ValueError as error:
+        before = td.Distribution._validate_args
+        td.Distribution.set_default_validate_args(False)
+        try:
+            values = decode(z)
+        finally:
+            td.Distribution.set_default_validate_args(before)
+        if not isinstance(values, td.Distribution):
+            raise
+        base = values.base_dist if isinstance(values, td.Independent) else values
+        for name, constraint in base.arg_constraints.items():
+            value = base.__dict__.get(name)
+            if value is not None and not bool((constraint.check(value) | ~_finite(value, constraint)).all()):
+                raise ValueError(
+                    f"decode: {type(base).__name__} cannot have such {name}: {first_line(error)}"
+                ) from error
+        return values
+
+
+def _finite(value: Tensor, constraint: Any) -> Tensor:
+    """Whether a parameter is finite, of each event of a constraint."""
+    finite, event = value.isfinite(), constraint.event_dim
+    return finite.flatten(-event).all(-1) if event else finite
 
 
 class _Natural(NamedTuple):
@@ -103,7 +151,14 @@ def _described(values: Any) -> str:
 
 
 def _flat(values: Any) -> Any:
-    return values.flatten(1) if isinstance(values, Tensor) else values
+    if not isinstance(values, Tensor):
+        return values
+    if values.ndim < 2:
+        raise ValueError(
+            f"decode: expected outputs (point, *observation); got shape {tuple(values.shape)}. Of one number of each "
+            "point write [:, None]."
+        )
+    return values.flatten(1)
 
 
 def isometric(likelihood: Likelihood | None, parameters: Mapping[str, Tensor], means: bool, found: Any) -> Tensor:
@@ -128,7 +183,17 @@ def normal_information(output: Tensor) -> Tensor:
 
 def _mean_of(found: td.Distribution) -> Tensor:
     base = found.base_dist if isinstance(found, td.Independent) else found
-    return base.probs if isinstance(base, (td.Categorical, td.OneHotCategorical)) else base.mean
+    if isinstance(base, (td.Categorical, td.OneHotCategorical)):
+        return base.probs
+    try:
+        if not isinstance(base, (td.Cauchy, td.HalfCauchy)):
+            return base.mean
+    except NotImplementedError:
+        pass
+    raise TypeError(
+        f"decode: {type(base).__name__} has no mean that torch knows; return what stands for it, such as its median, "
+        "or pick it with output=."
+    )
 
 
 def _natural(found: td.Distribution) -> _Natural:

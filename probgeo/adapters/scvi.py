@@ -2,6 +2,8 @@
 
 import copy
 import math
+import numbers
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -19,15 +21,23 @@ from probgeo.adapters.scvi_decoder import (
     log_dispersion,
     mean_counts,
 )
+from probgeo.adapters.scvi_given import (
+    SUPPORTED,
+    batch_codes,
+    check_module,
+    covariate_values,
+    imported,
+    label_code,
+    loaded,
+)
 from probgeo.adapters.scvi_rows import Registered
-from probgeo.datasets.mapped import as_rows, is_table
+from probgeo.datasets.mapped import as_rows, is_anndata, is_table
 from probgeo.geometry.metrics import ExpectedMetric, Metric
 from probgeo.geometry.points import Points, points_of
 from probgeo.likelihoods import NegativeBinomial, ZeroInflatedNegativeBinomial
 from probgeo.models.base import Encoding, LatentModel
 from probgeo.rows import StoredRows, beside
 
-SUPPORTED = ("SCVI", "SCANVI", "LinearSCVI")
 ROWS = 1024  # encoded at once
 
 
@@ -98,9 +108,9 @@ def from_scvi(
     References:
         Lopez, Regier, Cole, Jordan & Yosef (2018), Deep generative modeling for single-cell transcriptomics.
     """
-    scvi = _imported()
+    scvi = imported()
     if isinstance(model, (str, Path)):
-        model = _loaded(scvi, Path(model), adata)
+        model = loaded(scvi, Path(model), adata)
     if type(model) not in [getattr(scvi.model, each) for each in SUPPORTED]:
         raise TypeError(
             f"model: expected {', '.join(SUPPORTED[:-1])} or {SUPPORTED[-1]} of scvi.model, whose decoder and "
@@ -110,7 +120,7 @@ def from_scvi(
     if model.module is None:
         raise ValueError("model: it has no networks before it is trained; train it first.")
     module = copy.deepcopy(model.module).eval().requires_grad_(False)
-    _check_module(module)
+    check_module(module)
     registered = Registered.of(model.registry, minified=module.minified_data_type is not None)
     cells = model.adata if adata is None else adata
     if library_size is None:
@@ -120,18 +130,14 @@ def from_scvi(
                 "was loaded without."
             )
         library_size = registered.median_size(cells)
-    if not 0 < library_size < math.inf:
-        raise ValueError(f"library_size: expected a positive number; got {library_size}.")
-    chosen = list(registered.batch.names) if batch is None else batch if isinstance(batch, (list, tuple)) else [batch]
-    if not chosen:
-        raise ValueError("batch: expected a batch, several, or None for all; got an empty list.")
-    batches = [registered.batch.code("batch", each) for each in chosen]
+    if not (isinstance(library_size, numbers.Real) and 0 < library_size < math.inf):
+        raise ValueError(f"library_size: expected a positive number; got {library_size!r}.")
     return SCVIModel(
         module,
         registered,
-        batches,
-        None if label is None else registered.label.code("label", label),
-        *_covariates(registered, covariates or {}),
+        batch_codes(registered, batch),
+        label_code(module, registered, label),
+        *covariate_values(registered, covariates or {}),
         float(library_size),
         name or type(model).__name__,
     )
@@ -250,9 +256,13 @@ class SCVIModel(LatentModel):
             x: an AnnData, a `Dataset`, or rows as `rows` gives them.
 
         Raises:
-            ValueError: as `rows`; rows of another width.
+            ValueError: as `rows`; rows of another width; numbers that are negative or missing.
+
+        Warns:
+            UserWarning: rows that are no counts, of another source than the AnnData.
         """
         rows = self.rows(x)
+        own = is_anndata(x)  # of the layer that the model was trained on, counts or not
         width = self._width()
         if rows.ndim != 2 or rows.shape[1] != width:
             reads = "codes, as the model was minified" if self._registered.minified else f"{self.num_features} genes"
@@ -261,7 +271,7 @@ class SCVIModel(LatentModel):
                 f"x: expected {width} numbers of each cell, of {reads}{more}; got shape {tuple(rows.shape)}. Give the "
                 "AnnData itself."
             )
-        parts = [self._encoded(rows[begin : begin + ROWS]) for begin in range(0, len(rows), ROWS)]
+        parts = [self._encoded(self._checked(rows[i : i + ROWS], own)) for i in range(0, max(1, len(rows)), ROWS)]
         return Encoding(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def decode(self, z: Points) -> Float[Tensor, "*batch gene"]:
@@ -323,6 +333,23 @@ class SCVIModel(LatentModel):
         further = 1 + len(self._registered.categories) + len(self._registered.continuous)
         return self.num_features + further * self._module.encode_covariates
 
+    def _checked(self, rows: Tensor, own: bool) -> Tensor:
+        """Rows whose counts an encoder can read; other numbers than counts, of unknown origin, are warned of."""
+        counts = rows[:, : self.num_features]
+        if self._registered.minified is not None or self._module.gene_likelihood == "normal":
+            return rows
+        bad = ~(counts.isfinite() & (counts >= 0))
+        if bad.any():
+            raise ValueError(f"x: expected counts, which are finite and not negative; got {counts[bad][0]:g}.")
+        if not own and (counts != counts.round()).any():
+            layer = self._registered.layer[1]
+            warnings.warn(
+                f"x: expected counts, as {self.name} reads; got {counts[counts != counts.round()][0]:g}. Give the "
+                f"AnnData itself, or from_anndata(adata, layer={layer!r}).",
+                stacklevel=4,
+            )
+        return rows
+
     def _encoded(self, rows: Tensor) -> Encoding:
         """q(z | x) of rows as `rows` gives them."""
         rows = rows.to(next(self._module.parameters()))
@@ -382,54 +409,3 @@ def negative_binomial_metric(model: LatentModel) -> Metric:
     if not isinstance(model, SCVIModel):
         raise TypeError(f"negative_binomial_metric: expected what from_scvi returns; got {type(model).__name__}.")
     return model.negative_binomial_metric()
-
-
-def _imported() -> Any:
-    try:
-        import scvi
-    except ImportError as error:
-        raise ImportError(
-            f"from_scvi: scvi-tools is not installed ({error}); pip install 'probgeo[scvi]'. Its models "
-            f"{', '.join(SUPPORTED)} are supported."
-        ) from error
-    return scvi
-
-
-def _loaded(scvi: Any, folder: Path, adata: Any) -> Any:
-    """A saved model, without data where none are given or saved."""
-    if not (folder / "model.pt").exists():
-        raise ValueError(f"model: expected a folder that scvi-tools saved a model in; {folder} has no model.pt.")
-    kind = scvi.model.SCVI.load_registry(str(folder))["model_name"]
-    if kind not in SUPPORTED:
-        raise TypeError(f"model: expected {', '.join(SUPPORTED)} of scvi.model; {folder} holds a {kind}.")
-    data = adata if adata is not None or (folder / "adata.h5ad").exists() else False
-    return getattr(scvi.model, kind).load(str(folder), adata=data)
-
-
-def _check_module(module: Any) -> None:
-    """Refuse what is not known here, or has no metric."""
-    if module.gene_likelihood not in LIKELIHOODS:
-        raise TypeError(
-            f"model: expected gene_likelihood {', '.join(LIKELIHOODS)}; got {module.gene_likelihood!r}, whose metric "
-            "is not known here."
-        )
-    if module.latent_distribution != "normal":
-        raise TypeError(
-            f"model: latent_distribution={module.latent_distribution!r} has codes on a simplex, where a metric of all "
-            "their coordinates is singular. Train with latent_distribution='normal'."
-        )
-
-
-def _covariates(registered: Registered, values: Mapping[str, Any]) -> tuple[list[int], list[float]]:
-    """Codes and values of further covariates, in the order of the model."""
-    keys = [factor.key for factor in registered.categories] + list(registered.continuous)
-    missing, unknown = [key for key in keys if key not in values], [key for key in values if key not in keys]
-    if missing or unknown:
-        raise ValueError(
-            f"covariates: the model decodes codes at values of {keys or 'none'}; got {sorted(values) or 'none'}. Give "
-            "them by column of obs: covariates={'percent_mito': 0.05}."
-        )
-    return (
-        [factor.code("covariates", values[factor.key]) for factor in registered.categories],
-        [float(values[key]) for key in registered.continuous],
-    )

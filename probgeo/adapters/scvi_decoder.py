@@ -95,9 +95,9 @@ def log_dispersion(module: Any, batches: Sequence[int], label: int | None) -> Fl
     parameter: Tensor
     if module.dispersion == "gene-cell":
         raise TypeError(
-            "fisher_rao_metric: dispersion='gene-cell' has a dispersion that varies with z, and the Fisher information "
-            "about it has no closed form; train with dispersion='gene' or 'gene-batch', or use metric(), in the space "
-            "of E[x | z]."
+            "fisher_rao_metric: dispersion='gene-cell' has a dispersion that varies with z, and a Fisher information "
+            "about it, which is not known here (that of counts has no closed form). Train with dispersion='gene' or "
+            "'gene-batch', or use metric(), in the space of E[x | z]."
         )
     parameter = module.px_r.detach()
     if module.dispersion == "gene-batch":

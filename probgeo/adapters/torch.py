@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgeo.adapters.outputs import Draws, Headed, Mean, Member, Pick, isometric, normal_information
-from probgeo.geometry.immersions import checked_output, first_line
+from probgeo.geometry.immersions import called, check_weights, checked_output
 from probgeo.geometry.metrics import ExpectedMetric, Metric, PullbackMetric
-from probgeo.geometry.points import Points, points_of, rows_of
+from probgeo.geometry.points import Points, first_line, is_said, points_of, rows_of
 from probgeo.geometry.trials import check_call, check_values, watched
 from probgeo.likelihoods import Bernoulli, Likelihood
 from probgeo.likelihoods.likelihood import TwoParameterLikelihood
@@ -55,7 +55,8 @@ def from_torch(
         A `LatentModel`; `latent` and `num_features` are read off its first encoding.
 
     Raises:
-        TypeError, ValueError: arguments that are no functions, no members, parameters that are missing.
+        TypeError, ValueError: arguments that are no functions, no members, modules without weights, parameters that are
+            missing.
 
     Example:
         >>> import torch, probgeo as pg
@@ -72,6 +73,9 @@ def from_torch(
     for argument, function in (("encode", encode), *(("decode", member) for member in members)):
         if not callable(function):
             raise TypeError(f"{argument}: expected a module or function; got {type(function).__name__}.")
+        if isinstance(function, nn.Module):
+            with called(argument):
+                check_weights(function)
     if likelihood is None and (parameters or returns_means):
         raise ValueError("likelihood: expected one with parameters or returns_means; got None.")
     if likelihood is not None and not isinstance(likelihood, Likelihood):
@@ -156,7 +160,7 @@ class TorchModel(LatentModel):
         x = rows_of("x", x)
         if x.ndim < 2 or not len(x):
             raise ValueError(f"x: expected rows (row, feature), at least one; got shape {tuple(x.shape)}.")
-        with watched():
+        with called("encode"), watched():
             parts = [self._encoded(rows) for rows in x.split(ROWS)]
             again = self._encoded(x[:ROWS])
             halves = [self._encoded(rows).mean for rows in x[:ROWS].split((min(len(x), ROWS) + 1) // 2)]
@@ -174,13 +178,16 @@ class TorchModel(LatentModel):
         if not self._sizes:
             self._check_output(found.mean[:256], prod(x.shape[1:]))
             self._sizes.update(latent=found.mean.shape[1], num_features=prod(x.shape[1:]))
+            for member in self._members:
+                member.latent = found.mean.shape[1]
             self._examples.append(found.mean[:2].clone())
         return found
 
     def decode(self, z: Points) -> Float[Tensor, "*batch observation"]:
         """E[x | z] of points (*batch, latent), averaged over the members; observations flattened to one axis."""
         z = points_of("z", z, "*batch latent")
-        return self._each(z.reshape(-1, z.shape[-1])).mean(0).reshape(*z.shape[:-1], -1)
+        found = self._each(z.reshape(-1, z.shape[-1])).mean(0)
+        return found.reshape(*z.shape[:-1], found.shape[1])
 
     def metric(self) -> Metric:
         """JᵀJ of E[x | z], in the mean over the members."""
@@ -225,8 +232,9 @@ class TorchModel(LatentModel):
                 check_values(values, points)
                 self._tried.append(True)
             return values(points)
-        except (RuntimeError, IndexError):
-            check_call(draws, points[:1])
+        except Exception as error:
+            if not is_said(error):
+                check_call(draws, points[:1])
             raise
 
     def draws(self, num_draws: int | None = None, seed: int = 0) -> "Draws":
@@ -256,7 +264,7 @@ class TorchModel(LatentModel):
         """Whether a decoder is a module that returns (point, observation) as it is."""
         if not isinstance(member.decode, nn.Module) or member.output is not None or member.latent_shape:
             return False
-        if not self._examples:
+        if not self._examples or not any(True for _ in member.decode.parameters()):
             return False
         check_call(member.decode, self._examples[0])
         with torch.no_grad():
@@ -272,7 +280,9 @@ class TorchModel(LatentModel):
     def _encoded(self, rows: Tensor) -> Encoding:
         try:
             return self._encoding(self._encode(rows.clone()), len(rows))  # encoders may work in place
-        except (RuntimeError, IndexError) as error:
+        except Exception as error:
+            if is_said(error):
+                raise
             raise ValueError(
                 f"encode: it cannot be called with rows {tuple(rows.shape)} of {rows.dtype} on {rows.device}: "
                 f"{first_line(error)} Give the rows as the model was trained on them, in its dtype and on its device."

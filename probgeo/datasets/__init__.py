@@ -21,6 +21,7 @@ from probgeo.datasets.published.hands import hand_poses
 from probgeo.datasets.published.images import cache_folder, digits, fashion_mnist, mnist, tasic
 from probgeo.datasets.published.neurons import neurons_expression, neurons_morphology
 from probgeo.datasets.published.photographs import cifar10, cifar100, svhn
+from probgeo.datasets.rotations import rotated_image
 from probgeo.datasets.scenarios import (
     COLOURS,
     coloured,
@@ -80,6 +81,7 @@ __all__ = [
     "neurons_morphology",
     "plane_with_hole",
     "projected",
+    "rotated_image",
     "s_curve",
     "sample_class_triples",
     "sample_pairs",

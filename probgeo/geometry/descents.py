@@ -26,7 +26,7 @@ from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.routes import REACH, SLACK, Beaten, distinct, excess, firsts, ranked
 from probgeo.specs import ADDED_LATER, check_numbers
 
-REVISION = 2  # of the search: raised when the same options find other paths
+REVISION = 3  # of the search: raised when the same options find other paths, or end them by another status
 MAX_DAMPING = 1e3
 CHEAP = 4  # times as many segments on the last level as on the first
 UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured
@@ -53,6 +53,7 @@ class Status(IntEnum):
     ROUNDING = 4  #: chords within 10·eps·‖f‖, so that the length is not to be trusted
     JUMP = 5  #: the decoder jumps within a segment, so that the length is that of a leap and no curve's
     AMBIGUOUS = 6  #: of a mean or an angle: another one, by geodesics as short to `AMBIGUITY`, is as good
+    COARSE = 7  #: cutting its segments in two changes its length by over 2 %: it jumps ridges; take more segments
 
 
 @dataclass(frozen=True)

@@ -80,9 +80,7 @@ def distance_matrix(
     """
     check_energy(metric)
     check_executor(executor)
-    points = latent_points("points", points)
-    if points.ndim != 2 or points.shape[1] == 0:
-        raise ValueError(f"points: expected (point, latent); got shape {tuple(points.shape)}.")
+    points = latent_points("points", points, "point latent")
     check_whole("num_pairs", num_pairs)
     num_pairs = int(num_pairs)
     if num_pairs < 1:

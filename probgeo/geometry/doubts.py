@@ -1,4 +1,4 @@
-"""What makes the length of a path doubtful, whatever the solver says of it: rounding, and leaps of the decoder."""
+"""What makes the length of a path doubtful, whatever the solver says of it: rounding, leaps, segments too long."""
 
 from typing import Protocol, runtime_checkable
 
@@ -15,6 +15,9 @@ UNEVEN = 0.05
 NARROW = 1e-7
 # which so many halvings of a segment come to.
 HALVINGS = 40
+# Segments are too long where cutting each in two changes the path's length by more than this share.
+COARSE = 0.02
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @runtime_checkable
@@ -58,6 +61,28 @@ def doubts(
     return rounded, torch.zeros_like(rounded).index_fill(0, leaps, True)
 
 
+def too_coarse(
+    metric: Chords, path: Float[Tensor, "batch node latent"], length: Float[Tensor, " batch"]
+) -> Bool[Tensor, " batch"]:
+    """Which paths pass by what the decoder does within their segments: |L₂ₙ/Lₙ − 1| > `COARSE`, and above rounding.
+
+    A chord does not see a ridge that it jumps. Least energy then seeks such chords out: a path from node to node across
+    every ridge is short by its chords, and long by what lies between them.
+
+    Args:
+        metric: a metric.
+        path: n segments each.
+        length: Lₙ of each.
+    """
+    # Cut about the middle, each elsewhere, so that no ridges are as far from each other as the cuts.
+    share = 0.3 + 0.4 * (GOLDEN * torch.arange(1, path.shape[1], dtype=torch.float64) % 1)
+    cuts = torch.lerp(path[:, :-1], path[:, 1:], share.to(path)[:, None])
+    finer = torch.cat([torch.stack([path[:, :-1], cuts], dim=2).flatten(1, 2), path[:, -1:]], dim=1)
+    change = (metric.squared_residuals(finer).sqrt().sum(1) - length).abs()
+    noise = 2 * (path.shape[1] - 1) * _noise(metric, path)
+    return (path[:, 0] != path[:, -1]).any(1) & (change > COARSE * length + noise)
+
+
 def worth_a_look(
     metric: Chords,
     path: Float[Tensor, "batch node latent"],
@@ -72,8 +97,13 @@ def worth_a_look(
         energy: E of each path.
         length: L of each path.
     """
-    noise = metric.resolution(path[:, [0, path.shape[1] // 2]].flatten(0, 1)).view(-1, 2).amax(1)
-    return (2 * energy > (1 + UNEVEN) * length.square()) | (length <= 4 * (path.shape[1] - 1) * noise)
+    little = length <= 4 * (path.shape[1] - 1) * _noise(metric, path)
+    return (2 * energy > (1 + UNEVEN) * length.square()) | little
+
+
+def _noise(metric: Chords, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, " batch"]:
+    """Lengths of segments that are no more than rounding, at two nodes."""
+    return metric.resolution(path[:, [0, path.shape[1] // 2]].flatten(0, 1)).view(-1, 2).amax(1)
 
 
 def _is_leap(

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probgeo.geometry.descents import UNKNOWN_CONTRACTION, Descents, GaussNewton, Status, descended
-from probgeo.geometry.doubts import Chords, doubts, worth_a_look
+from probgeo.geometry.doubts import Chords, doubts, too_coarse, worth_a_look
 from probgeo.geometry.immersions import plainly
 from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Evaluation, Metric
 from probgeo.geometry.metrics.metric import check_energy
@@ -178,31 +178,42 @@ def geodesic(
 
 
 def _doubted(metric: Metric | DecorrelatedEnergy, found: Geodesics) -> Int[Tensor, " batch"]:
-    """The status, once rounding and jumps are looked for where energy and length leave room for them."""
+    """The status, once coarse segments are looked for, and rounding and jumps where energy and length leave room."""
     status = found.status.clone()
     pairs = (status != Status.NONFINITE).nonzero()[:, 0]
-    if len(pairs) and isinstance(metric, Metric):  # of another energy neither tells: its chords are
+    if len(pairs) and isinstance(metric, Metric):  # of another energy its chords alone tell
+        status[pairs] = _unless_coarse(metric, found.path[pairs], found.length[pairs], status[pairs])
         pairs = pairs[worth_a_look(metric, *(values[pairs] for values in found[:3]))]
     if len(pairs):
         chords = metric.squared_residuals(found.path[pairs]).sqrt()
-        status[pairs] = with_doubts(metric, found.path[pairs], chords, status[pairs])
+        status[pairs] = _unless_torn(metric, found.path[pairs], chords, status[pairs])
     return status
 
 
 def with_doubts(
-    metric: Chords,
+    metric: Metric,
     path: Float[Tensor, "batch node latent"],
     chords: Float[Tensor, "batch segment"],
     status: Int[Tensor, " batch"],
 ) -> Int[Tensor, " batch"]:
-    """The status of paths, ROUNDING or JUMP where their length is not to be trusted; NONFINITE stays.
+    """The status of paths, ROUNDING, JUMP or COARSE where their length is not to be trusted; NONFINITE stays.
 
     Args:
-        metric: a metric, or chords.
+        metric: a metric.
         path: nodes.
         chords: lengths of the segments.
         status: what is known otherwise.
     """
+    status = _unless_coarse(metric, path, chords.sum(1), status)
+    return _unless_torn(metric, path, chords, status)
+
+
+def _unless_coarse(metric: Metric, path: Tensor, length: Tensor, status: Tensor) -> Int[Tensor, " batch"]:
+    coarse = too_coarse(metric, path, length) & (status != Status.NONFINITE)
+    return torch.where(coarse, int(Status.COARSE), status)
+
+
+def _unless_torn(metric: Chords, path: Tensor, chords: Tensor, status: Tensor) -> Int[Tensor, " batch"]:
     rounded, leaps = doubts(metric, path, chords)
     doubted = torch.where(rounded, int(Status.ROUNDING), torch.where(leaps, int(Status.JUMP), status))
     return torch.where(status == Status.NONFINITE, status, doubted)

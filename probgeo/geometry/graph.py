@@ -70,10 +70,10 @@ class Graph:
             check_whole("num_nodes", num_nodes)
         if num_nodes is not None and num_nodes < 4:
             raise ValueError(f"num_nodes: expected at least 4; got {num_nodes}.")
-        if encodings.ndim != 2 or len(encodings) < 2 or not encodings.isfinite().all():
+        if encodings.ndim != 2 or len(encodings) < 2 or not encodings.shape[1] or not encodings.isfinite().all():
             raise ValueError(
                 "encodings: expected a finite matrix (point, latent) of at least two points; "
-                f"got {'non-finite values' if encodings.ndim == 2 and len(encodings) > 1 else tuple(encodings.shape)}."
+                f"got {tuple(encodings.shape) if encodings.isfinite().all() else 'non-finite values'}."
             )
         self._metric = metric
         self._pieces = 1 if encodings.shape[1] <= 2 else 4

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import MethodType
 from typing import Any, TypeVar, final
@@ -11,8 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
+
+from probgeo.geometry.points import first_line
 
 Held = TypeVar("Held")  # a callable; or what a partial one holds, a tensor or a number
 
@@ -42,6 +46,7 @@ def snapshot(function: Held) -> Held:
     owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
     if not isinstance(owner, nn.Module):
         return function
+    check_weights(owner)
     try:
         with _Detached(), torch.inference_mode(False), torch.no_grad():
             copied = copy.deepcopy(owner)
@@ -56,6 +61,31 @@ def snapshot(function: Held) -> Held:
     return copied if owner is function else MethodType(function.__func__, copied)  # type: ignore[attr-defined, return-value]
 
 
+def check_weights(module: nn.Module) -> None:
+    """Refuses a module whose weights are not there.
+
+    Args:
+        module: with parameters and buffers, or none.
+
+    Raises:
+        ValueError: a layer that has not seen its input yet, or weights on the device "meta".
+    """
+    for name, weights in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(weights):
+            raise ValueError(NOT_THERE.format(f"its weights {name}"))
+        if weights.is_meta:
+            raise ValueError(
+                f'decoder: its weights {name} are on the device "meta", which has no values. Load them: '
+                'model.to_empty(device="cpu"), then model.load_state_dict(...).'
+            )
+
+
+NOT_THERE = (
+    "decoder: {} are not there yet, as a lazy layer has not seen its input. Call the model once on its data, and then "
+    "train it or load its weights."
+)
+
+
 class _Detached(TorchFunctionMode):
     """Inside, results of computations, which modules may hold, are copied as the tensors that they are."""
 
@@ -67,6 +97,60 @@ class _Detached(TorchFunctionMode):
             if plain is not tensor or not tensor.is_leaf or tensor.is_inference():
                 return memo.setdefault(id(tensor), plain.detach().clone())
         return func(*args, **(kwargs or {}))
+
+
+class Elementary(TorchFunctionMode):
+    """Inside, normalisations are composed of sums and products: torch's own have a second derivative that is wrong.
+
+    The first is right. Where one forward derivative is taken of another, as for a field of tensors JᵀJ that is itself
+    differentiated, torch 2.13 takes the mean and variance of `layer_norm` and `instance_norm` for constants.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _COMPOSED.get(func, func)(*args, **(kwargs or {}))
+
+
+def _layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Tensor:
+    found = _normalised(x, tuple(range(-len(normalized_shape), 0)), eps)
+    found = found if weight is None else found * weight
+    return found if bias is None else found + bias
+
+
+def _instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not use_input_stats:
+        return functional.instance_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    found = _normalised(x, tuple(range(2, x.ndim)), eps)
+    channel = (-1, *[1] * (x.ndim - 2))
+    found = found if weight is None else found * weight.reshape(channel)
+    return found if bias is None else found + bias.reshape(channel)
+
+
+def _normalised(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    centred = x - x.mean(dims, keepdim=True)
+    return centred / (centred.square().mean(dims, keepdim=True) + eps).sqrt()
+
+
+_COMPOSED: dict[Any, Callable[..., Tensor]] = {
+    functional.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    functional.instance_norm: _instance_norm,
+}
 
 
 def plainly(z: Tensor) -> contextlib.AbstractContextManager[None]:
@@ -241,20 +325,13 @@ def _by_graph(function: Callable[[Tensor], Tensor], z: Tensor, v: Tensor) -> tup
     return value.detach(), tangent
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, in one sentence of at most 300 characters."""
-    words = " ".join(str(error).split("\n")[0].split())[:300]
-    return words if words.endswith(".") else words + "."
-
-
 def checked_output(output: object, z: Tensor, num_maps: int) -> Tensor:
     """The maps' outputs in the dtype of z, once they are real numbers (member, point, observation)."""
     output = _real_numbers(output)
-    if output.ndim != 3 or output.shape[:2] != (num_maps, z.shape[0]):
+    if output.ndim != 3 or output.shape[:2] != (num_maps, z.shape[0]) or not output.shape[2]:
         raise ValueError(
-            f"immersion: expected outputs (point, observation) for every point and member, here "
-            f"({num_maps}, {z.shape[0]}, observation); got {tuple(output.shape)}. Flatten images to one last axis; a "
-            "decoder is called with any number of points."
+            f"decoder: expected outputs (point, observation) for every point and member, here "
+            f"({num_maps}, {z.shape[0]}, observation); got {tuple(output.shape)}. {_ANY_NUMBER}"
         )
     return output.to(z.dtype)
 
@@ -262,9 +339,17 @@ def checked_output(output: object, z: Tensor, num_maps: int) -> Tensor:
 def single_output(output: object, z: Tensor) -> Tensor:
     """One map's output, once it is (point, observation)."""
     output = _real_numbers(output)
-    if output.ndim != 2 or output.shape[0] != z.shape[0]:
-        checked_output(output[None], z, 1)
+    if output.ndim != 2 or output.shape[0] != z.shape[0] or not output.shape[1]:
+        raise ValueError(
+            f"decoder: expected outputs (point, observation), here ({z.shape[0]}, observation); got "
+            f"{tuple(output.shape)}. {_ANY_NUMBER}"
+        )
     return output
+
+
+_ANY_NUMBER = (
+    "Flatten images to one last axis, of one number write [:, None]; a decoder is called with any number of points."
+)
 
 
 def _real_numbers(output: object) -> Tensor:

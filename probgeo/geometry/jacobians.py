@@ -6,9 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probgeo.geometry.immersions import Derivative, checked_output, is_wrapped, plainly, single_output, snapshot
+from probgeo.geometry.immersions import (
+    Derivative,
+    check_weights,
+    checked_output,
+    is_wrapped,
+    plainly,
+    single_output,
+    snapshot,
+)
 from probgeo.geometry.perceptrons import Affine, Layer, is_elementwise, is_known, perceptron_jets, perceptron_layers
-from probgeo.geometry.points import Points, check_latent, points_of
+from probgeo.geometry.points import Points, check_latent, is_said, points_of
 from probgeo.geometry.trials import Trial, check_call
 from probgeo.nn import Stacked
 from probgeo.nn.sameness import difference, is_altered
@@ -191,14 +199,16 @@ class Maps:
         """Evaluations at which the maps are tried, unless all of what they do is known."""
         kind = (z.shape[1:], z.dtype, z.device)
         new = kind not in self._fitting and not is_wrapped(z) and len(z) > 0
+        if new:
+            points_of("points", z, "point latent")
         if new and (self._layers is not None or self._trial.begun):
             self._check_fit(z)
         if not self._known:
             try:
                 with plainly(z):
                     self._trial(z)
-            except (RuntimeError, IndexError):
-                if new:
+            except Exception as error:
+                if new and not is_said(error):
                     self._check_fit(z)
                 raise
         if new:
@@ -246,6 +256,8 @@ class Maps:
         """
         if self._layers is None:
             self._try(z)
+            if not len(z):
+                return 1
             if self._trial.width:
                 return 3 * self._trial.width
             with torch.no_grad(), plainly(z):
@@ -297,6 +309,8 @@ def _batched(members: Members) -> tuple[Immersion, int]:
         if not callable(member):
             raise TypeError(f"members: expected callables; got {type(member).__name__}.")
     modules = [member for member in members if isinstance(member, nn.Module)]
+    for module in modules:
+        check_weights(module)
     if len(modules) == len(members) and _of_one_architecture(modules):
         return Stacked(modules).requires_grad_(False), len(members)
     return _each([snapshot(member) for member in members]), len(members)
@@ -307,6 +321,10 @@ def _each(calls: Sequence[Immersion]) -> Immersion:
 
     def each(z: Tensor) -> Tensor:
         found = [single_output(call(z), z) for call in calls]
+        if len({x.shape[1] for x in found}) > 1:
+            raise ValueError(
+                f"members: expected as many observations of each; got {sorted({x.shape[1] for x in found})}."
+            )
         return found[0][None] if len(found) == 1 else torch.stack(found)
 
     return each

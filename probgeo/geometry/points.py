@@ -1,7 +1,9 @@
 """Latent points and rows of data as they come, from torch, NumPy or pandas."""
 
+import contextlib
+import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -33,7 +35,7 @@ def points_of(name: str, values: Points, axes: str | None = None) -> Tensor:
 
     Raises:
         TypeError: neither tensor nor array, or of another dtype.
-        ValueError: another number of axes.
+        ValueError: another number of axes, no latent dimensions, or a tensor of the device "meta".
     """
     values = values.to_numpy() if isinstance(values, Table) else values
     if isinstance(values, np.ndarray) and values.dtype.newbyteorder("=") in (np.float32, np.float64):
@@ -55,6 +57,9 @@ def points_of(name: str, values: Points, axes: str | None = None) -> Tensor:
                 f"{name}: expected ({', '.join(axes.split())}); got shape {tuple(values.shape)}."
                 + (f" Use {name}[None] for one." if missing == 1 else "")
             )
+        if axes.endswith("latent") and values.shape[-1] == 0:
+            raise ValueError(f"{name}: expected at least one latent dimension; got shape {tuple(values.shape)}.")
+    _check_values(name, values)
     return values.contiguous()
 
 
@@ -81,16 +86,66 @@ def points_like(name: str, values: Points, weights: Iterable[Tensor]) -> Tensor:
 
     Args:
         name: of the argument.
-        values: a tensor, array or table.
+        values: a tensor, array or table, (*batch, latent).
         weights: parameters and buffers of the module; none for what has no dtype of its own.
 
     Raises:
-        TypeError: neither tensor nor floating-point array.
+        TypeError: neither tensor nor array, or of another dtype than float32 and float64.
+        ValueError: no axis, or no latent dimensions.
     """
+    found = points_of(name, values, "*batch latent")
     if isinstance(values, Tensor):
-        return values
-    found, like = points_of(name, values), next((w for w in weights if w.is_floating_point()), None)
+        return found
+    like = next((w for w in weights if w.is_floating_point()), None)
     return found if like is None else found.to(like)
+
+
+@contextlib.contextmanager
+def taken_by(weights: Iterable[Tensor], name: str, values: Tensor) -> Iterator[None]:
+    """Inside, what torch says of points that do not fit the weights is said in words.
+
+    Args:
+        weights: parameters and buffers of what is called with the points.
+        name: of the argument.
+        values: the points, (*batch, latent).
+
+    Raises:
+        ValueError: points of another dtype, device or latent dimension than that of the weights.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Inside a transformation it is for others to say.
+        if torch._C._functorch.is_functorch_wrapped_tensor(values) or is_said(error):
+            raise
+        like = next((w for w in weights if w.is_floating_point()), values)
+        expected, found = (f"{x.dtype} on {x.device}" for x in (like, values))
+        if expected != found:
+            remedy = f"Convert the points, {name}.to({like.dtype}), or the model."
+            raise ValueError(f"{name}: the model has weights in {expected}; got points in {found}. {remedy}") from error
+        raise ValueError(
+            f"{name}: the model cannot be called with points {tuple(values.shape)} of {values.dtype}, in "
+            f"{values.shape[-1]} latent dimensions: {first_line(error)} Give codes of this model's own latent space, "
+            "in its dtype."
+        ) from error
+
+
+def is_said(error: Exception) -> bool:
+    """Whether an error is said in words here already, or is of memory, and not of what was called with the points."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if not isinstance(error, (ValueError, TypeError)) or trace is None or not re.match(r"\w+: ", str(error)):
+        return False
+    return str(trace.tb_frame.f_globals.get("__name__", "")).startswith("probgeo.")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one sentence of at most 300 characters."""
+    words = " ".join(str(error).split("\n")[0].split())[:300] or type(error).__name__
+    return words if words.endswith(".") else words + "."
 
 
 def nodes_of(name: str, path: Points) -> Tensor:
@@ -145,7 +200,7 @@ def check_latent(name: str, values: Tensor, latent: int) -> None:
     if values.shape[-1] != latent:
         raise ValueError(
             f"{name}: expected points of {latent} latent dimensions; got {values.shape[-1]}, shape "
-            f"{tuple(values.shape)}."
+            f"{tuple(values.shape)}. Give codes of the same model."
         )
 
 
@@ -160,6 +215,7 @@ def rows_of(name: str, x: Any) -> Tensor:
         TypeError: something else.
     """
     if isinstance(x, Tensor):
+        _check_values(name, x)
         return x
     values = x.to_numpy() if hasattr(x, "to_numpy") else x
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
@@ -169,3 +225,8 @@ def rows_of(name: str, x: Any) -> Tensor:
     with warnings.catch_warnings():  # of arrays that must not be written to: nothing here does
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(values)
+
+
+def _check_values(name: str, values: Tensor) -> None:
+    if values.is_meta:
+        raise ValueError(f'{name}: expected values; got a tensor on the device "meta", which has none.')

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from probgeo.geometry.immersions import first_line, is_wrapped, plainly
+from probgeo.geometry.immersions import NOT_THERE, is_wrapped, plainly
+from probgeo.geometry.points import first_line, is_said
 
 NUM_POINTS = 32
 NUM_BLOCKS = 32
@@ -34,7 +35,7 @@ class _Watch(TorchFunctionMode):
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Inside, a module in training mode whose layers act otherwise then is refused before they do.
+    """Inside, a module in training mode whose layers act otherwise then is refused before they do; and without weights.
 
     Raises:
         ValueError: such a layer is called.
@@ -44,7 +45,12 @@ def watched() -> Iterator[None]:
         norm = isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.utils.parametrizations._SpectralNorm))
         # Of an instance it takes the mean in either mode, unless it keeps statistics for later, as eval mode uses them.
         norm |= isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats
-        if module.training and (norm or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)):
+        lazy = isinstance(module, nn.modules.lazy.LazyModuleMixin)
+        if lazy and module.has_uninitialized_params():  # type: ignore[operator]
+            raise ValueError(NOT_THERE.format(f"weights of its {type(module).__name__}"))
+        if getattr(module, "training", False) and (
+            norm or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
+        ):
             raise ValueError(_TRAINING_MODE.format(type(module).__name__))
 
     handle = nn.modules.module.register_module_forward_pre_hook(refused)
@@ -128,7 +134,9 @@ def check_call(function: Callable[[Tensor], Any], z: Float[Tensor, "point latent
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), plainly(z), watched():
             function(z.detach().clone())
-    except (RuntimeError, IndexError) as error:
+    except Exception as error:  # of any kind: what a decoder is made of may say it in its own way
+        if is_said(error):
+            raise
         raise ValueError(
             f"decoder: it cannot be called with points {tuple(z.shape)} of {z.dtype} on {z.device}: "
             f"{first_line(error)} It takes points (point, latent), any number of them; convert codes or model to one "
@@ -155,7 +163,8 @@ def _tried_values(
     values: Callable[[Tensor], Tensor], points: Float[Tensor, "point latent"], scale: float
 ) -> tuple[float, int]:
     """Of values that are a function of the point alone, the relative error, and the widest tensor's floats a point."""
-    few = points[:8].clone()
+    every = NUM_POINTS // 8
+    few = points[::every].clone()
     traced = _Traced(few)
     with watched(), traced:
         first = values(few)
@@ -165,7 +174,7 @@ def _tried_values(
             f"{first.dtype}. Compute in float32 throughout: convert the model, .float(), and leave out .half() and "
             "autocast."
         )
-    if not torch.equal(few, points[:8]):
+    if not torch.equal(few, points[::every]):
         raise ValueError(
             "decoder: it changes its argument in place; write `z = z - mean` instead of `z -= mean`, or clone z."
         )
@@ -175,15 +184,22 @@ def _tried_values(
             "calls. Use its mean, or one fixed draw; call .eval() on a model."
         )
     step = 2 * scale * torch.finfo(points.dtype).eps ** 0.5 * _directions(points, seed=3)
-    ahead, here, behind = values(torch.cat([points + step, points, points - step])).chunk(3, dim=1)
+    together = values(torch.cat([points + step, points, points - step]))
+    # Far ends alone, as a decision made of all points at once falls otherwise for one of them, and the first may be the
+    # one by which all are normalised; both of one shape, as what is kept of earlier calls is kept by shape.
+    apart = [values(few[:1]), values(few[1:-1]), values(few[-1:])]
+    if len({x.shape[2] for x in (first, together, *apart)}) > 1:
+        raise ValueError(
+            "decoder: its outputs have another size at other points. Return as many observations of each, whatever the "
+            "other points are."
+        )
+    ahead, here, behind = together.chunk(3, dim=1)
     rounding = _rounding(ahead, here, behind)
     limit = max(1e3 * _eps(first), 30 * rounding)
-    # Without the first point too, which may be the one by which all are normalised.
-    apart = torch.cat([values(few[:1]), values(few[1:])], dim=1)
-    if _differ(first, apart, limit) or _differ(first, here[:, : len(few)], limit):
+    if _differ(first, torch.cat(apart, dim=1), limit) or _differ(first, here[:, ::every], limit):
         raise ValueError(
             "decoder: a point's values depend on the other points that it is called with, as where it normalises "
-            "by its whole batch. Normalise by constants; call .eval() on a model."
+            "by its whole batch, or on those before. Normalise by constants; call .eval() on a model."
         )
     return rounding, -(-traced.numel // len(few))
 

@@ -10,7 +10,7 @@ Every function takes an `xarray.DataArray` from any source, reduces the dims it 
 measure, ...). A missing distance makes a statistic missing; only `summary` leaves pairs out, and counts them.
 """
 
-from probgeo.identifiability.agreements import agreement, relative_error, triplet_agreement
+from probgeo.identifiability.agreements import agreement, circular_difference, relative_error, triplet_agreement
 from probgeo.identifiability.chains import ess, inference_data, rhat
 from probgeo.identifiability.comparisons import holm, paired_test, wilcoxon_test
 from probgeo.identifiability.error_bars import (
@@ -75,6 +75,7 @@ __all__ = [
     "bootstrap",
     "bootstrap_difference",
     "calibration",
+    "circular_difference",
     "cluster_agreement",
     "co_assignment",
     "coefficient_of_variation",

@@ -1,8 +1,12 @@
 """The third leg: is a distance right, or does it at least agree with a reference from outside?
 
 Of simulated data the true distance is known. Of real data it is not: there is at best something that another source
-says of the same rows, as a pseudotime, a taxonomy, or classes. That is agreement, and not truth.
+says of the same rows, as a pseudotime, a taxonomy, classes, or an angle. That is agreement, and not truth.
 """
+
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -47,15 +51,34 @@ def agreement(
     """
     d = checked(distance, *CORE)
     _check_reference(d, reference)
-    known = reference.reset_coords(drop=True).drop_vars("pair", errors="ignore").astype(float)
-    both = xr.concat([d, known.broadcast_like(d.drop_vars("pair", errors="ignore"))], "of", coords="minimal")
+    options = {"num_resamples": num_resamples, "level": level, "seed": seed, "points": points}
+    rho, bounds = rho_and_bounds(d, reference, options)
+    return _with_interval("rho", rho, bounds, least=-1.0)
 
-    def mean_rho(values: xr.DataArray) -> xr.DataArray:
-        return rank_correlation(values.isel(of=0), values.isel(of=1)).mean("retraining", skipna=False)
 
-    both = both.assign_coords({name: d[name] for name in ("start", "stop") if name in d.coords})
-    bounds = bootstrap(mean_rho, both, num_resamples, level, seed, points)
-    return _with_interval("rho", rank_correlation(d, known), bounds, least=-1.0)
+def rho_and_bounds(
+    distance: xr.DataArray, known: xr.DataArray, options: Mapping[str, Any], of_constant: float = math.nan
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Spearman's ρ over pairs with what is known, of every retraining, and the bootstrap bounds of their mean.
+
+    Args:
+        distance: distances, dims (retraining, pair, ...).
+        known: of the same pairs (pair,), by their order.
+        options: of `bootstrap`.
+        of_constant: what ρ is where all distances of a retraining, or of a resample, are equal.
+    """
+    plain = known.reset_coords(drop=True).drop_vars("pair", errors="ignore").astype(float)
+    like = distance.drop_vars("pair", errors="ignore")
+    both = xr.concat([like, plain.broadcast_like(like)], "of", coords="minimal", compat="override")
+    both = both.assign_coords({name: distance[name] for name in ("start", "stop") if name in distance.coords})
+
+    def rho(of: xr.DataArray) -> xr.DataArray:
+        return rank_correlation(of.isel(of=0), of.isel(of=1)).fillna(of_constant)
+
+    def mean_rho(of: xr.DataArray) -> xr.DataArray:
+        return rho(of).mean("retraining", skipna=False)
+
+    return rho(both), bootstrap(mean_rho, both, **options).clip(-1, 1)
 
 
 def triplet_agreement(
@@ -94,6 +117,38 @@ def triplet_agreement(
     right = (xr.apply_ufunc(np.sign, far - near) + 1) / 2  # missing where a distance is
     bounds = bootstrap(lambda values: values.mean(CORE, skipna=False), right, num_resamples, level, seed)
     return _with_interval("share", right.mean("pair", skipna=False), bounds, least=0.0)
+
+
+def circular_difference(first: xr.DataArray, second: xr.DataArray, period: float = 2 * math.pi) -> xr.DataArray:
+    """How far two angles are apart, the shorter way round: min(|a − b| mod P, P − |a − b| mod P).
+
+    A reference for `agreement` and for `summary` where rows have an angle: a rotation, a direction, a time of day or a
+    phase of the cell cycle.
+
+    Args:
+        first, second: angles at the two ends of each pair, of the same dims, as (pair,); in any turn.
+        period: P, once round, in their unit: 2π for radians, 360.0 for degrees, 24.0 for hours.
+
+    Returns:
+        from 0 to P/2, missing where an angle is.
+
+    Raises:
+        ValueError: a period that is not positive, or other pairs.
+
+    Example:
+        >>> import xarray as xr, probgeo as pg
+        >>> evening, morning = xr.DataArray([23.0, 18.0], dims="pair"), xr.DataArray([1.0, 6.0], dims="pair")
+        >>> pg.identifiability.circular_difference(evening, morning, period=24.0).values
+        array([ 2., 12.])
+    """
+    if not 0 < period < math.inf:
+        raise ValueError(f"period: expected a positive number; got {period}.")
+
+    def shorter(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        apart = abs(a - b) % period
+        return np.minimum(apart, period - apart)
+
+    return xr.apply_ufunc(shorter, first, second)
 
 
 def relative_error(distance: xr.DataArray, truth: xr.DataArray) -> xr.Dataset:

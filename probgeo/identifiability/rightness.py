@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from probgeo.identifiability.resampling import bootstrap
-from probgeo.identifiability.statistics import rank_correlation
+from probgeo.identifiability.agreements import rho_and_bounds
 from probgeo.identifiability.trust import Trust, sentences, warnings_of
 
 Label = tuple[Hashable, ...]
@@ -42,7 +41,7 @@ def known_by_row(known: xr.DataArray, distance: xr.DataArray, unit: str) -> xr.D
 
 
 def rightness(row: xr.DataArray, known: xr.DataArray, options: dict[str, Any]) -> dict[str, float]:
-    """Mean over retrainings of Spearman's ρ with what is known, with its bootstrap interval; 0 for a constant.
+    """The `agreement` of a row with what is known of its pairs, as columns of a summary; ρ is 0 for a constant.
 
     Args:
         row: distances (retraining, pair).
@@ -52,13 +51,9 @@ def rightness(row: xr.DataArray, known: xr.DataArray, options: dict[str, Any]) -
     has = known.notnull().values
     points = options["points"]
     options = options | {"points": None if points is None else points[has]}
-    both = xr.concat([row, known.broadcast_like(row)], "of", coords="minimal", compat="override")[..., has]
-
-    def statistic(d: xr.DataArray) -> xr.DataArray:
-        return rank_correlation(d.isel(of=0), d.isel(of=1)).fillna(0).mean("retraining")
-
-    lower, upper = bootstrap(statistic, both, **options).clip(-1, 1).values.tolist()
-    return {"right": float(statistic(both)), "right_lower": lower, "right_upper": upper}
+    rho, bounds = rho_and_bounds(row[:, has], known[has], options, of_constant=0.0)
+    lower, upper = bounds.values.tolist()
+    return {"right": float(rho.mean("retraining")), "right_lower": lower, "right_upper": upper}
 
 
 def said_by(trust: Trust, index: pd.MultiIndex) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What a model of latent codes is: all that measures, studies and plots ask for; and what a spec of one is."""
 
 import abc
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -14,7 +15,7 @@ from probgeo.datasets.mapped import as_rows, is_anndata, is_table
 from probgeo.geometry.metrics import Metric, PullbackMetric
 from probgeo.geometry.points import points_of, rows_of
 from probgeo.likelihoods import LibraryColumn
-from probgeo.rows import StoredRows, beside, in_memory, row_blocks
+from probgeo.rows import FileRows, StoredRows, beside, in_memory, row_blocks
 from probgeo.seeds import check_seed
 
 
@@ -148,6 +149,24 @@ class LatentModel(abc.ABC):
 def codes_of(model: LatentModel, rows: Tensor | StoredRows) -> Float[Tensor, "row latent"]:
     """Means of q(z | x) of rows as the model reads them, block by block."""
     return torch.cat([model.encode(block).mean.detach() for _, block in row_blocks(rows)])
+
+
+def block_by_block(encode: Callable[..., Encoding]) -> Callable[..., Encoding]:
+    """A model's `encode`, of which rows of a file are given one block at a time, outside autograd's graph."""
+
+    @functools.wraps(encode)
+    def encoded(model: Any, x: Any, *given: Any, **named: Any) -> Encoding:
+        mapped = FileRows.of_array(x) if isinstance(x, np.ndarray) else None
+        rows: Any = model.rows(x) if is_table(x) else x if mapped is None else mapped
+        if not isinstance(rows, StoredRows) or given or named:
+            return encode(model, x, *given, **named)
+        with torch.no_grad():
+            like = next(model.parameters())
+            blocks = (block.to(like.dtype) if mapped else block for _, block in row_blocks(rows.to(like.device)))
+            means, stds = zip(*(encode(model, block) for block in blocks), strict=True)
+            return Encoding(torch.cat(means), torch.cat(stds))
+
+    return encoded
 
 
 def suited(name: str, values: Any, model: nn.Module, axes: str, width: int | None = None) -> Tensor:

@@ -1,16 +1,17 @@
 """Phases of training: which parameters move, for how long, and what is set in closed form before."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from probgeo.likelihoods import Likelihood, Parameters
-from probgeo.rows import StoredRows, in_memory, spread
+from probgeo.rows import StoredRows, row_blocks, spread
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Phase:
         name: what the progress bar and the history call it.
         epochs: None for a phase that is its `start` alone, such as a posterior in closed form given the trained codes.
         start: called once before the first epoch with the module, what it is fitted to (rows x for a model, `Target`
-            for a decoder) and the seed; it may set buffers and initial values in place.
+            for a decoder; either may stand in a file) and the seed; it may set buffers and initial values in place.
         check: called once with the first two of these, before any phase: raises what `start` would of their sizes.
     """
 
@@ -50,25 +51,59 @@ class Phase:
         return self.epochs is not None and self.epochs.trains(name)
 
 
-class Target(NamedTuple):
-    """What a decoder is fitted to once codes are trained: x_n ~ likelihood(decoder(z_n))."""
+class Given(NamedTuple):
+    """Some of the rows that a decoder is fitted to: x_n ~ likelihood(decoder(z_n))."""
 
     z: Float[Tensor, "row latent"]  #: what the decoder is given
     x: Float[Tensor, "row observation"]  #: what of the data the likelihood is a distribution of
-    likelihood: Likelihood
     parameters: Parameters  #: of the likelihood, those given with each row included
 
 
-def target(model: Any, z: Float[Tensor, "row latent"], x: Float[Tensor, "row feature"]) -> Target:
-    """What the decoder of a model is fitted to, given rows x and what it decodes them from.
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What a decoder is fitted to once codes are trained, block after block, read anew at every pass over it.
+
+    What the decoder is given, `z` (row, latent), is in memory for all rows; of the rows themselves one block is.
 
     Args:
         model: with `spec.likelihood`, and `shared`, the likelihood's parameters.
-        z: inputs of the decoder.
-        x: rows of the features that are modelled.
+        rows: of the data, (row, feature).
+        inputs: rows of a block -> what the decoder is given, (row, latent).
+        modelled: rows of a block -> the features that the likelihood reads.
     """
-    likelihood: Likelihood = model.spec.likelihood
-    return Target(z, likelihood.observed(x), likelihood, {**dict(model.shared.items()), **likelihood.known(x)})
+
+    model: Any
+    rows: Tensor | StoredRows
+    inputs: Callable[[Tensor], Tensor]
+    modelled: Callable[[Tensor], Tensor] = lambda rows: rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Given]:
+        for begin, rows in row_blocks(self.rows):
+            yield self._given(self.z[begin : begin + len(rows)], rows)
+
+    @functools.cached_property
+    @torch.no_grad()
+    def z(self) -> Float[Tensor, "row latent"]:
+        """What the decoder is given for each row."""
+        return torch.cat([self.inputs(rows) for _, rows in row_blocks(self.rows)])
+
+    @property
+    def shared(self) -> Parameters:
+        """The likelihood's parameters that all observations share."""
+        return dict(self.model.shared.items())
+
+    def at(self, index: Int[Tensor, " row"]) -> Given:
+        """The rows of these numbers."""
+        return self._given(self.z[index], self.rows[index])
+
+    @torch.no_grad()
+    def _given(self, z: Tensor, rows: Tensor) -> Given:
+        likelihood: Likelihood = self.model.spec.likelihood
+        x = self.modelled(rows)
+        return Given(z, likelihood.observed(x), {**self.shared, **likelihood.known(x)})
 
 
 def inside(phase: Phase, path: str, data: Callable[[Any, Any], Any]) -> Phase:
@@ -87,12 +122,12 @@ def inside(phase: Phase, path: str, data: Callable[[Any, Any], Any]) -> Phase:
     def start_part(module: nn.Module, fitted_to: Any, seed: int) -> None:
         assert start is not None
         with torch.no_grad():
-            given = data(module, in_memory(fitted_to))
+            given = data(module, fitted_to)
         start(module.get_submodule(path), given, seed)
 
     @torch.no_grad()
     def check_part(module: nn.Module, fitted_to: Any) -> None:
-        given = data(module, in_memory(fitted_to))
+        given = data(module, fitted_to)
         if check is not None:
             check(module.get_submodule(path), given)
 

@@ -13,12 +13,13 @@ from pyro import poutine
 from torch import Tensor
 
 from probgeo.likelihoods import Gaussian, Likelihood
-from probgeo.models.base import Encoding, FittedModel, ModelSpec, suited
+from probgeo.models.base import Encoding, FittedModel, ModelSpec, block_by_block, suited
 from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder, check_parts
-from probgeo.models.phase import Phase, inside, target, with_decoder
+from probgeo.models.phase import Phase, Target, inside, with_decoder
 from probgeo.nn import MLP, Network
+from probgeo.rows import StoredRows
 from probgeo.specs import check_numbers
 
 
@@ -158,8 +159,7 @@ class FittedVAE(EncoderDecoder, FittedModel):
     def phases(self) -> tuple[Phase, ...]:
         """Everything together; then what else the decoder needs, given the codes of x."""
         first, *later = self.decoder.phases
-        closing = (inside(phase, "decoder", lambda model, x: target(model, model.encode(x).mean, x)) for phase in later)
-        return (with_decoder(first), *closing)
+        return (with_decoder(first), *(inside(phase, "decoder", _target) for phase in later))
 
     def _check(self, x: Tensor) -> None:
         if x.shape[-1] != self.num_features:
@@ -192,12 +192,18 @@ class FittedVAE(EncoderDecoder, FittedModel):
             z = pyro.sample("z", dist.Normal(mean, std))
         self.decoder.guide(z)
 
+    @block_by_block
     def encode(self, x: Any) -> Encoding:
         """Mean and standard deviation of q(z | x), each (row, latent), of rows x (row, feature) or a `Dataset`."""
         x = suited("x", x, self, "row feature")
         self._check(x)
         mean, log_std = self.encoder(self.spec.likelihood.encoder_input(x)).chunk(2, dim=-1)
         return Encoding(mean, log_std.exp())
+
+
+def _target(model: FittedVAE, x: Tensor | StoredRows) -> Target:
+    """What the decoder is fitted to, given the codes of x."""
+    return Target(model, x, lambda rows: model.encode(rows).mean)
 
 
 def positive(beta: Tensor) -> Tensor:

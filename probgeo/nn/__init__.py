@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from probgeo.geometry.points import Points, points_like
+from probgeo.geometry.points import Points, points_like, taken_by
 from probgeo.nn import flows
 from probgeo.nn.images import ConditionalConvolutional, Convolutional, ResizeConvolutional, check_activation
 from probgeo.nn.injective import Injective
@@ -315,7 +315,8 @@ class Stacked(nn.Module):
         """Every member at the same input: (*batch, in) -> (member, *batch, out); arrays and tables in their dtype."""
         state = self._state()
         z = points_like("z", z, state.values())
-        return vmap(lambda state: functional_call(self.template, state, (z,)), randomness="different")(state)
+        with taken_by(state.values(), "z", z):
+            return vmap(lambda state: functional_call(self.template, state, (z,)), randomness="different")(state)
 
     def each(self, *inputs: Any) -> Any:
         """Member i at its own inputs: (member, *batch, in) -> (member, *batch, out); pytrees of tensors pass too."""

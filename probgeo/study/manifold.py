@@ -45,7 +45,8 @@ def manifold_check(
       `ambient`, the pair's distance ‖x_i − x_j‖ itself, which a graph does not differ from where noise fills all gaps.
 
     Args:
-        models: by name, models that were trained on x, as for `measure`.
+        models: by name, models that were trained on x, as for `measure`; those without any distance, as of a training
+            that diverged, may be left out.
         x: observations (row, feature), or (row, ...) of images.
         distance: of these models, dims (model, measure, retraining, pair), coordinates `start` and `stop`, as `measure`
             and studies give it; `with_ambient_distances` adds two measures that are then judged too.
@@ -60,8 +61,8 @@ def manifold_check(
         (neighbours, pair) and `ambient` (pair); and `distance` as given. Lengths are in units of x.
 
     Raises:
-        ValueError: distances of other models or without ends of the pairs, values that are not finite, or fewer than 4
-            neighbours or than twice as many rows.
+        ValueError: distances of other models, or of more trainings than there are, or without ends of the pairs; values
+            that are not finite; fewer than 4 neighbours, or than twice as many rows.
 
     Example:
         >>> import torch, probgeo as pg
@@ -99,13 +100,13 @@ def manifold_check(
         coords={"model": distance.model},
     )
     for name, trainings in models.items():
-        for index, model in enumerate(trainings):
+        for index, model in zip(_places(name, len(trainings), distance), trainings, strict=True):
             codes = model.encode(sample).mean
             if codes.isfinite().all():
                 values = _of_training(rows, _flat("codes", codes), _flat("means", model.decode(codes)), num_neighbours)
                 for variable, value in values.items():
                     found[variable].loc[{"model": name}][index] = value
-    noise = [noise_of(rows, neighbours, trainings[0].latent) for trainings in models.values()]
+    noise = [noise_of(rows, neighbours, each[0].latent) if each else np.nan for each in models.values()]
     found["noise"] = xr.DataArray(noise, {"model": list(models)}, "model")
     at_ends = at_ends.reshape(-1, 2, rows.shape[1])
     graphs = {k: graph_distances(rows, at_ends, k) for k in (num_neighbours // 2, num_neighbours)}
@@ -202,6 +203,18 @@ def _ends(distance: xr.DataArray, models: Mapping[str, Sequence[LatentModel]], n
     if ends.min() < 0 or ends.max() >= num_points:
         raise ValueError(f"distance: expected ends from 0 to {num_points - 1}, rows of the points; got {ends.max()}.")
     return torch.from_numpy(ends)
+
+
+def _places(name: str, num: int, distance: xr.DataArray) -> list[int]:
+    """Which of the retrainings along `distance` the models of one name are: the first, or those that have distances."""
+    measured = distance.sel(model=name).notnull().any(["measure", "pair"]).values.nonzero()[0].tolist()
+    if len(measured) == num:
+        return measured
+    if measured and measured[-1] >= num:
+        raise ValueError(
+            f"models: expected all trainings of {name!r}, or the {len(measured)} that have distances; got {num}."
+        )
+    return list(range(num))
 
 
 def _flat(name: str, values: Tensor) -> Float[np.ndarray, "row feature"]:

@@ -17,7 +17,7 @@ from probgeo.datasets.mapped import as_rows, sized
 from probgeo.geometry.geodesics import Status
 from probgeo.jobs import TaskLost, carried_out, check_executor, sends_each_time
 from probgeo.models.base import LatentModel, ModelSpec, codes_of
-from probgeo.rows import StoredRows
+from probgeo.rows import StoredRows, num_in_block, rows_of_numbers
 from probgeo.specs import digest
 from probgeo.study.asked import Asked, check_named, checked
 from probgeo.study.measures import DEFAULT_MEASURES, Euclidean, Measure
@@ -278,7 +278,7 @@ def measured(
     for name, how in measures.items():
         subject = how.subject(model)
         own = codes if subject is model else codes_by(subject, x, how)
-        at_rows = subject.encode(points[needed.to(points.device)]).mean.detach()
+        at_rows = codes_of(subject, rows_of_numbers(points, needed))
         row[name] = xr.merge(
             _labelled(quantity, quantity.measured(how, subject, _codes_of(parts, needed, at_rows), own))
             for quantity, parts in asked.items()
@@ -338,8 +338,9 @@ def assembled(
     euclidean = dataset.sel(measure=EUCLIDEAN, drop=True)
     dataset["euclidean_latent"] = euclidean.distance
     dataset["euclidean_reconstructed"] = euclidean.get("euclidean_reconstructed", euclidean.distance * np.nan)
-    ends = points[asked.pairs.to(points.device)].flatten(2)
-    dataset["euclidean_ambient"] = ("pair", ends.diff(dim=1).norm(dim=(1, 2)).cpu().numpy())
+    some = asked.pairs.to(points.device).split(max(1, num_in_block(points) // 2))
+    ambient = [points[pairs].flatten(2).diff(dim=1).norm(dim=(1, 2)).cpu() for pairs in some]
+    dataset["euclidean_ambient"] = ("pair", torch.cat(ambient).numpy())
     meaning = str({int(status): status.name for status in Status})
     for variable in {"status", "angle_status"} & set(dataset):
         dataset[variable] = dataset[variable].assign_attrs(meaning=meaning)
@@ -364,7 +365,8 @@ def _trainings(latent: xr.DataArray) -> np.ndarray:
 def with_ambient_distances(dataset: xr.Dataset) -> xr.DataArray:
     """Distances of all measures, and as two more those of the reconstructions and of the data, ‖x_i − x_j‖.
 
-    The last are the same in every retraining: their CV is 0 and their ICC is 1, although no model was needed.
+    The last are the same in every retraining: their CV is 0 and their ICC is 1, although no model was needed. A
+    training that is lost has none of them.
 
     Args:
         dataset: what `measure` or `Study.run` returned.
@@ -390,4 +392,5 @@ def with_ambient_distances(dataset: xr.Dataset) -> xr.DataArray:
     more = {"reconstructed": dataset.euclidean_reconstructed, "ambient": dataset.euclidean_ambient}
     rows = [row.broadcast_like(distance.isel(measure=0, drop=True)) for row in more.values()]
     ambient = xr.concat(rows, "measure").assign_coords(measure=list(more))
+    ambient = ambient.where(distance.notnull().any(["measure", "pair"]))
     return xr.concat([distance, ambient.transpose(*distance.dims)], "measure")

@@ -21,7 +21,7 @@ from probgeo.study.quantities import DISTANCES, Quantity
 from probgeo.study.sparse import NOTE, NUMBERS, is_whole, read_matrix, write_matrix
 
 # Part of the key of every measurement: raised when the same measure of the same model gives other numbers.
-REVISION = 3
+REVISION = 4
 SPARSE = ".rows"  # ends the name of a sparse matrix's folder
 
 

@@ -19,12 +19,12 @@ from probgeo.likelihoods import LibraryColumn, Likelihood
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
 from probgeo.models.vae import LatentSpec
-from probgeo.rows import StoredRows, in_memory, row_blocks
+from probgeo.rows import StoredRows, row_blocks
 from probgeo.seeds import check_seed, stream
 from probgeo.specs import check_real, check_whole, current_config, digest, to_config
 from probgeo.training import storage
 from probgeo.training.budget import num_at_once
-from probgeo.training.gplvm import SingleGPLVM
+from probgeo.training.gplvm import SingleGPLVM, all_rows
 from probgeo.training.options import Report, Training, num_epochs
 from probgeo.training.retrainings import Group, results, train
 from probgeo.training.stacks import Stack
@@ -96,9 +96,10 @@ def fit(
         spec: what to train, e.g. `VAE(...)` or `GPLVM(...)`.
         x: data (row, observation), floating point: a tensor, on whose device training runs, an array or a table. An
             array that is mapped from a file (`numpy.load(..., mmap_mode="r")`) or a store of chunks (zarr, h5py) stays
-            there: no more than blocks of rows are in memory, except where a decoder is fitted to all codes at once
-            (RBF, GP, last layer), and of conditional, shared and Gaussian process latent variable models. So does a
-            sparse matrix. Of a `Dataset` its `x` is meant, with its library sizes where the likelihood reads these.
+            there: no more than a block of rows is in memory, at most 65 536 of them and 256 MB, and of every row its
+            number, and its code where a decoder is fitted to codes after training. So does a sparse matrix. A `GPLVM`
+            reads all rows, or refuses. Of a `Dataset` its `x` is meant, with its library sizes where the likelihood
+            reads these.
         library_size: of each row (row,), for likelihoods with `library=LibraryColumn(-1, reference=...)`: they are put
             after the features, and the models' rows have them as their last column.
         seeds: one retraining per seed.
@@ -154,6 +155,7 @@ def fit(
     spec.check(x)
     if isinstance(spec, GPLVM):
         _check_applies(training)
+        x = all_rows(x)
     parts = _split(x, training)
     identity = {"training": to_config(training), "data": data_digest or (digest(x) if folder else "")}
     with _TURN, torch.enable_grad():
@@ -170,7 +172,7 @@ def fit(
                 bar.set_description(f"training {source}, seeds {some[0]} to {some[-1]}")
                 group: Group
                 if isinstance(spec, GPLVM):
-                    group = SingleGPLVM(spec, in_memory(x), some[0], training.batch_size)
+                    group = SingleGPLVM(spec, x, some[0], training.batch_size)
                 else:
                     assert isinstance(spec, LatentSpec)
                     group = Stack(spec, *parts, some, training.batch_size)

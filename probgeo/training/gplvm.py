@@ -9,8 +9,27 @@ from torch import Tensor, nn
 
 from probgeo.models.gp.gplvm import GPLVM, FittedGPLVM
 from probgeo.models.phase import Phase
+from probgeo.rows import StoredRows, in_memory
+from probgeo.training.budget import SHARE, memory_of
 from probgeo.training.objective import random_noise, random_rows
 from probgeo.training.optimisers import gradients_of
+
+BYTES = 48  # of memory for each number of the rows: these, their principal components and keys, in double precision
+
+
+def all_rows(x: Tensor | StoredRows) -> Float[Tensor, "row observation"]:
+    """All rows in memory, where a model with a code of its own for each is trained.
+
+    Raises:
+        ValueError: rows of a file that do not fit in half of the memory, with what is made of them.
+    """
+    if isinstance(x, StoredRows) and (asked := BYTES * len(x) * x.shape[1]) > SHARE * memory_of(x.device):
+        raise ValueError(
+            f"x: a GPLVM has a code of its own for every row, and reads all {len(x)} at once: about {asked / 1e9:.1f} "
+            f"GB, more than half of the {memory_of(x.device) / 1e9:.1f} GB of memory here. Give it fewer rows, or "
+            "train VAE(decoder=GPDecoder()), which reads rows block by block."
+        )
+    return in_memory(x)
 
 
 class SingleGPLVM:

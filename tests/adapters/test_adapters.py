@@ -275,7 +275,11 @@ PICKED = {
     "no such key": (lambda z: {"x": NET(z)}, "y", r"output: the decoder returns a dict of x, which has no 'y'"),
     "no such place": (lambda z: (NET(z),), 3, r"output: the decoder returns a tuple of 1, which has no 3"),
     "no such attribute": (NET, "weights", r"output: the decoder returns a Tensor, which has no 'weights'"),
-    "points of another space": (nn.Linear(3, 16), None, r"decoder: it cannot be called with points \(\d, 2\)"),
+    "points of another space": (
+        nn.Linear(3, 16),
+        None,
+        r"(decoder: it|z: the model) cannot be called with points \(\d, 2\)",
+    ),
 }
 
 
@@ -296,6 +300,55 @@ def test_rows_and_points_come_as_arrays_and_tables_too():
         assert torch.allclose(model.encode(form(rows)).mean, z, atol=1e-6)
         for function in (model.decode, model.uncertainty, model.metric().tensor):
             assert torch.allclose(function(form(z)), function(z), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "decode",
+    [
+        lambda z: td.Normal(NET(z), 1.0),
+        lambda z: td.Independent(td.Bernoulli(logits=NET(z)), 1),
+        lambda z: td.MultivariateNormal(NET(z)[:, :2], torch.eye(2)),
+    ],
+)
+def test_a_distribution_that_is_no_number_at_one_point_harms_no_other(decode):
+    model = from_torch(encode=coder, decode=decode)
+    z = model.encode(X).mean[:6].clone()
+    alone = pg.geodesic(model.metric(), z[1:3], z[4:6], solver=SOLVER).length
+    z[0] = torch.nan
+    together = pg.geodesic(model.metric(), z[:3], z[3:6], solver=SOLVER)
+    assert together.status.tolist() == [pg.Status.NONFINITE, pg.Status.CONVERGED, pg.Status.CONVERGED]
+    torch.testing.assert_close(together.length[1:], alone)
+    assert model.decode(z)[0].isnan().all() and model.decode(z)[1:].isfinite().all()
+    assert td.Distribution._validate_args
+
+
+@pytest.mark.parametrize(
+    ("decode", "message"),
+    [
+        (lambda z: td.Normal(NET(z), -torch.ones(16)), "decode: Normal cannot have such scale"),
+        (lambda z: td.Cauchy(NET(z), 1.0), "decode: Cauchy has no mean"),
+        (lambda z: NET(z)[:, 0], r"decode: expected outputs .* write \[:, None\]"),
+        (lambda z, _: NET(z), "cannot be called with points"),
+    ],
+)
+def test_decoders_that_say_nothing_of_a_mean_are_refused_in_words(decode, message):
+    model = from_torch(encode=coder, decode=decode)
+    z = model.encode(X).mean
+    for call in (model.decode, model.draws(), model.metric().tensor):
+        with pytest.raises((ValueError, TypeError), match=message):
+            call(z)
+
+
+def test_layers_that_have_not_seen_their_input_are_refused_before_they_draw_weights():
+    for options, name in (
+        ({"encode": nn.LazyLinear(2), "decode": NET}, "encode"),
+        ({"encode": coder, "decode": nn.LazyLinear(2)}, "decode"),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: its weights weight are not there yet.* Call the model once"):
+            from_torch(**options)
+    inside = nn.LazyLinear(2)
+    with pytest.raises(ValueError, match=r"^encode: weights of its LazyLinear are not there yet"):
+        from_torch(encode=lambda x: inside(x.flatten(1)), decode=NET).encode(X)
 
 
 NO_FUNCTIONS = {

@@ -193,6 +193,16 @@ def test_poisson_normal_and_size_factors_are_pulled_back_too():
     torch.testing.assert_close(model.fisher_rao_metric().tensor(Z), expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["nb", "zinb"])
+def test_layers_that_are_normalised_within_a_cell_are_pulled_back_and_differentiated_twice(kind):
+    model = model_of(cells(), gene_likelihood=kind, use_layer_norm="both", use_batch_norm="none")
+    metric = from_scvi(model, library_size=LIBRARY).fisher_rao_metric()
+    full = of_negative_binomial if kind == "nb" else of_zero_inflated
+    torch.testing.assert_close(metric.tensor(Z), pulled_back(model, Z, full, 0), rtol=2e-3, atol=1e-5)
+    field = pg.TensorMetric(metric.tensor)  # its derivative is tried
+    assert pg.energy(field, pg.paths.Straight(8)(Z[:1], Z[1:])).isfinite().all()
+
+
 def test_a_label_has_a_dispersion_of_its_own():
     model = model_of(cells(), setup={"labels_key": "type"}, gene_likelihood="nb", dispersion="gene-label")
     for code, label in enumerate(["B", "T"]):
@@ -204,6 +214,8 @@ def test_a_label_has_a_dispersion_of_its_own():
 def test_dispersions_that_a_code_does_not_determine_are_refused_and_means_are_not():
     by_cell = from_scvi(model_of(cells(), dispersion="gene-cell"))
     by_label = from_scvi(model_of(cells(), setup={"labels_key": "type"}, dispersion="gene-label"))
+    with pytest.raises(TypeError, match=r"varies with z"):
+        from_scvi(model_of(cells(), gene_likelihood="normal", dispersion="gene-cell")).fisher_rao_metric()
     for model, words in ((by_cell, "varies with z.*no closed form"), (by_label, "a code has no label.*label=")):
         assert model.metric().tensor(Z).isfinite().all()
         with pytest.raises(TypeError, match=words):
@@ -352,6 +364,47 @@ def test_other_models_genes_layers_and_batches_are_refused_in_words():
     del without.layers["counts"]
     with pytest.raises(ValueError, match=r"trained on the layer 'counts'; got the layers .."):
         found.encode(without)
+
+
+def test_what_is_given_wrongly_is_named(tmp_path):
+    model = model_of(cells(), setup={"batch_key": "batch", **COVARIATES})
+    good = {"donor": "x", "mito": 0.1}
+    for options, words in (
+        ({"batch": ["a", "a"]}, "batch: expected each batch once"),
+        ({"label": "x"}, "label: the model has dispersion='gene', the same for every label"),
+        ({"covariates": {**good, "mito": "much"}}, "covariates: expected a finite number of 'mito'; got 'much'"),
+        ({"covariates": {**good, "mito": np.nan}}, "covariates: expected a finite number of 'mito'; got nan"),
+        ({"covariates": {**good, "donor": "z"}}, "covariates: 'donor' has x, y; got 'z'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            from_scvi(model, **{"covariates": good, **options})
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(ValueError, match=r"model.pt is a file: give its folder"):
+        from_scvi(tmp_path / "model.pt")
+    for several in (np.array(["a", "c"]), pd.Index(["a", "c"]), ("a", "c")):
+        assert from_scvi(model, covariates=good, batch=several).num_members == 2
+
+
+def test_numbers_that_are_no_counts_are_said():
+    adata = cells()
+    found = from_scvi(model_of(adata))
+    for wrong in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"x: expected counts, which are finite and not negative"):
+            found.encode(np.full((3, GENES), wrong, np.float32))
+    with pytest.warns(
+        UserWarning, match=r"x: expected counts, as SCVI reads; got .* from_anndata.adata, layer='counts'"
+    ):
+        found.encode(pg.adapters.from_anndata(adata))  # X, which the model has not seen
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        codes = found.encode(pg.adapters.from_anndata(adata, layer="counts")).mean
+    assert torch.equal(codes, found.encode(adata).mean)
+    assert found.encode(np.ones((0, GENES), np.float32)).mean.shape == (0, 2)
+    corrected = cells()
+    corrected.layers["counts"] = corrected.layers["counts"] * 0.9  # a model of such numbers reads them
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found.encode(corrected)
 
 
 def test_trainings_are_measured_on_the_cells_as_they_come():

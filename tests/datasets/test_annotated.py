@@ -172,3 +172,21 @@ def test_neither_package_is_imported_before_it_is_needed():
     code = "import sys, probgeo as pg; pg.adapters.from_anndata, pg.adapters.from_scvi; "
     code += "sys.exit(any(name in sys.modules for name in ('anndata', 'scvi', 'scanpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("matrix", [csr_matrix, csc_matrix, np.asarray])
+def test_a_turned_table_whose_names_are_numbers_is_told_by_its_totals(matrix, tmp_path):
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(np.exp(rng.normal(size=90) * 1.5), (40, 90)).astype(np.float32)
+    turned = anndata.AnnData(matrix(counts.T))
+    turned.write_h5ad(tmp_path / "cells.h5ad")
+    for source in (turned, tmp_path / "cells.h5ad", anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")):
+        with pytest.warns(UserWarning, match=r"are its rows genes\? Totals of the 90 rows.*turn it: adata\.T"):
+            assert from_anndata(source).x.shape == (90, 40)  # as it stands
+        with pytest.warns(UserWarning, match="are its rows genes"):
+            count_table(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        from_anndata(anndata.AnnData(matrix(counts)))
+        turned.obs["type"] = ["T", "B"] * 45
+        from_anndata(turned, labels="type")  # who has types, is a cell

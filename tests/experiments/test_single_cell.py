@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 import probgeo as pg
 from experiments import single_cell
 from experiments.common import atlas
+from experiments.common.batches import AcrossBatches, batch_means, batch_table
 
 TINY = [
     *("--retrainings", "2", "--pairs", "4", "--epochs", "1", "--width", "8", "--segments", "8", "--latent", "2"),
@@ -63,14 +64,44 @@ def test_a_result_is_reported_without_computing(folder, tmp_path):
     assert (tmp_path / "single_cell-map.png").stat().st_size > 0
 
 
-def test_distances_within_and_across_batches_are_told_apart(folder):
+def test_distances_within_and_across_batches_are_told_apart_by_models_that_know_of_them_or_not(folder):
     table = pd.read_csv(folder / "single_cell-batches.csv")
-    assert {tuple(row) for row in table[["start", "stop"]].values} <= {
-        ("first", "first"),
-        ("first", "second"),
-        ("second", "second"),
-    }
-    assert table.groupby("measure")["num_pairs"].sum().eq(4).all()
+    assert set(table["model"]) == {"told", "not told"}
+    assert set(table["measure"]) == {"geodesic", "straight", "of the mean", "euclidean"}
+    (within,), (across,) = ([c for c in table if c.startswith(f"{name}, ")] for name in ("within", "across"))
+    assert sum(int(column.split()[1]) for column in (within, across)) == 4
+    assert (table[[within, across, "across / within"]] > 0).all(axis=None)
+
+
+def test_a_table_of_batches_weighs_pairs_alike():
+    distance = xr.DataArray(
+        np.arange(2 * 5.0).reshape(1, 1, 2, 5) + 1,
+        dims=("model", "measure", "retraining", "pair"),
+        coords={"model": ["m"], "measure": ["d"]},
+    )
+    batches = np.array(["a", "b", "b"])
+    means = batch_means(distance, batches, ([0, 0, 1, 1, 1], [1, 2, 2, 1, 2]))
+    row = batch_table(means.distance).loc[("m", "d")]
+    assert row["within, 3 pairs"] == pytest.approx(distance.values[..., 2:].mean())
+    assert row["across, 2 pairs"] == pytest.approx(distance.values[..., :2].mean())
+    ratios = distance.values[..., :2].mean(-1) / distance.values[..., 2:].mean(-1)
+    assert row["across / within"] == pytest.approx(ratios.mean()) and row["std"] == pytest.approx(ratios.std(ddof=1))
+
+
+def test_the_metric_across_batches_is_the_mean_of_the_metrics_given_each():
+    cells = pg.datasets.branching_counts(60, 8, num_batches=2)
+    spec = pg.VAE(2, pg.Decoder(pg.nn.MLP((6,))), pg.likelihoods.NegativeBinomial(pg.likelihoods.RowTotal(100.0)))
+    given = pg.datasets.with_obs(cells, "batch")
+    fitted = pg.ConditionalVAE(2, spec.decoder, spec.likelihood, mask=pg.masks.NoMask(), covariates=(8, 9)).build(
+        num_features=10, seed=0
+    )
+    model, z = AcrossBatches(fitted), torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    each = [fitted.given_values({8: one, 9: 1 - one}) for one in (1.0, 0.0)]
+    for name in ("metric", "fisher_rao_metric"):
+        expected = sum(getattr(one, name)().tensor(z) for one in each) / 2
+        torch.testing.assert_close(getattr(model, name)().tensor(z), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model.decode(z), (each[0].decode(z) + each[1].decode(z)) / 2)
+    assert torch.equal(model.encode(given.x).mean, fitted.encode(given.x).mean)  # each cell with its own batch
 
 
 def test_the_annotated_data_holds_neighbours_of_the_mean_over_trainings(folder):

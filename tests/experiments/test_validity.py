@@ -10,11 +10,14 @@ import xarray as xr
 
 import probgeo as pg
 from experiments import validity
+from experiments.common import checks
 from experiments.common.results import load_result
 from experiments.common.truths import MANIFOLDS, gain, known, neighbours_that_join, rightness
 from probgeo.identifiability import coefficient_of_variation, rank_correlation
+from tests.study.test_study import spoilt
 
 RESULT = Path(validity.__file__).parent / "results" / "validity.nc"
+OF_CODES = ("trustworthiness", "continuity")
 needs_data = pytest.mark.skipif("PROBGEO_DATA" not in os.environ, reason="the data are not here")
 
 
@@ -37,13 +40,19 @@ def made_up(kind="truth", retrainings=6, pairs=40):
             "status": (("model", "retraining", "pair"), np.zeros((1, *shape), dtype=np.int8)),
             "seconds": (("model", "measure", "retraining"), np.full((1, 3, retrainings), 0.4)),
             "tight": (("model", "retraining", "sample"), [geodesic[:, [1, 3]] / [1.0, 1.02]]),
+            "less_tight": (("model", "retraining", "sample"), [geodesic[:, [1, 3]]]),
             "sampled": ("sample", [1, 3]),
+            "lost": "",
+            "graph": (("neighbours", "pair"), [truth, truth]),
+            "radius": 2.0,
+            "noise": ("model", [1.0]),
+            **{name: (("model", "retraining"), np.ones((1, retrainings))) for name in ("residual", *OF_CODES)},
             "kind": kind,
             "num_neighbours": 10,
             "num_rows": 100,
             "dimension": 2,
         },
-        coords={"model": ["ensemble"], "measure": ["geodesic", "straight", "euclidean"]},
+        coords={"model": ["ensemble"], "measure": ["geodesic", "straight", "euclidean"], "neighbours": [5, 10]},
     )
     return {"distances": xr.concat([found], "data").assign_coords(data=["made up"])}
 
@@ -68,7 +77,7 @@ def test_the_stored_distances_are_as_the_pages_say():
         for name in ("sphere", "torus", "plane_with_hole", "haematopoiesis", "tasic_markers"):
             assert abs(right[name, model, "geodesic"] - right[name, model, "reconstructed"]) < 0.008
     assert (
-        all(right[name, "data", "isomap"] > 0.99 for name in validity.MANIFOLDS if name != "folded_sheet")
+        all(right[name, "data", "isomap"] > 0.99 for name in MANIFOLDS if name != "folded_sheet")
         and right["haematopoiesis", "data", "isomap"] < 0.6
     )
 
@@ -80,6 +89,54 @@ def test_a_lost_training_is_left_out():
     [(_, found)] = validity.sets_of(groups)
     rows, reference = validity.rows_of(found)
     assert reference.sizes["pair"] == 40 and rows["ensemble", "geodesic"].sizes["retraining"] == 5
+    assert validity.said_of(found).loc[("ensemble", "geodesic"), "trusted"] == 5
+
+
+def test_a_training_that_diverges_costs_itself_alone_and_is_told(tmp_path, monkeypatch):
+    spoilt(monkeypatch)  # seed 1
+    config = validity.Config(
+        data=("surface",), models=("ensemble",), rows=60, ambient=4, members=2, retrainings=3, pairs=6, segments=8,
+        epochs=2, tight=2, bends=1, width=8,
+    )  # fmt: skip
+    with pytest.warns(pg.study.RetrainingLost, match="retraining 1: training diverged"):
+        [(_, found)] = validity.sets_of(validity.compute(config, tmp_path))
+    words = str(found.lost.values)
+    assert words.startswith("Lost of ensemble: retraining 1 (training diverged")
+    assert words.endswith("what is said of it is of 2 of 3 retrainings.")
+    assert found.trustworthiness.isnull().values.tolist() == [[False, True, False]]
+    assert int(validity.said_of(found).loc[("ensemble", "geodesic"), list(checks.WORDS)].sum()) == 2
+    rows, _ = validity.rows_of(found)
+    assert rows["ensemble", "geodesic"].sizes["retraining"] == 2
+    rows, _ = validity.rows_of(found.isel(retraining=[0, 1]))  # of one training there is no variation
+    assert {model for model, _ in rows} == {"data"}
+
+
+def test_what_a_check_says_stands_beside_the_truth_and_hits_and_misses_are_counted():
+    groups = made_up()
+    [(name, found)] = validity.sets_of(groups)
+    table = validity.table_of(name, found)
+    line = validity.checked(table).splitlines()[-1]
+    assert line.split()[3:] == ["trusted", "6/6", "trusted", "6/6", "doubted", "6/6", "doubted", "6/6", "graph"]
+    assert validity.overview(table).splitlines()[-1].endswith("trusted 6/6")
+    assert "Of 12 trusted distances 12 are right, of 12 doubted ones 12 are wrong; of 0 " in checks.hits(table)
+    assert "By the check: trusted 0, doubted 2, unknown 0" in validity.stable_and_wrong(table, groups)
+
+
+def test_a_check_is_held_against_the_truth_and_not_against_itself():
+    groups = made_up()
+    [(_, found)] = validity.sets_of(groups)
+    wrong = found.distance.sel(measure="euclidean", drop=True).isel(model=0, retraining=0, drop=True)
+    # The graph is as wrong as the codes.
+    found = found.assign(graph=xr.concat([wrong, wrong], "neighbours"), euclidean_ambient=found.reference[::-1])
+    said = validity.said_of(found).loc["ensemble"]
+    assert checks.cell(said.loc["geodesic"]) == "doubted 0/6" and checks.cell(said.loc["euclidean"]) == "trusted 0/6"
+
+
+def test_where_the_truth_is_not_known_what_is_said_is_no_hit_and_no_miss():
+    [(name, found)] = validity.sets_of(made_up("triples"))
+    table = validity.table_of(name, found)
+    assert checks.cell(table.loc[(name, "ensemble", "geodesic")]) == "doubted 6"
+    assert checks.hits(table).startswith("Right: Spearman's ρ with the true distance above 0.9. Of 0 trusted")
 
 
 def test_the_table_tells_right_from_stable():
@@ -101,10 +158,11 @@ def test_the_overview_has_a_line_per_model_with_what_needed_none_beside_it():
     [(name, found)] = validity.sets_of(made_up())
     table = validity.table_of(name, found)
     header, _, line = validity.overview(table).splitlines()
-    assert header.split() == ["geodesic", "straight", "euclidean", "reconstructed", "ambient", "isomap", "solver"]
+    columns = ["geodesic", "straight", "euclidean", "reconstructed", "ambient", "isomap", "solver", "check"]
+    assert header.split() == columns
     geodesic = table.loc[(name, "ensemble", "geodesic")]
     assert line.split()[3:6] == [validity.number(geodesic.right), ".01", "1.00"]
-    assert line.split()[-2:] == ["1.000", validity.number(geodesic.excess, 4)]
+    assert line.split()[-4:-2] == ["1.000", validity.number(geodesic.excess, 4)]
 
 
 def test_words_say_where_a_geodesic_is_worth_its_price():
@@ -151,6 +209,15 @@ def test_every_manifold_has_noise_of_the_share_that_is_asked_for():
     for name, manifold in MANIFOLDS.items():
         clean, noisy = (known(name, 150, 4, 5, noise, 2).x for noise in (0.0, 0.1))
         assert float((clean - noisy).std()) == pytest.approx(0.1, rel=0.2), manifold
+
+
+def test_rotations_of_a_digit_are_right_by_the_angle_and_chords_are_not():
+    data = known("rotated_digit", rows=300, pairs=30, ambient=0, noise=0.02, latent=2)
+    assert data.x.shape == (300, 64) and data.kind == "truth" and float(data.x.std()) == pytest.approx(1, abs=0.01)
+    angle = pg.datasets.rotated_image(torch.eye(8), 300).latent.squeeze(1)[data.pairs]  # of the same seed
+    apart = pg.identifiability.circular_difference(*(xr.DataArray(each, dims="pair") for each in angle.T.numpy()))
+    chord = (data.x[data.pairs[:, 0]] - data.x[data.pairs[:, 1]]).norm(dim=1)
+    assert np.corrcoef(apart, data.reference)[0, 1] > 0.999 > 0.8 > np.corrcoef(chord, data.reference)[0, 1]
 
 
 def test_pairs_of_digits_are_triples_of_an_anchor():

@@ -348,6 +348,43 @@ def test_mean_of_an_octants_corners_is_its_centre():
     assert found.variance == pytest.approx(math.acos(3**-0.5) ** 2, rel=1e-3)
 
 
+class Composed(torch.nn.Module):
+    """What a normalisation does, in sums and products."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x):
+        centred = x - x.mean(-1, keepdim=True)
+        found = centred / (centred.square().mean(-1, keepdim=True) + self.norm.eps).sqrt()
+        return found * self.norm.weight[:, None] + self.norm.bias[:, None] if x.ndim == 3 else found * self.norm.weight
+
+
+@pytest.mark.parametrize("kind", ["layer", "instance"])
+def test_curvature_is_that_of_normalised_layers_whose_second_derivative_torch_has_wrong(kind):
+    torch.manual_seed(0)
+    norm = torch.nn.LayerNorm(12, bias=False) if kind == "layer" else torch.nn.InstanceNorm1d(3, affine=True)
+    torch.nn.init.uniform_(norm.weight)
+    shape = [torch.nn.Unflatten(1, (3, 4))] if kind == "instance" else []
+    before, after = mlp([2, 12]), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Tanh(), mlp([12, 8]))
+    first, second = (torch.nn.Sequential(before, *shape, n, after).double() for n in (norm, Composed(norm)))
+    z = vectors()
+    torch.testing.assert_close(first(z), second(z))
+    expected = sectional_curvature(PullbackMetric(lambda z: second(z)), z)
+    assert expected.abs().min() > 1e-3
+    torch.testing.assert_close(sectional_curvature(PullbackMetric(lambda z: first(z)), z), expected, rtol=1e-6, atol=0)
+
+
+def test_curvature_of_what_torch_differentiates_wrongly_is_refused():
+    def determinants(z):
+        squares = z[..., :, None] * z[..., None, :] + torch.eye(2, dtype=z.dtype) * z[..., :1, None].exp()
+        return torch.stack([torch.linalg.det(squares), z[..., 0] ** 2 * z[..., 1], z[..., 1]], dim=-1)
+
+    with pytest.raises(ValueError, match=r"metric: the derivative of its tensor.*linalg\.solve, linalg\.det"):
+        sectional_curvature(PullbackMetric(determinants), vectors())
+
+
 def test_mean_of_far_points_of_negative_curvature_is_found_by_shorter_steps():
     points = torch.tensor([[-30.0, 1.0], [30.0, 1.0], [-30.0, 2.0], [30.0, 2.0]], dtype=torch.float64)
     start = torch.tensor([3.0, 20.0], dtype=torch.float64)

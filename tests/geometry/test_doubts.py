@@ -292,3 +292,38 @@ def test_fields_are_refused_by_the_name_of_their_argument():
             geodesic(TensorMetric(lambda z, field=field: (1 + field(z))[..., None, None] * identity), START, STOP)
     with pytest.raises(ValueError, match=r"^density: it cannot be called with points"):
         ConformalMetric(nn.Linear(3, 1), 0.1).tensor(START)
+
+
+def corrugated(z: Tensor) -> Tensor:
+    return torch.cat([z, 0.2 * (128 * torch.pi * z[..., :1]).sin()], dim=-1)  # 64 ridges from 0 to 1
+
+
+@pytest.mark.parametrize("num_segments", [16, 48, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_path_whose_segments_jump_ridges_is_not_called_converged(num_segments, dtype):
+    ends = torch.tensor([[0.0, 0.0]], dtype=dtype), torch.tensor([[1.0, 0.0]], dtype=dtype)
+    solved = geodesic(PullbackMetric(corrugated), *ends, solver=GaussNewton(num_segments))
+    line = StraightLine(num_segments=num_segments).paths(Model(corrugated), *ends, ends[0])
+    assert solved.status == Status.COARSE and line.status == Status.COARSE
+
+
+def test_with_segments_that_see_the_ridges_the_line_has_its_length():
+    ends = torch.zeros(1, 2).double(), torch.tensor([[1.0, 0.0]]).double()
+    line = StraightLine(num_segments=2048).paths(Model(corrugated), *ends, ends[0])
+    x = torch.linspace(0, 1, 2**20 + 1).double()
+    speed = (1 + (0.2 * 128 * torch.pi * (128 * torch.pi * x).cos()).square()).sqrt()
+    assert line.status == Status.CONVERGED
+    torch.testing.assert_close(line.length, torch.trapezoid(speed, x)[None], rtol=0.01, atol=0)
+
+
+def test_one_coarse_path_touches_no_other():
+    start, stop = torch.tensor([[0.0, 0.0], [0.3, 0.0]]), torch.tensor([[1.0, 0.0], [0.3, 1.0]])
+    found = geodesic(PullbackMetric(corrugated), start, stop, solver=GaussNewton(64))
+    assert found.status.tolist() == [Status.COARSE, Status.CONVERGED]
+
+
+@pytest.mark.parametrize("num_segments", [8, 64])
+def test_a_smooth_decoder_s_segments_are_not_too_coarse(num_segments):
+    sphere = lambda z: torch.cat([z.cos(), z.sin(), z.cos() * z.flip(-1).sin()], dim=-1)  # noqa: E731
+    ends = torch.tensor([[0.0, 0.2]]), torch.tensor([[1.0, 0.7]])
+    assert geodesic(PullbackMetric(sphere), *ends, solver=GaussNewton(num_segments)).status == Status.CONVERGED

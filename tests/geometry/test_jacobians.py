@@ -111,7 +111,7 @@ def test_members_that_are_no_sequence_of_callables_are_an_error(members):
 
 def test_output_of_another_shape_is_an_error():
     images = Maps([lambda z: z[:, None, :, None].expand(-1, 3, 2, 2)])
-    with pytest.raises(ValueError, match="immersion: expected outputs"):
+    with pytest.raises(ValueError, match="decoder: expected outputs"):
         images.values(torch.zeros(4, 2))
 
 

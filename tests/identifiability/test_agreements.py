@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from scipy.stats import spearmanr
 
-from probgeo.identifiability import agreement, relative_error, triplet_agreement
+from probgeo.identifiability import agreement, circular_difference, relative_error, triplet_agreement
 
 
 def distances(seed=0, retrainings=6, pairs=40, noise=0.3):
@@ -118,3 +118,23 @@ def test_errors_relative_to_nothing_and_triples_of_other_sizes_are_refused():
         relative_error(distance, truth - truth.min())
     with pytest.raises(ValueError, match="unlike: expected the sizes of alike"):
         triplet_agreement(distance, distance.isel(pair=slice(20)))
+
+
+def test_angles_are_as_far_apart_as_the_shorter_way_round_in_any_turn():
+    rng = np.random.default_rng(0)
+    a, b = (xr.DataArray(rng.uniform(-20, 20, 50), dims="pair") for _ in range(2))
+    found = circular_difference(a, b)
+    np.testing.assert_allclose(found, np.arccos(np.cos(a - b)), atol=1e-7)
+    np.testing.assert_allclose(circular_difference(b, a + 4 * np.pi), found, atol=1e-12)
+    np.testing.assert_allclose(circular_difference(np.degrees(a), np.degrees(b), 360.0), np.degrees(found), atol=1e-9)
+    assert (circular_difference(a, a) == 0).all()
+
+
+def test_angles_of_other_pairs_and_a_period_that_is_none_are_refused():
+    a, b = (xr.DataArray([0.0, 1.0], {"pair": pairs}, "pair") for pairs in ([0, 1], [1, 2]))
+    with pytest.raises(ValueError):
+        circular_difference(a, b)
+    for period in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="period: expected a positive number"):
+            circular_difference(a, a, period)
+    assert np.isnan(circular_difference(a * np.nan, a)).all()

@@ -34,11 +34,11 @@ def data(num_rows: int = 40, num_features: int = 3) -> tuple[Tensor, Tensor]:
 def process(num_inducing: int = 12, num_rows: int = 40, dtype: torch.dtype = torch.float64) -> SparseGP:
     z, x = (value.to(dtype) for value in data(num_rows))
     gp = SparseGP(x.shape[1], 2, num_inducing).to(dtype)
-    gp.place(z, x, seed=0)
+    gp.place(z, lambda: [x], seed=0)
     gp.kernel.outputscale = 1.3
     gp.kernel.base_kernel.lengthscale = torch.tensor([0.7, 1.1], dtype=dtype)
     gp.likelihood.noise = NOISE
-    gp.condition(z, x)
+    gp.condition([(z, x)])
     return gp.requires_grad_(False)
 
 
@@ -77,7 +77,7 @@ def test_with_an_inducing_point_at_every_row_the_posterior_is_the_exact_one():
     z, x = data()
     gp = process(num_inducing=len(z))
     gp.inducing.copy_(z)
-    gp.condition(z, x)
+    gp.condition([(z, x)])
     offset, scale = x.mean(0), (x - x.mean(0)).square().mean().sqrt()
     gram = kernel(z, z) + NOISE * torch.eye(len(z))
     at = points()
@@ -195,7 +195,7 @@ def test_metric_is_positive_definite_where_inducing_points_coincide(dtype):
     gp = process(num_inducing=20, dtype=dtype)
     gp.inducing[10:] = gp.inducing[:10]
     gp.likelihood.noise = 2e-4
-    gp.condition(z, x)
+    gp.condition([(z, x)])
     at = torch.cat([z, gp.inducing, gp.inducing + 1e-4])
     assert (torch.linalg.eigvalsh(gp.expected_metric().tensor(at)) > 0).all()
     assert (gp.variance(at) > 0).all()
@@ -240,7 +240,7 @@ def test_draws_are_nested_fixed_and_stacked():
 def test_fewer_rows_than_inducing_points_are_refused():
     z, x = data(10)
     with pytest.raises(ValueError, match=r"num_inducing: .* rows of x \(10\); got 12"):
-        SparseGP(3, 2, 12).double().place(z, x, seed=0)
+        SparseGP(3, 2, 12).double().place(z, lambda: [x], seed=0)
 
 
 def test_jitter_is_raised_with_a_warning_of_the_amount_and_then_an_error():
@@ -271,9 +271,9 @@ def test_decoder_is_the_posterior_given_the_codes_of_the_data():
     z = model.encode(x).mean
     gp = SparseGP(6, 2, 10).double()
     gp.load_state_dict(model.decoder.process.state_dict())
-    gp.condition(z[:30], x[:30])
+    gp.condition([(z[:30], x[:30])])
     assert not torch.allclose(gp.mean(z), model.decode(z), atol=1e-3)
-    gp.condition(z, x)
+    gp.condition([(z, x)])
     torch.testing.assert_close(gp.mean(z), model.decode(z))
     assert (model.reconstruct(x) - x).square().mean() < (x - x.mean(0)).square().mean()
     assert (model.uncertainty(z + 20) > 2 * model.uncertainty(z)).all()

@@ -12,7 +12,7 @@ from probgeo.geometry.metrics import ExpectedMetric, PullbackMetric
 from probgeo.likelihoods import Bernoulli, Gaussian, HeteroscedasticGaussian, Laplace, Poisson
 from probgeo.models.decoders.bayesian import BayesianDecoder
 from probgeo.models.decoders.last_layer.gaussian import Conjugate, LaplaceApproximation
-from probgeo.models.decoders.last_layer.regression import Regression
+from probgeo.models.decoders.last_layer.regression import Block, Regression
 from probgeo.models.decoders.last_layer.sampled import NUTS, Autoguide
 from probgeo.models.decoders.single import Decoder
 from probgeo.models.vae import VAE, FittedVAE
@@ -160,7 +160,8 @@ def test_newtons_method_finds_the_mode_from_afar():
 
 def test_laplace_stays_finite_where_the_data_are_separable():
     phi = torch.linspace(-1, 1, 20, dtype=torch.float64)[:, None] * 30
-    regression = Regression(phi, (phi > 0).double(), lambda logits: torch.distributions.Bernoulli(logits=logits))
+    block = Block(phi, (phi > 0).double(), lambda logits: torch.distributions.Bernoulli(logits=logits))
+    regression = Regression((block,))
     mode, roots = regression.mode(torch.zeros(1, 1, dtype=torch.float64), 1)
     assert mode.isfinite().all()
     assert mode > 0
@@ -282,7 +283,7 @@ def test_nuts_refuses_what_it_cannot_sample_in_reasonable_time():
 
 def test_newtons_method_says_when_it_has_not_arrived():
     x = torch.zeros(2, 1, dtype=torch.float64)
-    kinked = Regression(x + 1, x, lambda output: torch.distributions.Laplace(output, 1e-3))
+    kinked = Regression((Block(x + 1, x, lambda output: torch.distributions.Laplace(output, 1e-3)),))
     with pytest.warns(UserWarning, match="posterior: Newton's method is still"):
         kinked.mode(x[:1] + 0.5, 1)
 

@@ -141,6 +141,23 @@ def test_a_training_that_is_lost_is_missing_and_means_of_other_columns_have_no_r
     assert check.residual.isnull().all()
 
 
+def test_a_training_that_is_lost_may_be_left_out_and_the_others_keep_their_places():
+    class Lost(Projected):
+        def encode(self, x):
+            return pg.Encoding(x[:, :2] * torch.nan, x[:, :2])
+
+    x = torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
+    trainings = [Projected(), Lost(), Cut()]
+    with pytest.warns(pg.study.RetrainingLost):
+        found = pg.measure({"m": trainings}, x, [[0, 1], [2, 3], [4, 5]], {"straight": pg.StraightLine()})
+    distance = pg.study.with_ambient_distances(found)
+    assert distance.notnull().all("pair").any("measure").values.tolist() == [[True, False, True]]
+    whole = manifold_check({"m": trainings}, x, distance)
+    assert manifold_check({"m": [trainings[0], trainings[2]]}, x, distance).equals(whole)
+    with pytest.raises(ValueError, match="models: expected all trainings of 'm', or the 2 that have distances; got 1"):
+        manifold_check({"m": trainings[:1]}, x, distance)
+
+
 def test_rows_that_stay_in_their_file_give_the_same_check(tmp_path):
     x, model = torch.rand(60, 3, generator=torch.Generator().manual_seed(0)), Projected()
     found = pg.measure({"m": [model]}, x, [[0, 1], [2, 3]], {"straight": pg.StraightLine()}).distance

@@ -1,5 +1,6 @@
 """Tables of counts with pseudotimes: any AnnData, npz or csv file, and simulated ones of known pseudotime."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from probgeo.datasets.dataset import Dataset
-from probgeo.datasets.files.annotated import GENE_HEADS, check_orientation, matrix_of, opened
+from probgeo.datasets.files.annotated import GENE_HEADS, check_orientation, check_totals, matrix_of, opened
 from probgeo.datasets.files.arrays import opened_arrays
 from probgeo.datasets.labels import coded, named_codes
 from probgeo.datasets.mapped import is_anndata
@@ -64,6 +65,9 @@ def count_table(
         ValueError: another kind of file, a name that the file lacks, values that are no counts, rows that are genes, as
             their names tell.
 
+    Warns:
+        UserWarning: rows that are likely genes, as their totals tell, where names say nothing.
+
     Example:
         >>> import pathlib, tempfile, pandas as pd, probgeo as pg
         >>> cells = pd.DataFrame({"type": ["neuron", "neuron", "glia"], "Sst": [3, 1, 0], "Pvalb": [0, 5, 0]})
@@ -79,7 +83,10 @@ def count_table(
         raise FileNotFoundError(f"path: there is no file {path}.")
     kind = next((suffix for suffix in path.suffixes if suffix in (".h5ad", ".zarr", ".npz", ".csv", ".tsv")), None)
     if table is None and kind is None:
-        raise ValueError(f"path: expected an AnnData, or a .h5ad, .zarr, .npz, .csv or .tsv file; got {path.name}.")
+        read = " scanpy.read_10x_mtx(folder) makes an AnnData of it." if ".mtx" in path.suffixes else ""
+        raise ValueError(
+            f"path: expected an AnnData, or a .h5ad, .zarr, .npz, .csv or .tsv file; got {path.name}.{read}"
+        )
     if raw and kind in (".npz", ".csv", ".tsv"):
         raise ValueError(f"raw: {path} is no AnnData, which alone has one; leave it out.")
     if table is not None or kind in (".h5ad", ".zarr"):
@@ -96,10 +103,13 @@ def count_table(
         if weight.shape != time.shape:
             raise ValueError(f"weights: expected one per pseudotime, {time.shape}; got {weight.shape}.")
         time = np.where(weight > 0.5, time, np.nan)
+    x = torch.from_numpy(_checked(path, found.counts).astype(np.float32))
+    if not (labels or library_size or pseudotime):  # of which only cells have any
+        check_totals(str(path), found.cells, found.genes, x)
     others = {name: values for name, values in found.others.items() if np.shape(values) == (len(found.counts),)}
     return Dataset(
         name=path.name.removesuffix("".join(path.suffixes)),
-        x=torch.from_numpy(_checked(path, found.counts).astype(np.float32)),
+        x=x,
         labels=codes,
         label_names=names,
         shape=(found.counts.shape[1],),
@@ -152,10 +162,21 @@ def _arrays(path: Path, name: str) -> _Columns:
     if name not in arrays:
         raise ValueError(f"counts: {path} has no array {name!r}; it has {sorted(arrays)}.")
     matrix = arrays.pop(name)
+    _check_names(path, matrix, arrays)
     genes = arrays.get("genes", np.arange(matrix.shape[-1]))
     code_names = {key.removesuffix("_names"): value for key, value in arrays.items() if key.endswith("_names")}
     cells = pd.Index(arrays.get("cells", np.arange(len(matrix))))
     return _Columns(matrix, tuple(map(str, genes)), arrays, code_names, cells)
+
+
+def _check_names(path: Path, matrix: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse a matrix that has other rows and columns than cells and genes are named."""
+    named = [(arrays[key].size, axis) for axis, key in enumerate(("cells", "genes")) if key in arrays]
+    if matrix.ndim != 2 or all(size == matrix.shape[axis] for size, axis in named):
+        return
+    expected = " and ".join(f"{size} {('cells as rows', 'genes as columns')[axis]}" for size, axis in named)
+    turned = " Turn it: counts.T." if all(size == matrix.shape[1 - axis] for size, axis in named) else ""
+    raise ValueError(f"counts: expected {expected}, as {path} names them; got shape {matrix.shape}.{turned}")
 
 
 def _text(path: Path, names: set[str]) -> _Columns:
@@ -164,6 +185,12 @@ def _text(path: Path, names: set[str]) -> _Columns:
     if head.startswith("Unnamed") or head.lower() in ("cell", "cells", "barcode", *GENE_HEADS):
         table = table.set_index(head)  # names of the rows
     counted = table.drop(columns=[name for name in names if name in table])
+    numbers = [re.fullmatch(r"(\d+)(\.\d+)?", str(name)) for name in counted]  # of two of one name, 3 and 3.1
+    if numbers and all(numbers) and len({found[1] for found in numbers if found}) < len(numbers):
+        raise ValueError(
+            f"path: expected names of the columns in the first line of {path}; got counts. Put names above them, as "
+            "pandas.read_csv(path, header=None) gives numbers."
+        )
     wrong = [name for name in counted if not pd.api.types.is_numeric_dtype(counted[name])]
     if wrong:
         raise ValueError(f"path: expected numbers in the columns of {path}; got text in {wrong}. Remove them.")
@@ -208,7 +235,13 @@ def _checked(path: Path, counts: np.ndarray) -> np.ndarray:
 
 
 def branching_counts(
-    num_cells: int = 500, num_genes: int = 60, total_count: float = 4.0, library: float = 500.0, seed: int = 0
+    num_cells: int = 500,
+    num_genes: int = 60,
+    total_count: float = 4.0,
+    library: float = 500.0,
+    seed: int = 0,
+    num_batches: int = 1,
+    batch_effect: float = 0.5,
 ) -> Dataset:
     """Simulated differentiation: negative binomial counts along a trunk that parts into two lineages at time 0.35.
 
@@ -220,6 +253,8 @@ def branching_counts(
         total_count: r of the negative binomial, of variance μ + μ² / r.
         library: median library size; it varies between cells by a factor of e^±0.5.
         seed: of everything.
+        num_batches: each cell is of one at random, whatever its time and lineage, in the column `batch` of `obs`.
+        batch_effect: standard deviation of the logarithm of a factor of each gene in each batch but the first.
 
     Returns:
         Counts with the true pseudotimes, labels trunk, first and second; a cell of the trunk is on both lineages.
@@ -233,10 +268,10 @@ def branching_counts(
         >>> found.x.shape, found.label_names
         (torch.Size([100, 20]), ('trunk', 'first', 'second'))
     """
-    if min(num_cells, num_genes, total_count, library) <= 0:
+    if min(num_cells, num_genes, total_count, library, num_batches) <= 0 or batch_effect < 0:
         raise ValueError(
-            "num_cells, num_genes, total_count, library: expected positive numbers; got "
-            f"{num_cells}, {num_genes}, {total_count}, {library}."
+            "num_cells, num_genes, total_count, library, num_batches, batch_effect: expected positive numbers; got "
+            f"{num_cells}, {num_genes}, {total_count}, {library}, {num_batches}, {batch_effect}."
         )
     rng = np.random.default_rng(seed)
     time, lineage = rng.uniform(0, 1, num_cells), rng.integers(0, 2, num_cells)
@@ -245,6 +280,10 @@ def branching_counts(
     height = rng.uniform(1, 2, num_genes) * rng.choice([-1, 1], num_genes)
     follows = (where == 2) | (where == lineage[:, None])
     log_rate = rng.normal(0, 0.7, num_genes) + follows * height / (1 + np.exp(-(time[:, None] - switch) / 0.06))
+    of_batches = np.random.default_rng([seed, 1])  # so that other cells are not drawn where there is one
+    batch = of_batches.integers(0, num_batches, num_cells)
+    factors = batch_effect * of_batches.standard_normal((num_batches, num_genes))
+    log_rate = log_rate + np.where(np.arange(num_batches) > 0, 1, 0)[batch, None] * factors[batch]
     size = library * np.exp(0.5 * rng.standard_normal((num_cells, 1)))
     mean = size * np.exp(log_rate) / np.exp(log_rate).sum(1, keepdims=True)
     counts = rng.poisson(mean * rng.gamma(total_count, 1 / total_count, mean.shape))
@@ -258,5 +297,6 @@ def branching_counts(
         label_names=("trunk", "first", "second"),
         shape=(num_genes,),
         feature_names=tuple(f"gene {index}" for index in range(num_genes)),
+        obs=pd.DataFrame({"batch": [f"batch {code + 1}" for code in batch]}) if num_batches > 1 else None,
         pseudotime=_floats(np.where(on, time[:, None], np.nan)),
     )

@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probgeo.geometry.immersions import first_line
 from probgeo.geometry.jacobians import Maps
-from probgeo.geometry.points import Points, latent_points
+from probgeo.geometry.points import Points, first_line, latent_points
 
 
 @runtime_checkable

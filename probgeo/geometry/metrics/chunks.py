@@ -36,6 +36,10 @@ def over_chunks(
     All nodes of all paths form one sequence, in chunks that overlap by one point; a piece has one entry per point, or
     one per pair of neighbours (then the last entry of each path, which links it to the next path, means nothing).
     """
+    if not len(path):  # of no paths there is nothing, whatever it is
+        return tuple(
+            piece[:0].unflatten(0, (0, path.shape[1])) for piece in pieces(evaluate(path.new_zeros(2, path.shape[2])))
+        )
     points = path.flatten(0, 1)
     size = chunk_size(maps, points, memory, order)
     shape, starts = path.shape[:2], range(0, len(points) - 1, size - 1)

@@ -75,7 +75,9 @@ class FieldMetric(Metric):
     @final
     def residuals(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
         """Lᵀ(z_{i+1} − z_i)."""
-        root = self._root(self._tensor((points[1:] + points[:-1]) / 2))
+        with called(self.argument):
+            tensors = self._maps.values((points[1:] + points[:-1]) / 2)[:, 0].unflatten(1, (points.shape[1],) * 2)
+        root = self._root(tensors)
         return torch.einsum("ikr,ik->ir", root, points.diff(dim=0))
 
     @final

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from probgeo.geometry.metrics import Metric
-from probgeo.geometry.points import Points, points_like
+from probgeo.geometry.points import Points, points_like, taken_by
 from probgeo.likelihoods import Likelihood, TwoParameterLikelihood
 from probgeo.models.base import Encoding, LatentModel, suited
 
@@ -63,7 +63,9 @@ class Embedded(nn.Module):
         self.functions, self.embedding, self.num_members = functions, embedding, functions.num_members
 
     def forward(self, z: Points) -> Float[Tensor, "member *batch observation"]:
-        return self.functions(self.embedding(points_like("z", z, self.embedding.parameters())))
+        z = points_like("z", z, self.embedding.parameters())
+        with taken_by(self.embedding.parameters(), "z", z):
+            return self.functions(self.embedding(z))
 
 
 class GivenVAE(LatentModel):

@@ -15,9 +15,9 @@ from probgeo.likelihoods import Likelihood, Mixed, OneHotCategorical
 from probgeo.models.base import Encoding
 from probgeo.models.conditional.masks import NoMask
 from probgeo.models.networks import Networks
-from probgeo.models.phase import Phase, Target, inside, start_from_data, target, with_decoder
+from probgeo.models.phase import Phase, Target, inside, start_from_data, with_decoder
 from probgeo.models.vae import data_plate, positive
-from probgeo.rows import StoredRows, in_memory
+from probgeo.rows import StoredRows, row_blocks, rows_where, spread
 from probgeo.seeds import stream
 
 
@@ -194,24 +194,40 @@ class ConditionalModel(Networks):
 
 @torch.no_grad()
 def _start(model: ConditionalModel, x: Tensor | StoredRows, seed: int) -> None:
-    """The start of any model, on data whose missing values are drawn from those of their columns."""
-    y, covariates = model.split(in_memory(x))
-    model.reference.copy_(covariates.mean(0))
-    y, missing = y.clone(), y.isnan()
+    """The start of any model, on data whose missing values are drawn from those of their columns.
+
+    The covariates' means are of all rows; what starts from data takes rows evenly spread over all, see `spread`.
+    """
+    totals = [model.split(rows)[1].sum(0) for _, rows in row_blocks(x)]
+    model.reference.copy_(torch.stack(totals).sum(0) / len(x))
+    y = model.split(spread(x))[0].clone()
+    missing = y.isnan()
     for column in missing.any(0).nonzero().flatten().tolist():
         values = y[~missing[:, column], column]
-        if not len(values):
-            raise ValueError(f"x: column {model.modelled[column]} has no value in any row trained on; leave it out.")
+        values = values if len(values) else _values(model, x, column)
         drawn = torch.randint(len(values), (int(missing[:, column].sum()),), generator=stream(seed, "missing", column))
         y[missing[:, column], column] = values[drawn.to(values.device)]
     start_from_data(model, y, seed)
 
 
-def _target(model: ConditionalModel, x: Tensor) -> Target:
+def _values(model: ConditionalModel, x: Tensor | StoredRows, column: int) -> Float[Tensor, " row"]:
+    """Values of a modelled column that hardly any row has: those of the first block with some."""
+    for _, rows in row_blocks(x):
+        values = rows[:, model.modelled[column]]
+        if not values.isnan().all():
+            return values[~values.isnan()]
+    raise ValueError(f"x: column {model.modelled[column]} has no value in any row trained on; leave it out.")
+
+
+def _target(model: ConditionalModel, x: Tensor | StoredRows) -> Target:
     """What a decoder is fitted to after training: codes and covariates [z; c] of the rows without missing values."""
-    complete = x[~x.isnan().any(1)]
+    complete = rows_where(x, lambda rows: ~rows.isnan().any(1))
     if not len(complete):
         raise ValueError("x: a decoder that is fitted after training needs rows without missing values; got none.")
-    y, covariates = model.split(complete)
-    mean, _ = model.encoding(y, torch.zeros_like(y, dtype=torch.bool), covariates)
-    return target(model, torch.cat([mean, covariates], dim=-1), y)
+
+    def inputs(rows: Tensor) -> Tensor:
+        y, covariates = model.split(rows)
+        mean, _ = model.encoding(y, torch.zeros_like(y, dtype=torch.bool), covariates)
+        return torch.cat([mean, covariates], dim=-1)
+
+    return Target(model, complete, inputs, lambda rows: model.split(rows)[0])

@@ -14,7 +14,7 @@ from torch import Tensor
 from probgeo.geometry.metrics import Metric
 from probgeo.geometry.points import Points
 from probgeo.likelihoods import Gaussian, Likelihood
-from probgeo.models.base import Encoding, FittedModel, suited
+from probgeo.models.base import Encoding, FittedModel, block_by_block, suited
 from probgeo.models.conditional.given import GivenVAE, MeanColumns
 from probgeo.models.conditional.masks import Mask, NoMask, RandomMask, Target, Unobserved
 from probgeo.models.conditional.model import ConditionalModel, checked_num, filled, groups_of_samples
@@ -154,6 +154,7 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         self.history = history
         self.has_library = bool(spec.likelihood.known(torch.ones(1, len(self.modelled))))
 
+    @block_by_block
     def encode(self, x: Any, mask: Tensor | None = None) -> Encoding:
         """Mean and standard deviation of q(z | x, c), each (row, latent), with the rows' own covariates."""
         x = suited("x", x, self, "row feature")

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import jvp, vmap
 
+from probgeo.geometry.immersions import Elementary
 from probgeo.geometry.metrics import ExpectedMetric, Metric, TensorMetric
 from probgeo.likelihoods import Likelihood, Parameters
 from probgeo.models.phase import Phase
@@ -101,7 +102,8 @@ def information_metric_of(functions: Callable[[Tensor], Tensor], information: Ca
             output, tangent, *_ = jvp(functions, (z,), (direction.expand_as(z),))
             return information(output), tangent
 
-        blocks, tangents = vmap(pushed, randomness="same")(directions)
+        with Elementary():  # the field is differentiated once more
+            blocks, tangents = vmap(pushed, randomness="same")(directions)
         tangents = tangents.unflatten(-1, (blocks.shape[-1], -1))
         return torch.einsum("ks...pn,s...npq,ls...qn->...kl", tangents, blocks[0], tangents) / blocks.shape[1]
 

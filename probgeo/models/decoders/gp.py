@@ -55,17 +55,18 @@ class GPModule(DecoderModule):
 
 
 def _check_inducing(module: GPModule, target: Target) -> None:
-    module.process.check(target.z)
+    module.process.check(len(target))
 
 
 @torch.no_grad()
 def _fit_process(module: GPModule, target: Target, seed: int) -> None:
     """Hyperparameters from some of the rows, the posterior from all of them, given their codes."""
-    z, x, process, spec = target.z, target.x, module.process, module.spec
-    process.place(z, x, seed)
-    rows = torch.randperm(len(x), generator=stream(seed, "process"))[: spec.num_rows].to(x.device)
-    process.fit_hyperparameters(z[rows], x[rows], spec.num_steps)
-    process.condition(z, x)
+    process, spec = module.process, module.spec
+    process.place(target.z, lambda: (given.x for given in target), seed)
+    rows = torch.randperm(len(target), generator=stream(seed, "process"))[: spec.num_rows].to(target.z.device)
+    some = target.at(rows)
+    process.fit_hyperparameters(some.z, some.x, spec.num_steps)
+    process.condition((given.z, given.x) for given in target)
 
 
 @dataclass(frozen=True)

@@ -74,11 +74,11 @@ class _MeanAndStd(nn.Module):
 @torch.no_grad()
 def _place_centres(module: RBFModule, target: Target, seed: int) -> None:
     """Centres at the codes; every precision at the data equal to the likelihood's own, 1 / std²."""
-    module.precision.place(target.z, (-2 * target.parameters["log_std"]).exp(), seed)
+    module.precision.place(target.z, (-2 * target.shared["log_std"]).exp(), seed)
 
 
 def _check_centres(module: RBFModule, target: Target) -> None:
-    module.precision.check(target.z)
+    module.precision.check(len(target))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric
 from probgeo.geometry.points import Points, check_latent, points_of, rows_of
-from probgeo.models.base import Encoding, FittedModel, ModelSpec
+from probgeo.models.base import Encoding, FittedModel, ModelSpec, block_by_block
 from probgeo.models.gp.sparse import SparseGP
 from probgeo.models.phase import Epochs, Phase
 from probgeo.seeds import stream
@@ -152,10 +152,10 @@ class FittedGPLVM(FittedModel):
         self.code_mean.copy_(z)
         self.code_log_std.fill_(-2.0)
         self.keys.copy_(_keys(x))
-        self.process.place(z, x, seed)
+        self.process.place(z, lambda: [x], seed)
         if self.spec.lengthscale is not None:
             self.process.kernel.base_kernel.lengthscale = self.spec.lengthscale
-        self.process.condition(z, filled)
+        self.process.condition([(z, filled)])
 
     def terms(
         self,
@@ -175,6 +175,7 @@ class FittedGPLVM(FittedModel):
 
     # --- what a fitted model offers ---
 
+    @block_by_block
     @torch.no_grad()
     def encode(self, x: Points) -> Encoding:
         """Mean and standard deviation of q(z | x), each (row, latent); NaN in x is missing.

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from linear_operator.utils.errors import NanError, NotPSDError
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import TensorMetric
-from probgeo.geometry.points import Points, points_of
+from probgeo.geometry.points import Points, check_latent, points_of
+from probgeo.rows import nanmean, row_blocks
 from probgeo.seeds import stream
 
 JITTER = 1e-6
@@ -91,11 +93,11 @@ class RBFPrecision(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self.any_placed = bool(self.placed.any())
 
-    def check(self, z: Float[Tensor, "row latent"]) -> None:
+    def check(self, num_rows: int) -> None:
         """Raise ValueError if there are fewer codes than centres."""
-        if len(z) < len(self.centers):
+        if num_rows < len(self.centers):
             raise ValueError(
-                f"num_centres: expected at most as many centres as codes ({len(z)}); got {len(self.centers)}."
+                f"num_centres: expected at most as many centres as codes ({num_rows}); got {len(self.centers)}."
             )
 
     @torch.no_grad()
@@ -105,7 +107,7 @@ class RBFPrecision(nn.Module):
         Raises:
             ValueError: fewer codes than centres.
         """
-        self.check(z)
+        self.check(len(z))
         num_centres = len(self.centers)
         clusters = _clusters(z, num_centres, seed)
         self.centers.copy_(torch.as_tensor(clusters.cluster_centers_))
@@ -116,7 +118,7 @@ class RBFPrecision(nn.Module):
         # A cluster of one point has radius 0; it takes the mean radius, so that no basis function is a spike.
         radius = torch.where(radius > 0, radius, distance.mean().clamp(min=torch.finfo(z.dtype).eps))
         self.kernel.lengthscale = self.curve * radius[:, None, None]
-        self.at_data.copy_(self._basis(z).mean(0))
+        self.at_data.copy_(torch.stack([self._basis(block).sum(0) for _, block in row_blocks(z)]).sum(0) / len(z))
         self.log_weights.fill_((precision / ((1 + self.floor) * self.at_data.sum())).log())
         self.placed.fill_(True)
         self.any_placed = True
@@ -210,27 +212,33 @@ class SparseGP(nn.Module):
 
     # --- fitting to given codes ---
 
-    def check(self, z: Float[Tensor, "row latent"]) -> None:
+    def check(self, num_rows: int) -> None:
         """Raise ValueError if there are fewer codes than inducing points."""
-        if len(z) < len(self.inducing):
+        if num_rows < len(self.inducing):
             raise ValueError(
-                f"num_inducing: expected at most as many inducing points as rows of x ({len(z)}); got "
+                f"num_inducing: expected at most as many inducing points as rows of x ({num_rows}); got "
                 f"{len(self.inducing)}."
             )
 
     @torch.no_grad()
-    def place(self, z: Float[Tensor, "row latent"], x: Float[Tensor, "row observation"], seed: int) -> None:
+    def place(self, z: Float[Tensor, "row latent"], x: Callable[[], Iterable[Tensor]], seed: int) -> None:
         """Set inducing points by k-means on the codes z; units and first hyperparameters that suit x (NaN: missing).
+
+        Args:
+            z: codes of all rows.
+            x: observations (row, observation) of one block of rows after another; called twice.
+            seed: of the k-means.
 
         Raises:
             ValueError: fewer codes than inducing points.
         """
-        self.check(z)
+        self.check(len(z))
         num_inducing = len(self.inducing)
         clusters = _clusters(z, num_inducing, seed)
         self.inducing.copy_(torch.as_tensor(clusters.cluster_centers_))
-        self.offset.copy_(x.nanmean(0))
-        spread = (x - x.nanmean(0)).square().nanmean().sqrt()
+        mean = nanmean(block for block in x())
+        self.offset.copy_(mean)
+        spread = nanmean((block - mean).square().flatten() for block in x()).sqrt()
         self.scale.copy_(spread if spread > 0 else torch.ones_like(spread))
         self.kernel.outputscale = 1.0
         self.kernel.base_kernel.lengthscale = z.std(0).clamp(min=torch.finfo(z.dtype).eps)
@@ -238,8 +246,8 @@ class SparseGP(nn.Module):
 
     def evidence_bound(self, z: Float[Tensor, "row latent"], x: Float[Tensor, "row observation"]) -> Float[Tensor, ""]:
         """log p(x | z) from below, by the best q(u) there is (Titsias 2009, eq. 9), for x in units of scale."""
-        y = self._standardised(x)
-        features, root, projected, noise = self._best(z, y)
+        y, features = self._standardised(x), self._kernel(z) @ self._inverse_root().T
+        root, projected, noise = self._best(features.T @ features, features.T @ y)
         num_rows, num_features = y.shape
         prior = self.kernel.outputscale.double()
         fit = (y.square().sum() - projected.square().sum()) / noise
@@ -248,9 +256,19 @@ class SparseGP(nn.Module):
         return -0.5 * (num_features * log_determinant + fit + left_over)
 
     @torch.no_grad()
-    def condition(self, z: Float[Tensor, "row latent"], x: Float[Tensor, "row observation"]) -> None:
-        """Set q(u) to its best, given codes z, data x and the hyperparameters (Titsias 2009, eq. 10)."""
-        _, root, projected, noise = self._best(z, self._standardised(x))
+    def condition(self, blocks: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Set q(u) to its best, given codes z, data x and the hyperparameters (Titsias 2009, eq. 10).
+
+        Args:
+            blocks: z (row, latent) and x (row, observation) of one block of rows after another.
+        """
+        inverse_root = self._inverse_root()
+        gram: Any = 0
+        cross: Any = 0
+        for z, x in blocks:
+            features = self._kernel(z) @ inverse_root.T
+            gram, cross = gram + features.T @ features, cross + features.T @ self._standardised(x)
+        root, projected, noise = self._best(gram, cross)
         # root rootᵀ = S⁻¹, whose inverse root is upper triangular; the QR decomposition makes it a lower one.
         inverse = torch.linalg.solve_triangular(root, torch.eye(len(root)).to(root), upper=False)
         self.mean_weights.copy_(inverse.T @ projected / noise.sqrt())
@@ -259,14 +277,12 @@ class SparseGP(nn.Module):
     def _standardised(self, x: Float[Tensor, "row observation"]) -> Float[Tensor, "row observation"]:
         return (x.double() - self.offset) / self.scale.double()
 
-    def _best(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """a(z); R with R Rᵀ = S⁻¹ = I + Σ a aᵀ / σ²; R⁻¹ Σ a yᵀ / σ; σ²."""
+    def _best(self, gram: Tensor, cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """R with R Rᵀ = S⁻¹ = I + Σ a aᵀ / σ²; R⁻¹ Σ a yᵀ / σ; σ²; given Σ a aᵀ and Σ a yᵀ over the rows."""
         noise = self._noise()
-        features = self._kernel(z) @ self._inverse_root().T
-        precision = torch.eye(features.shape[1]).to(features) + features.T @ features / noise
-        root = cholesky_root(precision, relative_jitter=0.0)
-        projected = torch.linalg.solve_triangular(root, features.T @ y, upper=False) / noise.sqrt()
-        return features, root, projected, noise
+        root = cholesky_root(torch.eye(len(gram)).to(gram) + gram / noise, relative_jitter=0.0)
+        projected = torch.linalg.solve_triangular(root, cross, upper=False) / noise.sqrt()
+        return root, projected, noise
 
     def fit_hyperparameters(
         self, z: Float[Tensor, "row latent"], x: Float[Tensor, "row observation"], max_steps: int
@@ -311,6 +327,7 @@ class SparseGP(nn.Module):
         prior = num_features * outputscale * lengthscale.square().reciprocal().diag()
 
         def tensor(z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent latent"]:
+            check_latent("codes", z, inducing.shape[1])
             apart = (inducing.T - z.double()[..., None]) / lengthscale[:, None]
             kernel = outputscale * (-0.5 * apart.square().sum(-2, keepdim=True)).exp()
             slopes = kernel * apart / lengthscale[:, None] @ weights
@@ -376,9 +393,10 @@ class PathwiseDraws(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
     def forward(self, z: Points) -> Float[Tensor, "member *batch observation"]:
-        z = z if isinstance(z, Tensor) else points_of("z", z).to(self.update.device)
+        z = points_of("z", z, "*batch latent") if isinstance(z, Tensor) else points_of("z", z).to(self.update.device)
+        check_latent("z", z, self.process.inducing.shape[1])
         points = z.double().reshape(-1, z.shape[-1])
         process = self.process
         values = self._features(points) @ self.weights + process._kernel(points) @ self.inverse.T @ self.update
         x = (process.offset + process.scale * values) / self.unit
-        return x.to(z.dtype).reshape(self.num_members, *z.shape[:-1], -1)
+        return x.to(z.dtype).reshape(self.num_members, *z.shape[:-1], x.shape[-1])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from probgeo.geometry.metrics import Metric
 from probgeo.geometry.points import Points
-from probgeo.models.base import Encoding, FittedModel, suited
+from probgeo.models.base import Encoding, FittedModel, block_by_block, suited
 from probgeo.models.phase import Epochs, Phase
 from probgeo.models.shared.fusion import Fusion, ProductOfExperts
 from probgeo.models.shared.views import (
@@ -246,6 +246,7 @@ class FittedSharedLatentVAE(FittedModel):
 
     # --- codes, reconstructions, translations, samples ---
 
+    @block_by_block
     def encode(self, x: Points) -> Encoding:
         """Mean and standard deviation of q(z | x), given the views that each row has; each (row, latent).
 

@@ -17,9 +17,9 @@ from probgeo.models.base import Encoding, LatentModel
 from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.single import Decoder
 from probgeo.models.networks import EncoderDecoder, check_parts
-from probgeo.models.phase import Epochs, Phase, Target, inside, target, with_decoder
+from probgeo.models.phase import Epochs, Phase, Target, inside, with_decoder
 from probgeo.nn import MLP, Network
-from probgeo.rows import StoredRows, in_memory
+from probgeo.rows import StoredRows, rows_where, spread
 from probgeo.specs import check_numbers
 
 
@@ -213,13 +213,11 @@ def together(name: str, parts: Sequence[Phase]) -> Phase:
     """All parts of the training at once."""
 
     def start(model: Any, x: Tensor | StoredRows, seed: int) -> None:
-        x = in_memory(x)
         for part in parts:
             if part.start:
                 part.start(model, x, seed)
 
     def check(model: Any, x: Tensor | StoredRows) -> None:
-        x = in_memory(x)
         for part in parts:
             if part.check:
                 part.check(model, x)
@@ -230,22 +228,26 @@ def together(name: str, parts: Sequence[Phase]) -> Phase:
 def phases_of(name: str, index: int, view: FittedView) -> list[Phase]:
     """Phases of view number `index`, as phases of a model that has it as `views.<index>`."""
 
-    def block(model: Any, x: Tensor) -> tuple[Tensor, Bool[Tensor, " row"]]:
-        columns = x[:, model.spec.columns(name)]
-        there = present(columns)
-        if not there.any():
+    def with_view(model: Any, x: Tensor | StoredRows) -> Tensor | StoredRows:
+        found = rows_where(x, lambda rows: present(rows[:, model.spec.columns(name)]))
+        if not len(found):
             raise ValueError(
                 f"x: expected view {name!r} in some of the rows to train on; it is missing in all of them."
             )
-        return columns[there], there
+        return found
 
-    def given(model: Any, x: Tensor) -> Target:
+    def some(model: Any, x: Tensor | StoredRows) -> Float[Tensor, "row feature"]:
+        """The view's columns of rows that are evenly spread over those that have it."""
+        return spread(with_view(model, x))[:, model.spec.columns(name)]
+
+    def given(model: Any, x: Tensor | StoredRows) -> Target:
         """The rows that have the view, with codes from all views of these rows."""
-        columns, there = block(model, x)
-        return target(model.views[index], model.encode(x[there]).mean, columns)
+        columns = model.spec.columns(name)
+        encoded = lambda rows: model.encode(rows).mean  # noqa: E731
+        return Target(model.views[index], with_view(model, x), encoded, lambda rows: rows[:, columns])
 
     path = f"views.{index}"
     first, *later = view.decoder.phases
-    own = [inside(with_decoder(first), path, lambda model, x: block(model, x)[0])]
+    own = [inside(with_decoder(first), path, some)]
     own += [inside(phase, f"{path}.decoder", given) for phase in later]
     return [replace(phase, name=f"{name}: {phase.name}") for phase in own]

@@ -5,7 +5,8 @@ constant 1 for the bias among them: x_nd ~ likelihood(w_d · φ(z_n)), w_d ~ N(0
 """
 
 import abc
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,15 @@ from probgeo.likelihoods import (
 )
 from probgeo.likelihoods.likelihood import Scale
 from probgeo.models.decoders.decoder import DecoderModule, with_head
-from probgeo.models.decoders.last_layer.regression import Regression, correlated, inverse_transposed, solved
+from probgeo.models.decoders.last_layer.regression import (
+    Anew,
+    Block,
+    Regression,
+    correlated,
+    inverse_transposed,
+    precision_roots,
+    solved,
+)
 from probgeo.models.phase import Phase, Target
 from probgeo.nn import Stacked
 from probgeo.seeds import stream
@@ -96,9 +105,14 @@ class Conjugate:
 
     def posterior(self, regression: Regression, v: Tensor, num_blocks: int) -> tuple[Tensor, Tensor]:
         """Mean (output, feature) and F with covariance F Fᵀ: Σ = (ΨᵀΨ/σ² + I)⁻¹, M = xᵀΨ Σ/σ²."""
-        precision = regression.distribution(regression.x).variance[0, 0].reciprocal()
-        roots = regression.precision_roots(precision.expand(len(regression.x), 1))
-        return solved(roots, precision * regression.x.T @ regression.design), inverse_transposed(roots)
+        grams: Any = 0
+        projected: Any = 0
+        for block in regression.blocks:
+            precision = block.distribution(block.x).variance[0, 0].reciprocal()
+            grams = grams + block.gram(precision.expand(len(block.x), 1))
+            projected = projected + precision * block.x.T @ block.design
+        roots = precision_roots(grams)
+        return solved(roots, projected), inverse_transposed(roots)
 
 
 @dataclass(frozen=True)
@@ -182,12 +196,17 @@ class LastLayerModule(DecoderModule):
 
 @torch.no_grad()
 def _find_posterior(module: LastLayerModule, target: Target, seed: int) -> None:
-    parameters = {name: value.double() for name, value in target.parameters.items()}
-    std = module.std.double()
-    design = module.features(target.z).double() * std
-    regression = Regression(
-        design, target.x.double(), lambda output: target.likelihood.distribution(output, parameters)
-    )
+    std, likelihood = module.std.double(), target.model.spec.likelihood
+
+    @torch.no_grad()
+    def blocks() -> Iterator[Block]:
+        for given in target:
+            parameters = {name: value.double() for name, value in given.parameters.items()}
+            design = module.features(given.z).double() * std
+            yield Block(design, given.x.double(), functools.partial(likelihood.distribution, parameters=parameters))
+
+    first = next(blocks())
+    regression = Regression((first,) if len(first.x) == len(target) else Anew(blocks))
     module.find(regression, module.weights.double() / std, seed)
 
 

@@ -150,8 +150,7 @@ class Autoguide:
 
         def model() -> None:
             weights = pyro.sample("v", dist.Normal(torch.zeros_like(v), torch.ones_like(v)).to_event(2))
-            log_likelihood = regression.distribution(regression.design @ weights.T).log_prob(regression.x)
-            pyro.factor("x", log_likelihood.sum())
+            pyro.factor("x", regression.log_likelihood(weights).sum())
 
         with (
             random_state_of(seed, v.device),
