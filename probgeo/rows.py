@@ -21,6 +21,7 @@ from probgeo.disk import whole_file
 
 BLOCK_ROWS, BLOCK_BYTES = 2**16, 2**28  # at once, at most
 HELD_BYTES = 2**26  # of a file whose pages may stay with the process; of a larger one, rows are read one by one
+PINNED = ("cuda",)  # kinds of devices that copy from pinned memory while the CPU goes on
 SETTLED = 1.0  # seconds after which a change of a file is sure to have another time than the one before it
 
 
@@ -188,7 +189,7 @@ class FileRows(StoredRows):
         which = which.numpy() if isinstance(which, Tensor) else which
         if self.file.version[0] <= HELD_BYTES or self.strides[1] != np.dtype(self.numbers).itemsize:
             array: np.ndarray = np.ndarray(self.whole, self.numbers, self.file.pages().data, self.offset, self.strides)
-            return torch.from_numpy(np.array(array[which])).to(self.device)
+            return sent(torch.from_numpy(np.array(array[which])), self.device)
         rows = np.arange(*which.indices(self.whole[0])) if isinstance(which, slice) else which
         if rows.size and not -self.whole[0] <= rows.min() <= rows.max() < self.whole[0]:
             raise IndexError(f"x: expected numbers of {self.whole[0]} rows; got {rows.min()} … {rows.max()}.")
@@ -198,7 +199,7 @@ class FileRows(StoredRows):
             self.file.read(places[:1].tolist(), found.reshape(min(1, len(found)), -1))  # in one piece
         else:
             self.file.read(places.tolist(), found.reshape(-1, self.whole[1]))
-        return torch.from_numpy(found).to(self.device)
+        return sent(torch.from_numpy(found), self.device)
 
     def remembered(self, digest: Callable[[], str]) -> str:
         """The digest of the rows, kept beside the file for as long as its path, size and time stay.
@@ -280,7 +281,7 @@ class SparseRows(StoredRows):
             found = _dense(self.matrix[each.numpy()], self.numbers)[places].reshape(*here.shape, -1)
         if self.beside is not None:
             found = torch.cat([found, self.beside[here].to(found)], dim=-1)
-        return found.to(self.device)
+        return sent(found, self.device)
 
     def remembered(self, digest: Callable[[], str]) -> str:
         """The digest of the rows, computed."""
@@ -327,6 +328,23 @@ class _Whole:
 def _version(path: Path) -> tuple[int, int]:
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
+
+
+def pinned(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU, in memory from which the device copies by itself, where it can."""
+    return value.contiguous().pin_memory() if device.type in PINNED and value.device.type == "cpu" else value
+
+
+def sent(value: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor on a device, by a copy that the CPU does not wait for, where there is such a one.
+
+    Args:
+        value: what is sent.
+        device: where to.
+        dtype: kind of its numbers there; None for its own.
+    """
+    here = pinned(value.to(dtype or value.dtype), device)
+    return here.to(device, non_blocking=device.type in PINNED)
 
 
 def num_in_block(x: Tensor | StoredRows) -> int:

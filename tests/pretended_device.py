@@ -20,6 +20,7 @@ ELSEWHERE = torch.device("meta")
 _aten = torch.ops.aten
 _TRANSFERS = (_aten._to_copy.default, _aten.copy_.default)
 _READS = (_aten._local_scalar_dense.default, _aten.equal.default, _aten.nonzero.default, _aten.masked_select.default)
+_ALIKE = (_aten._to_copy, _aten.new_zeros, _aten.new_empty, _aten.new_full)
 _INDEXING = (_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_)
 
 # What torch composes in C++ of operations that ask for memory where a tensor really is. There are more, such as
@@ -32,11 +33,15 @@ class Device(TorchDispatchMode):
 
     Attributes:
         reads: operations at which the CPU waited for a value from elsewhere.
+        sends: those at which it waited until a value had got there, as one of memory that is not pinned.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.reads: list[str] = []
+        self.sends: list[str] = []
+        self._moving = False  # asked for in Python; what C++ asks for is where it thinks that a tensor is
+        self._pinned: dict[int, torch.UntypedStorage] = {}
         self._storages: dict[int, torch.UntypedStorage] = {}  # held, so that no other takes the place of one
         self._patches = contextlib.ExitStack()
 
@@ -47,6 +52,9 @@ class Device(TorchDispatchMode):
         while is_functorch_wrapped_tensor(value):
             value = get_unwrapped(value)
         return value.untyped_storage()._cdata in self._storages
+
+    def _is_pinned(self, value: Tensor) -> bool:
+        return value.untyped_storage()._cdata in self._pinned
 
     def _put(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -69,7 +77,12 @@ class Device(TorchDispatchMode):
             if like is not None:
                 where, dtype = like.device, like.dtype
             if where != here:
-                return _aten._to_copy(value, device=where, dtype=dtype)
+                device._moving = True
+                try:
+                    early = kwargs.get("non_blocking", False)
+                    return _aten._to_copy(value, device=where, dtype=dtype, non_blocking=early)
+                finally:
+                    device._moving = False
             return original_to(value, dtype)
 
         def read(name: str) -> Any:
@@ -109,6 +122,11 @@ class Device(TorchDispatchMode):
 
             return made
 
+        def pin_memory(value: Tensor) -> Tensor:
+            storage = value.untyped_storage() if device._is_pinned(value) else value.clone().untyped_storage()
+            device._pinned[storage._cdata] = storage
+            return torch.empty(0, dtype=value.dtype).set_(storage, 0, value.size(), value.stride())
+
         original_module_to = nn.Module.to
         original_to, original_tolist, original_new = base.to, base.tolist, base.new_tensor
         replaced: dict[str, Any] = {
@@ -119,6 +137,7 @@ class Device(TorchDispatchMode):
             "numpy": read("numpy"),
             "__array__": read("__array__"),
             "tolist": listed,
+            "pin_memory": pin_memory,
             "new_tensor": lambda value, data, **kwargs: to(original_new(value, data, **kwargs), value.device),
         }
         replaced |= {name: whole(name) for name in _WHOLE}
@@ -143,6 +162,9 @@ class Device(TorchDispatchMode):
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         there = [value for value in tensors if self.has(value)]
         asked = kwargs.get("device")
+        if there and asked is not None and operation.overloadpacket in _ALIKE and not self._moving:
+            asked = None
+            kwargs["device"] = torch.device("cpu")
         goes = bool(there) if asked is None else torch.device(asked) == ELSEWHERE
         if asked is not None:
             kwargs["device"] = torch.device("cpu")
@@ -153,10 +175,16 @@ class Device(TorchDispatchMode):
             back = not goes if operation is _aten._to_copy.default else not self.has(args[0])
             if isinstance(source, Tensor) and self.has(source) and back:
                 self.reads.append(str(operation))
+            at_once = kwargs.get("non_blocking") and self._is_pinned(source)
+            if isinstance(source, Tensor) and not self.has(source) and not back and not at_once:
+                self.sends.append(str(operation))
         else:
             self._check(operation, args, tensors, there)
             if there and (operation in _READS or self._has_mask(operation, args)):
                 self.reads.append(str(operation))
+            if operation.overloadpacket in _INDEXING and self.has(args[0]):
+                indices = [value for value in tree_leaves(args[1]) if isinstance(value, Tensor)]
+                self.sends += [str(operation)] * any(not self.has(value) for value in indices)
         results = operation(*args, **kwargs)
         if operation is _aten._to_copy.default and any(results is value for value in tensors):
             results = results.clone()

@@ -1,9 +1,14 @@
 """On a device that is not the CPU: training, solver and study find their tensors where they are, and rarely wait."""
 
+import numpy as np
 import pytest
 import torch
 
 import probgeo as pg
+from probgeo.datasets.mapped import as_rows
+from probgeo.rows import FileRows
+from probgeo.training.minibatches import rows_in_turn
+from probgeo.training.retrainings import Optimisation
 from tests.pretended_device import ELSEWHERE, pretended
 
 X = torch.rand(60, 6, generator=torch.Generator().manual_seed(0))
@@ -15,8 +20,27 @@ SPECS = {
     "rbf": pg.VAE(2, pg.RBFDecoder(NETWORK, num_centres=5), encoder=NETWORK),
     "dropout": pg.VAE(2, pg.DropoutDecoder(NETWORK, draws=3), encoder=NETWORK),
     "mean field": pg.VAE(2, pg.BayesianDecoder(NETWORK, draws=3), encoder=NETWORK),
+    "random member": pg.VAE(2, pg.EnsembleDecoder(3, NETWORK, pg.RandomMember()), encoder=NETWORK),
+    "low rank": pg.VAE(2, pg.BayesianDecoder(NETWORK, guide=pg.posteriors.LowRank(2), draws=3), encoder=NETWORK),
     "counts": pg.VAE(2, pg.Decoder(NETWORK), pg.likelihoods.NegativeBinomial(), encoder=NETWORK),
     "conditional": pg.ConditionalVAE(2, pg.Decoder(NETWORK), encoder=NETWORK),
+}
+OTHERS = {
+    "laplace": pg.VAE(
+        2, pg.BayesianDecoder(NETWORK, guide=pg.posteriors.LaplaceApproximation(), draws=3), encoder=NETWORK
+    ),
+    "gp": pg.VAE(2, pg.GPDecoder(NETWORK, num_inducing=5, num_steps=3), encoder=NETWORK),
+    "views": pg.SharedLatentVAE(
+        {
+            "a": pg.View(4, encoder=NETWORK, decoder=pg.EnsembleDecoder(3, NETWORK), noise=0.1),
+            "b": pg.View(2, encoder=NETWORK, decoder=pg.RBFDecoder(NETWORK, num_centres=5)),
+        },
+        fusion=pg.views.Mixture(),
+    ),
+    "covariates": pg.ConditionalVAE(
+        2, pg.RBFDecoder(NETWORK, num_centres=5), encoder=NETWORK, mask=pg.masks.NoMask(), covariates=(1, 4)
+    ),
+    "gplvm": pg.GPLVM(2, num_inducing=5),
 }
 
 
@@ -67,6 +91,58 @@ def test_training_elsewhere_is_training_here_and_waits_once_an_epoch(name):
             assert {value.device for value in model.state_dict().values()} == {ELSEWHERE}
             for value, right in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
                 torch.testing.assert_close(value.cpu(), right)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("name", [*SPECS, *OTHERS])
+def test_within_an_epoch_nothing_waits_for_the_device(name, stored, tmp_path, monkeypatch):
+    if stored and name not in ("ensemble", "conditional"):
+        pytest.skip("what is read from a file is the same for all")
+    seen, made = [], Optimisation.__init__
+
+    def watched(optimisation, *given):
+        made(optimisation, *given)
+        step, times = optimisation.backward, []
+
+        def stepped(minibatch):
+            times.append((len(device.reads), len(device.sends)))
+            return step(minibatch)
+
+        optimisation.backward = stepped
+        seen.append(times)
+
+    monkeypatch.setattr(Optimisation, "__init__", watched)
+    monkeypatch.setattr("probgeo.rows.PINNED", ("cuda", ELSEWHERE.type))
+    np.save(tmp_path / "x.npy", rows(name))
+    training = pg.Training(1, 16, optimizer_options={"foreach": True}, max_gradient_norm=1.0)
+    with pretended() as device:
+        x = as_rows("x", np.load(tmp_path / "x.npy", mmap_mode="r")) if stored else rows(name)
+        pg.fit((SPECS | OTHERS)[name], x.to(ELSEWHERE), training=training, progress=False)
+    # The first step of a phase is recorded; the third minibatch is there when the second has been computed.
+    assert seen and all(len(times) == 3 and times[1] == times[2] for times in seen)
+
+
+def test_rows_of_a_file_train_elsewhere_what_they_train_here(tmp_path, monkeypatch):
+    monkeypatch.setattr("probgeo.rows.PINNED", ("cuda", ELSEWHERE.type))
+    np.save(tmp_path / "x.npy", X)
+    expected = trained("single", X, 2)
+    with pretended():
+        x = as_rows("x", np.load(tmp_path / "x.npy", mmap_mode="r")).to(ELSEWHERE)
+        for model, other in zip(trained("single", x, 2), expected, strict=True):
+            for value, right in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+                torch.testing.assert_close(value.cpu(), right)
+
+
+def test_rows_are_read_one_ahead_and_come_in_turn(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", X)
+    x, asked, read = as_rows("x", np.load(tmp_path / "x.npy", mmap_mode="r")), [], FileRows.__getitem__
+    monkeypatch.setattr(FileRows, "__getitem__", lambda rows, index: asked.append(index) or read(rows, index))
+    with pretended():
+        which = [slice(begin, begin + 10) for begin in range(0, 60, 10)]
+        for number, rows in enumerate(rows_in_turn(x.to(ELSEWHERE), iter(which))):
+            assert rows.device == ELSEWHERE and torch.equal(rows.cpu(), X[which[number]])
+            assert len(asked) in (number + 1, number + 2)
+    assert asked == which
 
 
 def test_geodesics_elsewhere_are_geodesics_here():

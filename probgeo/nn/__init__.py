@@ -328,7 +328,10 @@ class Stacked(nn.Module):
 
     def one(self, index: Int[Tensor, ""], z: Tensor) -> Tensor:
         """Member `index` (a tensor, so that it may be random) at z: (*batch, in) -> (*batch, out)."""
-        return functional_call(self.template, {name: value[index] for name, value in self._state().items()}, (z,))
+        # Indexing under vmap would send numbers of the members to a GPU at every step.
+        state, which = self._state(), index.reshape(1).to(z.device)
+        own = {name: value.index_select(0, which)[0] for name, value in state.items()}
+        return functional_call(self.template, own, (z,))
 
     def member(self, index: int) -> nn.Module:
         """Member `index` as a module of its own, its weights copied."""

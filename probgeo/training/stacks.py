@@ -18,7 +18,8 @@ from probgeo.models.phase import Phase
 from probgeo.models.vae import LatentSpec
 from probgeo.nn import Stacked
 from probgeo.nn.affine import batched_linear_layers
-from probgeo.rows import StoredRows
+from probgeo.rows import StoredRows, sent
+from probgeo.training.minibatches import rows_in_turn
 from probgeo.training.objective import ELBO, noise_shapes, random_noise, random_rows
 from probgeo.training.optimisers import gradients_of
 from probgeo.training.recording import NotRecordable, Recording
@@ -136,19 +137,19 @@ class Stack:
 
     def minibatches(self, phase: int, epoch: int) -> Iterator[Minibatch]:
         """Those of an epoch."""
-        beta = (self.spec.beta_at(epoch) if phase == 0 else self.spec.final_beta()).to(self.like)
+        beta = self._here(self.spec.beta_at(epoch) if phase == 0 else self.spec.final_beta())
         steps = len(self.train) // self.batch_size
         order = random_rows(self.seeds, steps, self.batch_size, len(self.train), "order", phase, epoch)
-        order = order.to(self.train.device)
+        order = sent(order, self.train.device) if isinstance(self.train, Tensor) else order
         shapes = self.shapes[self.batch_size]
         chunk = max(1, MAX_NOISE // sum(shape.numel() for shape in shapes.values()))
-        for step in range(steps):
+        for step, x in enumerate(rows_in_turn(self.train, order.unbind(1))):
             if step % chunk == 0:  # the noise of a Bayesian decoder's weights is too much to hold for a whole epoch
                 purpose = ("noise", phase, epoch, step)[: 4 if step else 3]
                 noise = random_noise(self.seeds, min(chunk, steps - step), shapes, *purpose)
-                noise = {name: value.to(self.like) for name, value in noise.items()}
+                noise = {name: self._here(value) for name, value in noise.items()}
             given = {name: value[:, step % chunk] for name, value in noise.items()}
-            yield Minibatch(self.train[order[:, step]], given, beta.expand(len(self.seeds), -1))
+            yield Minibatch(x, given, beta.expand(len(self.seeds), -1))
 
     def backward(self, parameters: Mapping[str, nn.Parameter]) -> Callable[[Minibatch], Tensor]:
         """A function that gives TERMS (term, retraining) of a minibatch, and sets the gradients of the parameters."""
@@ -160,14 +161,19 @@ class Stack:
         if self.held_out is None:
             return None
         sums = self.like.new_zeros(len(TERMS), len(self.seeds))
-        beta = self.spec.final_beta().to(self.like)
-        for begin in range(0, len(self.held_out), VALIDATED_ROWS):
-            rows = self.held_out[begin : begin + VALIDATED_ROWS]
+        beta = self._here(self.spec.final_beta())
+        begins = range(0, len(self.held_out), VALIDATED_ROWS)
+        blocks = (slice(begin, begin + VALIDATED_ROWS) for begin in begins)
+        for begin, rows in zip(begins, rows_in_turn(self.held_out, blocks), strict=True):
             noise = random_noise(self.seeds, 1, self.shapes[len(rows)], "validation", phase, begin)
-            noise = {name: value[:, 0].to(self.like) for name, value in noise.items()}
+            noise = {name: self._here(value[:, 0]) for name, value in noise.items()}
             minibatch = Minibatch(rows.expand(len(self.seeds), -1, -1), noise, beta.expand(len(self.seeds), -1))
             sums += self._terms(minibatch) * len(rows)
         return sums / len(self.held_out)
+
+    def _here(self, value: Tensor) -> Tensor:
+        """On the device of the rows, in their kind of numbers."""
+        return sent(value, self.like.device, self.like.dtype)
 
     def _terms(self, minibatch: Minibatch) -> Float[Tensor, "term retraining"]:
         with batched_linear_layers():

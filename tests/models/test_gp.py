@@ -14,7 +14,8 @@ from probgeo.geometry.geodesics import energy
 from probgeo.geometry.metrics import ExpectedMetric
 from probgeo.likelihoods import Bernoulli, Gaussian
 from probgeo.models.decoders.gp import GPDecoder
-from probgeo.models.gp.sparse import JITTER, SparseGP, cholesky_root
+from probgeo.models.gp.roots import JITTER, cholesky_root, unseen_root
+from probgeo.models.gp.sparse import SparseGP
 from probgeo.models.vae import VAE
 from probgeo.nn import MLP
 from probgeo.training import storage
@@ -252,6 +253,19 @@ def test_jitter_is_raised_with_a_warning_of_the_amount_and_then_an_error():
         cholesky_root(torch.ones(4, 4).double() - 0.1 * torch.eye(4).double())
     with pytest.raises(ArithmeticError, match="NaN"):
         cholesky_root(torch.full((4, 4), torch.nan).double())
+
+
+def test_the_root_that_nobody_waits_for_is_the_root_with_as_much_jitter_as_it_takes_or_nan():
+    easy, hard = kernel(points(), points()), torch.ones(4, 4).double() - 5e-5 * torch.eye(4).double()
+    torch.testing.assert_close(unseen_root(easy), cholesky_root(easy))
+    with pytest.warns(NumericalWarning):
+        torch.testing.assert_close(unseen_root(hard), cholesky_root(hard))
+    assert unseen_root(torch.ones(4, 4).double() - 0.1 * torch.eye(4).double()).isnan().all()
+    assert unseen_root(torch.full((4, 4), torch.nan).double()).isnan().all()
+    found, expected = (easy.clone().requires_grad_() for _ in range(2))
+    for root, matrix in ((unseen_root(found), found), (cholesky_root(expected), expected)):
+        root.diagonal().log().sum().backward(inputs=[matrix])
+    torch.testing.assert_close(found.grad, expected.grad)
 
 
 # --- the decoder ---

@@ -26,6 +26,13 @@ def filled(y: Tensor) -> Tensor:
     return y.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
 
 
+def columns(values: Tensor, places: list[int]) -> Tensor:
+    """Some columns; their numbers are where the values are: a list would be sent there at every step."""
+    if places == list(range(values.shape[-1])):
+        return values
+    return values[..., torch.tensor(places, dtype=torch.long, device=values.device)]
+
+
 PER_DRAW = 10  # samples of z that share a draw of the decoder; members of an ensemble take turns over them
 
 
@@ -107,7 +114,7 @@ class ConditionalModel(Networks):
             )
         if not self.covariates:
             return x, x[..., :0]
-        return x[..., self.modelled], x[..., self.covariates]
+        return columns(x, self.modelled), columns(x, self.covariates)
 
     def checked_mask(self, x: Float[Tensor, "row feature"], mask: Tensor | None) -> Bool[Tensor, "row modelled"]:
         """The mask of the modelled features, checked; nothing observed for None."""
@@ -162,7 +169,7 @@ class ConditionalModel(Networks):
         likelihood, values = self.spec.likelihood, filled(y)
         output, parameters = self.decoder(inputs, {**self.parameters_of_likelihood(), **likelihood.known(values)})
         distribution: Any = likelihood.distribution(output, parameters)
-        observation = distribution.mask(self.spec.target.modelled(~y.isnan(), mask)[..., self.observed])
+        observation = distribution.mask(columns(self.spec.target.modelled(~y.isnan(), mask), self.observed))
         with data, pyro.plate("feature", len(self.observed), dim=-1):
             pyro.sample("x", observation, obs=likelihood.observed(values))
 

@@ -60,8 +60,9 @@ class SplitBatch:
         if share is not None:
             rows = torch.arange(num_members, device=z.device)
             k = (share * num_members).long().clamp(max=num_members - 1)
-            given = z[(rows - k) % num_members % num_rows]  # some rows more than once, to members that do not count
-            return members.each(given[:, None])[(rows[:num_rows] + k) % num_members, 0]
+            # Some rows more than once, to members that do not count.
+            given = z.index_select(0, (rows - k) % num_members % num_rows)
+            return members.each(given[:, None])[:, 0].index_select(0, (rows[:num_rows] + k) % num_members)
         padding = -num_rows % num_members
         padded = torch.cat([z, z[:1].expand(padding, -1)]) if padding else z
         by_member = padded.reshape(-1, num_members, z.shape[-1]).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""Gaussian processes and radial basis functions: the only file that knows GPyTorch."""
+"""Gaussian processes and radial basis functions: with `roots`, the only file that knows GPyTorch."""
 
 import copy
 import math
@@ -11,36 +11,15 @@ from gpytorch.kernels.kernel import sq_dist
 from gpytorch.kernels.rbf_kernel import postprocess_rbf
 from gpytorch.likelihoods import GaussianLikelihood
 from jaxtyping import Float
-from linear_operator.utils.cholesky import psd_safe_cholesky
-from linear_operator.utils.errors import NanError, NotPSDError
 from torch import Tensor, nn
 
 from probgeo.geometry.metrics import TensorMetric
 from probgeo.geometry.points import Points, check_latent, points_of
+from probgeo.models.gp.roots import cholesky_root, identity_like, unseen_root
 from probgeo.rows import nanmean, row_blocks
 from probgeo.seeds import stream
 
-JITTER = 1e-6
 NUM_FREQUENCIES = 256
-
-
-def cholesky_root(matrix: Float[Tensor, "n n"], relative_jitter: float = JITTER) -> Float[Tensor, "n n"]:
-    """L with L Lᵀ = matrix + jitter I, lower triangular; jitter is that share of the mean of the diagonal.
-
-    Where that does not do, ten, a hundred and a thousand times as much is tried, each with a warning of the amount.
-
-    Raises:
-        ArithmeticError: the matrix is still not positive definite, or is not finite.
-    """
-    mean = matrix.detach().diagonal().mean()
-    jittered = matrix + relative_jitter * mean * torch.eye(len(matrix)).to(matrix)
-    try:
-        return psd_safe_cholesky(jittered, jitter=10 * JITTER * float(mean))
-    except (NotPSDError, NanError) as error:
-        raise ArithmeticError(
-            f"kernel matrix: expected a positive definite matrix; got one that is not, with jitter up to "
-            f"{1000 * JITTER:g} of its diagonal ({error}). Look for codes that are not finite, or lower learning_rate."
-        ) from error
 
 
 def _clusters(z: Float[Tensor, "row latent"], num: int, seed: int) -> Any:
@@ -168,12 +147,13 @@ class SparseGP(nn.Module):
 
     def _inducing_root(self) -> Float[Tensor, "inducing inducing"]:
         """L, lower triangular."""
-        return cholesky_root(self._kernel(self.inducing))
+        kernel = self._kernel(self.inducing)
+        return cholesky_root(kernel) if kernel.device.type == "cpu" else unseen_root(kernel)
 
     def _inverse_root(self) -> Float[Tensor, "inducing inducing"]:
         """L⁻¹."""
         root = self._inducing_root()
-        return torch.linalg.solve_triangular(root, torch.eye(len(root)).to(root), upper=False)
+        return torch.linalg.solve_triangular(root, identity_like(root), upper=False)
 
     def noise_variance(self) -> Float[Tensor, ""]:
         """Variance of the noise on x, in squared units of x."""
@@ -270,7 +250,7 @@ class SparseGP(nn.Module):
             gram, cross = gram + features.T @ features, cross + features.T @ self._standardised(x)
         root, projected, noise = self._best(gram, cross)
         # root rootᵀ = S⁻¹, whose inverse root is upper triangular; the QR decomposition makes it a lower one.
-        inverse = torch.linalg.solve_triangular(root, torch.eye(len(root)).to(root), upper=False)
+        inverse = torch.linalg.solve_triangular(root, identity_like(root), upper=False)
         self.mean_weights.copy_(inverse.T @ projected / noise.sqrt())
         self.root.copy_(torch.linalg.qr(inverse, mode="r").R.T)
 
@@ -280,7 +260,7 @@ class SparseGP(nn.Module):
     def _best(self, gram: Tensor, cross: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """R with R Rᵀ = S⁻¹ = I + Σ a aᵀ / σ²; R⁻¹ Σ a yᵀ / σ; σ²; given Σ a aᵀ and Σ a yᵀ over the rows."""
         noise = self._noise()
-        root = cholesky_root(torch.eye(len(gram)).to(gram) + gram / noise, relative_jitter=0.0)
+        root = cholesky_root(identity_like(gram) + gram / noise, relative_jitter=0.0)
         projected = torch.linalg.solve_triangular(root, cross, upper=False) / noise.sqrt()
         return root, projected, noise
 
