@@ -176,9 +176,9 @@ def check_totals(name: str, rows: Iterable[Any], columns: Iterable[Any], x: Tens
     """Warn of a table whose rows are likely genes, by their totals, where no names tell.
 
     Totals of genes differ by orders of magnitude, those of cells less: the standard deviation of the rows' over their
-    mean is at least 0.8 and 1.5 times that of the columns'. Of three real tables (and of at least 98.7 % of random parts
-    of each) none is taken for turned, and each is when it is; of small parts, or of genes that were chosen for their
-    variance, 10 to 55 % are not recognised.
+    mean is at least 0.8 and 1.5 times that of the columns'. Of three real tables (and of at least 98.7 % of random
+    parts of each) none is taken for turned, and each is when it is; of small parts, or of genes that were chosen for
+    their variance, 10 to 55 % are not recognised.
 
     Args:
         name: of the table.
