@@ -20,6 +20,37 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+def path_of(name: str, given: Any) -> Path:
+    """A folder's path, which may not be there yet.
+
+    Args:
+        name: of the argument.
+        given: a string or path.
+
+    Raises:
+        TypeError: something else.
+        OSError, ValueError: a file, or what no folder can be called.
+    """
+    try:
+        path = Path(given)
+        path.lstat()
+    except FileNotFoundError:
+        return path
+    except NotADirectoryError as error:
+        place = _file_on_the_way(path)
+        raise NotADirectoryError(
+            f"{name}: {path} cannot be, as {place} is a file, and no folder: delete it, or choose another folder."
+        ) from error
+    except TypeError as error:
+        raise TypeError(f"{name}: expected the path of a folder; got {given!r}.") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise type(error)(f"{name}: expected the path of a folder; got {str(given)[:200]!r} ({why}).") from error
+    if not path.is_dir():
+        raise FileExistsError(f"{name}: expected a folder, or the name of a new one; {path} is a file.")
+    return path
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to; at the end of the block what stands there becomes `path`, in one step.
@@ -103,7 +134,10 @@ def unsealed(path: Path, remedy: str) -> tuple[bytes, Any]:
     Raises:
         ValueError: it is not what was sealed, with the remedy.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except IsADirectoryError as error:
+        raise ValueError(f"folder: {path} is a folder, and no file. {remedy}") from error
     begin = content.rfind(_SEAL)
     if begin < 0:
         return content, None
@@ -137,11 +171,20 @@ def _in_words(path: Path) -> Iterator[None]:
             why, code = "its disk is full: free some space there", code or errno.ENOSPC
         elif code in READ_ONLY:
             why = f"it may not be written to ({os.strerror(code)}): allow it, or choose another folder"
+        elif isinstance(error, IsADirectoryError):
+            why = "a folder has its name: delete that"
+        elif isinstance(error, (FileExistsError, NotADirectoryError)) and (place := _file_on_the_way(path)):
+            why = f"{place} is a file, and no folder: delete it, or choose another folder"
         else:
             raise
         told = OSError(f"folder: {path} cannot be written, as {why}. What was finished before is kept; run it again.")
         told.errno = code
         raise told from error
+
+
+def _file_on_the_way(path: Path) -> Path | None:
+    """What stands where a folder has to be."""
+    return next((place for place in path.parents if os.path.lexists(place) and not place.is_dir()), None)
 
 
 def _make(folder: Path) -> None:

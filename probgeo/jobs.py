@@ -49,6 +49,20 @@ def num_workers(executor: Executor) -> int | None:
     return None
 
 
+def check_executor(executor: Any) -> None:
+    """Refuse what carries out no jobs.
+
+    Raises:
+        TypeError: no executor; a client of Dask, with what it wants.
+    """
+    if executor is not None and not isinstance(executor, Executor):
+        dask = " Did you mean study.Workers(client)?" if hasattr(executor, "get_executor") else ""
+        raise TypeError(
+            f"executor: expected a concurrent.futures.Executor, such as ProcessPoolExecutor(), or None; got "
+            f"{executor!r}.{dask}"
+        )
+
+
 def sends_each_time(executor: Executor | None) -> bool:
     """Whether what tasks have in common is sent with each of them: not in one process, nor where it is sent once."""
     return executor is not None and not isinstance(executor, ThreadPoolExecutor) and not hasattr(executor, "sends_once")
@@ -78,9 +92,10 @@ def carried_out(
         By job, what the task returned, or the `TaskLost` that tells why there is nothing.
 
     Raises:
-        TypeError: what cannot be sent to other processes.
+        TypeError: no executor, or what cannot be sent to other processes.
         BrokenExecutor: a worker of a pool died, and the pool with it.
     """
+    check_executor(executor)
     found: list[Any] = [None] * len(jobs)
     errors: list[Exception] = []
     begun: list[int] = []

@@ -17,25 +17,27 @@ MAX_OBJECTS = 20_000  # in a file
 Found = TypeVar("Found")
 
 
-def write_netcdf(path: Path, dataset: xr.Dataset) -> None:
-    """One sealed file, whole or not at all."""
+def write_netcdf(path: Path, dataset: xr.Dataset, of: str | None = None) -> None:
+    """One sealed file, whole or not at all; `of` says what it is of, by which `read_netcdf` tells another's."""
     with whole_file(path) as unfinished:
         dataset.to_netcdf(unfinished, engine="h5netcdf")
-        seal(unfinished)
+        seal(unfinished, of)
 
 
-def read_netcdf(path: Path, remedy: str) -> xr.Dataset:
+def read_netcdf(path: Path, remedy: str, of: str | None = None) -> xr.Dataset:
     """What a file holds, in memory; nothing but that file is read.
 
     Args:
         path: of the file, from wherever it comes.
         remedy: what the error advises.
+        of: what it was written as, where that was said; None for anything.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is damaged, or it leads to other files, or it is far larger unpacked than packed.
+        ValueError: it is damaged, or another's that was renamed, or it leads to other files, or it is far larger
+            unpacked than packed.
     """
-    return _read(path, remedy, lambda content, _: xr.load_dataset(content, engine="h5netcdf"))
+    return _read(path, remedy, lambda content, _: xr.load_dataset(content, engine="h5netcdf"), of)
 
 
 def read_groups(path: Path, remedy: str) -> dict[str, xr.Dataset]:
@@ -47,9 +49,11 @@ def read_groups(path: Path, remedy: str) -> dict[str, xr.Dataset]:
     return _read(path, remedy, loaded)
 
 
-def _read(path: Path, remedy: str, load: Callable[[io.BytesIO, list[str]], Found]) -> Found:
+def _read(path: Path, remedy: str, load: Callable[[io.BytesIO, list[str]], Found], of: str | None = None) -> Found:
     """What `load` makes of a file's bytes and the names of its groups, once it is known to hold no more than itself."""
-    content, _ = unsealed(path, remedy)
+    content, sealed = unsealed(path, remedy)
+    if of is not None and sealed not in (None, of):
+        raise ValueError(f"folder: {path} is another file that was renamed: it was written as {sealed!r}. {remedy}")
     fault = ""
     try:
         with h5py.File(io.BytesIO(content), "r") as file:

@@ -290,6 +290,7 @@ class SparseRows(StoredRows):
 
 def _dense(rows: Any, numbers: str) -> Tensor:
     """Rows of a sparse or dense matrix as a tensor."""
+    rows = rows.compute() if hasattr(rows, "compute") else rows  # of Dask
     array = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
     return torch.from_numpy(np.ascontiguousarray(array, dtype=numbers))
 

@@ -7,7 +7,7 @@ import inspect
 import json
 import numbers
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -81,7 +81,7 @@ SOURCE = "source of"  # no field can have this name
 
 def check_whole(name: str, number: Any) -> None:
     """TypeError, by the name of the argument, for what is no whole number."""
-    if isinstance(number, bool) or not hasattr(number, "__index__"):
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral):
         raise TypeError(f"{name}: expected a whole number; got {number!r}.")
 
 
@@ -96,6 +96,8 @@ def check_real(name: str, number: Any) -> None:
 def check_numbers(spec: Any) -> None:
     """Refuse what is no number where a field of a dataclass is declared to be one, or several; None where it may be.
 
+    Numbers of NumPy become Python's, so that equal specs are equal in files too.
+
     Raises:
         TypeError: by the name of the field: another type, or a fraction where it is declared whole.
         ValueError: not a number.
@@ -105,12 +107,16 @@ def check_numbers(spec: Any) -> None:
         options = get_args(field.type) if kind in (Union, UnionType) else (field.type,)
         if value is None and NoneType in options:
             continue
-        if kind in (tuple, Sequence) and get_args(field.type)[0] in (int, float):
-            options, values = get_args(field.type)[:1], tuple(value)
-        else:
-            values = (value,)
+        several = kind in (tuple, Sequence) and get_args(field.type)[0] in (int, float)
+        if several and not isinstance(value, Iterable):
+            raise TypeError(f"{field.name}: expected several numbers, as (3, 3); got {value!r}.")
+        options = get_args(field.type)[:1] if several else options
+        values = tuple(value) if several else (value,)
         for each in values if {*options} <= {int, float, NoneType} else ():
             (check_whole if int in options else check_real)(field.name, each)
+        if any(isinstance(each, np.number) for each in values):
+            plain = tuple(each.item() if isinstance(each, np.number) else each for each in values)
+            object.__setattr__(spec, field.name, plain if several else plain[0])
 
 
 def public_name(named: Any) -> str:
@@ -225,6 +231,8 @@ def to_config(spec: Any) -> Any:
         return [to_config(value) for value in spec]
     if spec is None or isinstance(spec, (bool, int, float, str)):
         return spec
+    if isinstance(spec, np.number) and isinstance(spec, numbers.Real):  # as Python has them, so that files do
+        return spec.item()
     raise TypeError(f"spec: expected dataclasses, classes, numbers, strings and their sequences; got {type(spec)}.")
 
 

@@ -76,3 +76,31 @@ def test_a_seed_is_a_whole_number_of_at_most_sixty_four_bits(seed, tmp_path):
 def test_an_argument_that_counts_refuses_a_fraction_by_its_name(name, call):
     with pytest.raises(TypeError, match=name):
         call(torch.rand(20, 3))
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.uint16, np.int32, np.uint32, np.uint64])
+def test_rows_may_be_numbered_by_integers_of_any_kind(kind, tmp_path):
+    class Plane(pg.LatentModel):
+        latent, num_features = 2, 2
+
+        def encode(self, x):
+            return pg.Encoding(x, torch.zeros_like(x))
+
+        def decode(self, z):
+            return z
+
+    x = torch.rand(2, 2, requires_grad=True)  # as many rows as a mask of their numbers would have
+    pairs, triples = np.array([[0, 1], [1, 1]]), np.array([[0, 1, 1]])
+    straight = {"s": pg.StraightLine(num_segments=2)}
+    known = pg.measure({"m": [Plane()]}, x, pairs, straight, triples=triples)
+    found = pg.measure({"m": [Plane()]}, x, pairs.astype(kind), straight, triples=triples.astype(kind))
+    assert found.drop_vars("seconds").identical(known.drop_vars("seconds"))
+    if kind is np.uint64:
+        with pytest.raises(ValueError, match="pairs: expected row indices; got 9223372036854775809"):
+            pg.measure({"m": [Plane()]}, x, np.array([[0, 2**63 + 1]], kind), straight)
+
+
+def test_codes_that_are_not_finite_have_no_distance():
+    z, sources = torch.rand(20, 2), torch.tensor([[0.5, 0.5], [0.5, np.nan]])
+    found = pg.graph_distances(pg.PullbackMetric(lambda z: z), z, sources, num_checked=2)
+    assert np.isfinite(found[0]).all() and np.isnan(found[1]).all()

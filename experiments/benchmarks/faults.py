@@ -84,7 +84,8 @@ def orphaned(task: Callable[[Path], None], folder: Path, config: Config, name: s
             time.sleep(0.05)
         time.sleep(rng.uniform(0, seconds))
         some = [worker for worker in victim.workers if is_worker(worker)]
-        if some:
+        # Not after the end: Python's pool waits for ever where a worker dies while the pool is being closed.
+        if some and not (place / "study.nc").exists():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(rng.choice(some)), signal.SIGKILL)
                 done = 1

@@ -6,11 +6,12 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from scipy.sparse import csr_array, csr_matrix
 from torch import Tensor
 
-from probgeo.datasets.mapped import is_table
+from probgeo.datasets.mapped import is_anndata, is_table
 from probgeo.geometry.lines import line_lengths
 from probgeo.geometry.metrics import Metric
 from probgeo.geometry.neighbours import neighbours
@@ -59,9 +60,9 @@ def to_anndata(
         progress: show progress bars.
 
     Raises:
-        TypeError: no list of latent models, or models without the metric.
-        ValueError: several names, no model, another number of cells, neighbours that scanpy made under these names
-            (give a `key`, or delete them), or what `neighbours` refuses.
+        TypeError: no AnnData, no list of latent models, or models without the metric.
+        ValueError: several names, no model, another number or order of cells, neighbours or a column of others under
+            these names (give a `key`, or delete them), a key with '/', or what `neighbours` refuses.
 
     Example:
         >>> import pytest
@@ -78,6 +79,8 @@ def to_anndata(
     References:
         McInnes, Healy & Melville (2018), UMAP: Uniform manifold approximation and projection, algorithms 2 and 3.
     """
+    if not is_anndata(adata):
+        raise TypeError(f"adata: expected an AnnData, to write into; got {type(adata).__name__}.")
     models = _listed(models)
     names = _names(key)
     made = adata.uns.get(names["uns"], {})
@@ -86,7 +89,10 @@ def to_anndata(
             f"adata: uns[{names['uns']!r}] holds neighbours that were not made here; give key='probgeo', to be passed "
             "to scanpy as neighbors_key, or delete them."
         )
+    if not made and names["reliability"] in adata.obs:
+        raise ValueError(f"adata: obs has a column {names['reliability']!r}, not made here; rename it, or give a key.")
     cells = adata if isinstance(dataset, xr.Dataset) else dataset
+    _check_order(adata, cells)
     codes = [codes_of(model, model.rows(cells) if is_table(cells) else cells) for model in models]
     if len(codes[0]) != adata.n_obs:
         raise ValueError(f"dataset: expected the {adata.n_obs} cells of adata; got {len(codes[0])}.")
@@ -146,6 +152,28 @@ def connectivities(distances: csr_array) -> csr_array:
     return (w + w.T - w * w.T).tocsr()
 
 
+def _check_order(adata: Any, cells: Any) -> None:
+    """Refuse cells that are named otherwise, or stand in another order, than those of adata."""
+    if not is_table(cells) or cells is adata:
+        return
+    here, there = adata.obs_names.astype(str), _row_names(cells)
+    if there is None or len(here) != len(there) or here.equals(there):
+        return
+    if is_anndata(cells) or sorted(here) == sorted(there):  # a data set may have numbers for names
+        place = int(np.flatnonzero(here != there)[0])
+        raise ValueError(
+            f"dataset: expected the cells of adata in their order; cell {place} is {there[place]!r}, there "
+            f"{here[place]!r}. Give dataset[adata.obs_names], or adata itself."
+        )
+
+
+def _row_names(cells: Any) -> pd.Index | None:
+    if is_anndata(cells):
+        return cells.obs_names.astype(str)
+    obs = getattr(cells, "obs", None)
+    return None if obs is None else obs.index.astype(str)
+
+
 def _listed(models: Any) -> list[LatentModel]:
     if isinstance(models, Mapping):
         if len(models) != 1:
@@ -160,6 +188,8 @@ def _listed(models: Any) -> list[LatentModel]:
 
 def _names(key: str | None) -> dict[str, str]:
     """By what is written, where."""
+    if key is not None and (not key or "/" in key):
+        raise ValueError(f"key: expected a name without '/', under which files hold groups; got {key!r}.")
     parts = ("distances", "connectivities", "reliability")
     if key is None:
         return {"uns": "neighbors", **{part: part for part in parts}}

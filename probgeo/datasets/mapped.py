@@ -72,6 +72,7 @@ def as_rows(name: str, x: Any) -> Tensor | StoredRows:
 
     Raises:
         TypeError: no numbers.
+        ValueError: an AnnData without X.
         OSError: the store cannot be unpacked.
     """
     if isinstance(x, (Dataset, Sized)):
@@ -79,6 +80,8 @@ def as_rows(name: str, x: Any) -> Tensor | StoredRows:
     if is_anndata(x):
         # Its counts were given up for their codes by scvi-tools; the zeros in their place are none.
         lacking = x.uns.get("_scvi_adata_minify_type") == "latent_posterior_parameters"
+        if x.X is None and not lacking:
+            raise ValueError(f"{name}: the AnnData has no X; name a layer, from_anndata(adata, layer=...).")
         return torch.full((1, 1), torch.nan).expand(x.shape) if lacking else matrix_rows(x.X)
     if hasattr(x, "format") and hasattr(x, "shape"):
         return matrix_rows(x)

@@ -1,5 +1,6 @@
 """The descents behind geodesics: damped Gauss–Newton steps, coarse to fine, of several starts for a pair."""
 
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
@@ -93,8 +94,10 @@ class GaussNewton:
         for name, least in (("num_segments", 2), ("max_steps", 1), ("memory", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}; got {getattr(self, name)}.")
-        if not (self.tolerance > 0 and self.coarse_tolerance > 0):
-            raise ValueError(f"tolerance: expected positive tolerances; got {self.tolerance}, {self.coarse_tolerance}.")
+        if not (0 < self.tolerance < math.inf and 0 < self.coarse_tolerance < math.inf):
+            raise ValueError(
+                f"tolerance: expected positive, finite tolerances; got {self.tolerance}, {self.coarse_tolerance}."
+            )
         if self.system not in (None, BlockTridiagonal, MatrixFree):
             raise TypeError(
                 f"system: expected newton.BlockTridiagonal, newton.MatrixFree or None; got {self.system!r}."

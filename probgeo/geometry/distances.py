@@ -15,15 +15,16 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from probgeo.disk import seal, unsealed, whole_file
+from probgeo.disk import path_of, seal, unsealed, whole_file
 from probgeo.geometry.descents import REVISION
-from probgeo.geometry.geodesics import GaussNewton, Geodesics, Start, Status, geodesic
+from probgeo.geometry.geodesics import GaussNewton, Geodesics, Start, Status, check_solver, geodesic
 from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import Energy, Metric
+from probgeo.geometry.metrics.metric import check_energy
 from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, latent_points
 from probgeo.geometry.routes import Search
-from probgeo.jobs import all_of, carried_out
+from probgeo.jobs import all_of, carried_out, check_executor
 from probgeo.specs import check_whole, digest
 
 CHECKED_TOGETHER = 10  # geodesics of a sample, between two moves of the progress bar
@@ -77,15 +78,19 @@ def distance_matrix(
                [3., 0., 4.],
                [5., 4., 0.]])
     """
+    check_energy(metric)
+    check_executor(executor)
     points = latent_points("points", points, "point latent")
     check_whole("num_pairs", num_pairs)
+    num_pairs = int(num_pairs)
     if num_pairs < 1:
         raise ValueError(f"num_pairs: expected at least 1; got {num_pairs}.")
+    check_solver(solver)
     solver = GaussNewton() if solver is None else solver
     # In the order of the coordinates all pairs of a tile have few distinct starts, which a graph pays for.
     order = np.lexsort(points.double().cpu().numpy().T[::-1])
     pairs = torch.from_numpy(order[np.stack(np.triu_indices(len(points), 1), axis=1)])
-    store = None if folder is None else _Tiles(Path(folder), metric, points, solver, num_pairs, init)
+    store = None if folder is None else _Tiles(path_of("folder", folder), metric, points, solver, num_pairs, init)
     tiles = [tile.clone() for tile in pairs.split(num_pairs) if len(tile)]
     found: dict[int, np.ndarray] = {}
     for tile, rows in enumerate(tiles):
@@ -155,7 +160,7 @@ class _Tiles:
             there = dict(json.loads(path.read_text()))
             if there.pop("digest", None) not in (None, digest(there)):
                 raise ValueError("it is not what was written")
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError, IsADirectoryError) as error:
             raise ValueError(
                 f"folder: {path} is damaged ({str(error)[:200]}). Delete this file alone: every tile says of itself "
                 "what it was computed from."
@@ -183,6 +188,8 @@ class _Tiles:
         content, there = unsealed(path, remedy)
         if there is not None:
             self._check(there)
+            if there.get("tile", tile) != tile:
+                raise ValueError(f"folder: {path} is the file of tile {there['tile']}, renamed. {remedy}")
         try:
             stream = io.BytesIO(content)
             values = np.load(stream, allow_pickle=False)
@@ -197,7 +204,7 @@ class _Tiles:
         with whole_file(self._path(tile)) as unfinished:
             with unfinished.open("wb") as file:
                 np.save(file, values, allow_pickle=False)
-            seal(unfinished, self._of)
+            seal(unfinished, {**self._of, "tile": tile})
 
 
 def _alike(first: Any, second: Any) -> bool:
@@ -279,11 +286,18 @@ def graph_distances(
         >>> distance.attrs["median_relative_error"] < 0.05  # the edges' detours, against straight lines
         True
     """
+    check_energy(metric)
+    check_executor(executor)
+    check_solver(solver)
+    check_whole("num_checked", num_checked)
+    if num_checked < 0:
+        raise ValueError(f"num_checked: expected at least 0; got {num_checked}.")
     points, sources = latent_points("points", points), latent_points("sources", sources)
-    if points.ndim != 2 or sources.ndim != 2 or points.shape[1] != sources.shape[1]:
+    shapes = tuple(points.shape), tuple(sources.shape)
+    if points.ndim != 2 or sources.ndim != 2 or shapes[0][1] != shapes[1][1] or 0 in (*shapes[0], *shapes[1]):
         raise ValueError(
-            f"points, sources: expected (point, latent) and (source, latent); got {tuple(points.shape)} and "
-            f"{tuple(sources.shape)}."
+            f"points, sources: expected (point, latent) and (source, latent), neither empty; got {shapes[0]} and "
+            f"{shapes[1]}."
         )
     graph = Graph(metric, points, num_nodes=40_000, progress=progress) if graph is None else graph
     matrix = graph.distances(sources, points, executor=executor, progress=progress)

@@ -157,6 +157,7 @@ def geodesic(
         >>> pg.Status(found.status.item()).name, found.path.shape
         ('CONVERGED', torch.Size([1, 257, 2]))
     """
+    check_solver(solver)
     solver = GaussNewton() if solver is None else solver
     start, stop = _checked(metric, start, stop)
     with torch.no_grad(), plainly(start):
@@ -222,6 +223,16 @@ def worse(first: Int[Tensor, "*batch"], second: Int[Tensor, "*batch"]) -> Int[Te
     """Of two `Status` the one that says less of a result: NONFINITE, where there is none; else the higher number."""
     lost = (first == Status.NONFINITE) | (second == Status.NONFINITE)
     return torch.where(lost, int(Status.NONFINITE), torch.maximum(first, second))
+
+
+def check_solver(solver: Any) -> None:
+    """Refuse what is no solver.
+
+    Raises:
+        TypeError: something else; None is the default.
+    """
+    if solver is not None and not isinstance(solver, GaussNewton):
+        raise TypeError(f"solver: expected GaussNewton(...), or None; got {solver!r}.")
 
 
 def _checked(metric: Energy, start: Points, stop: Points) -> tuple[Tensor, Tensor]:

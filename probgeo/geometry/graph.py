@@ -16,6 +16,7 @@ from torch import Tensor
 from probgeo.arrays import in_common, read
 from probgeo.geometry.lines import line_lengths
 from probgeo.geometry.metrics import Energy
+from probgeo.geometry.metrics.metric import check_energy
 from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, check_alike, check_latent, latent_points
 from probgeo.geometry.routes import Starts, Trees, interpolated, trails, vias
@@ -63,6 +64,7 @@ class Graph:
     def __init__(
         self, metric: Energy, encodings: Points, *, num_nodes: int | None = None, progress: bool = False
     ) -> None:
+        check_energy(metric)
         encodings = latent_points("encodings", encodings)
         if num_nodes is not None:
             check_whole("num_nodes", num_nodes)
@@ -202,7 +204,7 @@ class Graph:
 
         Returns:
             Weights of the paths, infinite where the graph does not join the two; between points nearest to the same
-            node, the weight of the straight line.
+            node, the weight of the straight line; NaN where one is not finite.
 
         Raises:
             TypeError, ValueError: an argument's type or shape does not fit.
@@ -219,6 +221,7 @@ class Graph:
         close = np.argwhere(near[:, :1] == near_stop[:, 0])
         lines = self._weights(torch.cat([start, stop.to(start)]), close + np.array([0, len(start)]), 2)
         found[tuple(close.T)] = lines
+        found[~_finite(start)] = found[:, ~_finite(stop)] = np.nan  # no point is there that something could lead to
         return found
 
     def _weights(self, points: Float[Tensor, "point latent"], edges: np.ndarray, pieces: int) -> np.ndarray:
@@ -278,6 +281,10 @@ def _groups(
         ends |= new
     if rows:
         yield np.array(rows)
+
+
+def _finite(points: Tensor) -> np.ndarray:
+    return points.isfinite().all(1).cpu().numpy()
 
 
 def _parts(matrix: csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -33,6 +33,8 @@ class Straight:
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        if self.num_segments < 1:
+            raise ValueError(f"num_segments: expected at least 1; got {self.num_segments}.")
 
     def __call__(self, start: Points, stop: Points) -> Float[Tensor, "batch node latent"]:
         """Lines from start to stop.

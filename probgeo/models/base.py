@@ -15,6 +15,7 @@ from probgeo.datasets.mapped import as_rows, is_anndata, is_table
 from probgeo.geometry.metrics import Metric, PullbackMetric
 from probgeo.geometry.points import points_of, rows_of
 from probgeo.likelihoods import LibraryColumn
+from probgeo.likelihoods.counts import CountLikelihood
 from probgeo.rows import FileRows, StoredRows, beside, in_memory, row_blocks
 from probgeo.seeds import check_seed
 
@@ -147,7 +148,15 @@ class LatentModel(abc.ABC):
 
 @torch.no_grad()
 def codes_of(model: LatentModel, rows: Tensor | StoredRows) -> Float[Tensor, "row latent"]:
-    """Means of q(z | x) of rows as the model reads them, block by block."""
+    """Means of q(z | x) of rows as the model reads them, block by block.
+
+    Raises:
+        ValueError: a model of counts, and rows that are none, which it would encode as if they were.
+    """
+    counted = isinstance(model, FittedModel) and isinstance(getattr(model.spec, "likelihood", None), CountLikelihood)
+    check = model.spec.check if counted else lambda _: None  # type: ignore[attr-defined]
+    if len(rows):
+        check(rows)
     return torch.cat([model.encode(block).mean.detach() for _, block in row_blocks(rows)])
 
 

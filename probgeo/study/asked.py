@@ -1,6 +1,6 @@
 """What is asked for: rows of observations whose distances, angles and volumes are measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +57,26 @@ def checked(
     _check_tuples("pairs", pairs := _rows("pairs", pairs), 2, num_points)
     if triples is not None:
         _check_tuples("triples", triples := _rows("triples", triples), 3, num_points)
+    check_named("regions", regions or {}, "rows")
     regions = {name: _rows("regions", rows) for name, rows in (regions or {}).items()}
     _check_regions(regions, models, num_points)
     return Asked(pairs, triples, regions)
 
 
 def _rows(name: str, rows: Any) -> Tensor:
-    """Row indices on the CPU; lists too."""
-    return rows_of(name, np.asarray(rows) if isinstance(rows, (list, tuple, range)) else rows).cpu()
+    """Row indices on the CPU, of 64 bits; lists too.
+
+    Short ones would be taken for a mask where rows are picked by them.
+    """
+    if isinstance(rows, (list, tuple, range)):
+        try:
+            rows = np.asarray(rows)
+        except ValueError as error:
+            raise ValueError(f"{name}: expected as many numbers in each; got lists of several lengths.") from error
+    found = rows_of(name, rows).cpu()
+    if found.dtype == torch.uint64 and len(beyond := np.argwhere(found.numpy() > 2**63 - 1)):
+        raise ValueError(f"{name}: expected row indices; got {found.numpy()[tuple(beyond[0])]}.")
+    return found if _not_integer(found) else found.long()
 
 
 def _check_tuples(name: str, tuples: Tensor, size: int, num_points: int) -> None:
@@ -101,11 +113,21 @@ def _check_regions(
                     f"regions: convex hulls have too many simplices in more than {MAX_HULL} dimensions; model "
                     f"{model!r} has {described.latent}. Leave out the regions."
                 )
-            if len(rows) <= described.latent:
+            if len(rows.unique()) <= described.latent:
                 raise ValueError(
-                    f"regions: expected at least {described.latent + 1} rows, for {described.latent} latent dimensions "
-                    f"of model {model!r}; got {len(rows)} for {name!r}."
+                    f"regions: expected at least {described.latent + 1} different rows, for {described.latent} latent "
+                    f"dimensions of model {model!r}; got {len(rows.unique())} for {name!r}."
                 )
+
+
+def check_named(name: str, given: Any, what: str) -> None:
+    """Refuse what is no mapping of names.
+
+    Raises:
+        TypeError: by the name of the argument.
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name}: expected {what} by name, {{'mine': ...}}; got {type(given).__name__}.")
 
 
 def check_models(models: Mapping[str, ModelSpec | Sequence[LatentModel]], seeds: Sequence[int]) -> None:
@@ -117,7 +139,8 @@ def check_models(models: Mapping[str, ModelSpec | Sequence[LatentModel]], seeds:
     if not models:
         raise ValueError("models: expected at least one; got none.")
     for name, model in models.items():
-        elsewhere = [] if isinstance(model, (ModelSpec, LatentModel)) else list(model)
+        is_one = isinstance(model, (ModelSpec, LatentModel, str)) or not isinstance(model, Iterable)
+        elsewhere = [] if is_one else [*model]  # type: ignore[misc]
         if not isinstance(model, ModelSpec) and not (elsewhere and all(isinstance(m, LatentModel) for m in elsewhere)):
             raise TypeError(
                 f"models: expected a spec, such as VAE(...), or a list of LatentModels, one per training; got "

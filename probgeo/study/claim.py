@@ -53,7 +53,7 @@ def _read(path: Path) -> dict[str, Any]:
         expected = found.pop("digest", None)
         if expected not in (None, digest(found)) or not {"data", "training", "models"} <= found.keys():
             raise ValueError("it is not what was written")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, IsADirectoryError) as error:
         raise ValueError(
             f"folder: {path} is damaged ({str(error)[:200]}). Delete this file alone: it is written anew, and every "
             "training and distance stays."

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from probgeo.datasets.mapped import as_rows, sized
 from probgeo.geometry.geodesics import Status
-from probgeo.jobs import TaskLost, carried_out, sends_each_time
+from probgeo.jobs import TaskLost, carried_out, check_executor, sends_each_time
 from probgeo.models.base import LatentModel, ModelSpec, codes_of
 from probgeo.rows import StoredRows, num_in_block, rows_of_numbers
 from probgeo.specs import digest
-from probgeo.study.asked import Asked, checked
+from probgeo.study.asked import Asked, check_named, checked
 from probgeo.study.measures import DEFAULT_MEASURES, Euclidean, Measure
 from probgeo.study.own import Rows, own_rows
 from probgeo.study.probe import check_seen
@@ -125,7 +125,7 @@ def measure(
         raise TypeError(
             f"models: expected lists of LatentModels by name, {{'mine': [model, ...]}}; got {type(models).__name__}."
         )
-    models = {name: _listed(retrainings) for name, retrainings in models.items()}
+    models = {name: listed(retrainings) for name, retrainings in models.items()}
     for name, retrainings in models.items():
         for model in [retrainings] if isinstance(retrainings, (LatentModel, ModelSpec)) else retrainings:
             if not isinstance(model, LatentModel) or model is retrainings:
@@ -135,6 +135,7 @@ def measure(
                 )
     if not models or not all(len(retrainings) for retrainings in models.values()):
         raise ValueError(f"models: expected at least one, each with at least one training; got {_sizes(models)}.")
+    check_executor(executor)
     measures = with_euclidean(measures)
     given, others = sized(x, library_size), points
     x, points = checked_data("x", given, points)
@@ -175,7 +176,7 @@ def measured_of(model: LatentModel, inputs: Inputs, measures: Mapping[str, Measu
     return measured(model, x, points, asked.rows(), measures)
 
 
-def _listed(retrainings: Any) -> Any:
+def listed(retrainings: Any) -> Any:
     """What may be asked for its length: an iterator as a list."""
     return list(retrainings) if isinstance(retrainings, Iterator) else retrainings
 
@@ -197,6 +198,7 @@ def with_euclidean(measures: Mapping[str, Measure]) -> dict[str, Measure]:
     Raises:
         ValueError: no measures, or another one is called `euclidean`.
     """
+    check_named("measures", measures, "Measures")
     if not measures:
         raise ValueError("measures: expected at least one; got none. Leave them out for the default ones.")
     for name, how in measures.items():
@@ -220,10 +222,10 @@ def checked_data(name: str, x: Rows, points: Rows | None) -> tuple[Tensor | Stor
         TypeError: neither tensors, arrays nor tables of numbers.
         ValueError: points of other features than x.
     """
-    x = as_rows(name, x)
+    x = _rows(name, x)
     if points is None:
         return x, x
-    points = as_rows("points", points)
+    points = _rows("points", points)
     points = points.to(x.device, x.dtype) if isinstance(points, Tensor) else points.to(x.device)
     if points.shape[1:] != x.shape[1:] or points.dtype != x.dtype:
         raise ValueError(
@@ -231,6 +233,14 @@ def checked_data(name: str, x: Rows, points: Rows | None) -> tuple[Tensor | Stor
             f"{points.dtype}."
         )
     return x, points
+
+
+def _rows(name: str, given: Rows) -> Tensor | StoredRows:
+    """Rows, of which there are some, without a history of gradients."""
+    rows = as_rows(name, given)
+    if rows.ndim < 2 or 0 in rows.shape:
+        raise ValueError(f"{name}: expected shape (row, feature), neither empty; got {tuple(rows.shape)}.")
+    return rows.detach() if isinstance(rows, Tensor) else rows
 
 
 def applicable(measures: Mapping[str, Measure], model: LatentModel | ModelSpec) -> dict[str, Measure]:
@@ -282,6 +292,8 @@ def _codes_of(parts: Sequence[Tensor], needed: Tensor, codes: Tensor) -> list[Te
 
 def _fault(codes: Tensor) -> str:
     """Why codes are nothing to measure between; empty if they are."""
+    if not codes.is_floating_point():
+        raise TypeError(f"encode: expected codes in float32 or float64; got {codes.dtype}.")
     if not codes.isfinite().all():
         return "codes are not finite"
     if (codes - codes[0]).abs().max() <= 8 * torch.finfo(codes.dtype).eps * codes.abs().max():

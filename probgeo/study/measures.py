@@ -13,7 +13,7 @@ from torch import Tensor
 from probgeo import paths
 from probgeo.geometry import calculus
 from probgeo.geometry.calculus.shooting import precise
-from probgeo.geometry.geodesics import GaussNewton, Geodesics, Status, geodesic, with_doubts
+from probgeo.geometry.geodesics import GaussNewton, Geodesics, Status, check_solver, geodesic, with_doubts
 from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Metric
 from probgeo.models.base import LatentModel, ModelSpec
 from probgeo.specs import check_numbers
@@ -127,6 +127,12 @@ def _applies(metric: Any, model: LatentModel | ModelSpec) -> bool:
     return metric.applies_to(model) if hasattr(metric, "applies_to") else True
 
 
+def _check_metric(metric: Any) -> None:
+    """Refuse what gives no metric of a model."""
+    if not callable(metric):
+        raise TypeError(f"metric: expected a function of a model that gives its metric; got {metric!r}.")
+
+
 def angle_between(
     tensor: Float[Tensor, "batch latent latent"], u: Float[Tensor, "batch latent"], v: Float[Tensor, "batch latent"]
 ) -> Float[Tensor, " batch"]:
@@ -221,6 +227,10 @@ class Geodesic(Measure):
     solver: GaussNewton = GaussNewton()
     needs_draws: bool = False
 
+    def __post_init__(self) -> None:
+        _check_metric(self.metric)
+        check_solver(self.solver)
+
     def applies_to(self, model: LatentModel | ModelSpec) -> bool:
         return _applies(self.metric, model) and (not self.needs_draws or model.num_members > 1)
 
@@ -273,6 +283,9 @@ class DrawnGeodesic(Measure):
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        check_solver(self.solver)
+        if self.num_draws is not None and self.num_draws < 1:
+            raise ValueError(f"num_draws: expected at least 1, or None; got {self.num_draws}.")
 
     def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         return Geodesic(solver=self.solver).paths(model, start, stop, codes)
@@ -323,6 +336,8 @@ class StraightLine(Measure):
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        _check_metric(self.metric)
+        paths.Straight(self.num_segments)  # refuses what is no number of segments
 
     def applies_to(self, model: LatentModel | ModelSpec) -> bool:
         return _applies(self.metric, model)

@@ -168,7 +168,12 @@ def write_rows(files: Mapping[Quantity, Path], dataset: xr.Dataset | str) -> Non
             own = [name for name, values in dataset.items() if quantity.dim in values.dims]
             scalars = ["seconds"] if quantity.dim == "pair" else []
             part = dataset[own + scalars].drop_vars([c for c in dataset.coords if c != "draw"], errors="ignore")
-        write_netcdf(file, part)
+        write_netcdf(file, part, _place(file))
+
+
+def _place(file: Path) -> str:
+    """A file's name and that of its folder, which tell of what it is."""
+    return f"{file.parent.name}/{file.name}"
 
 
 def read_rows(files: Mapping[Quantity, Path]) -> xr.Dataset | str:
@@ -179,7 +184,7 @@ def read_rows(files: Mapping[Quantity, Path]) -> xr.Dataset | str:
     """
     parts = []
     for file in files.values():
-        parts.append(read_netcdf(file, "Delete it to measure it again; all else stays."))
+        parts.append(read_netcdf(file, "Delete it to measure it again; all else stays.", _place(file)))
         if parts[-1].attrs.get("lost"):
             return parts[-1].attrs["lost"]
     return xr.merge(parts)

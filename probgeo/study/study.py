@@ -13,12 +13,12 @@ import numpy as np
 import xarray as xr
 
 from probgeo.datasets.mapped import sized
-from probgeo.disk import is_read_only
-from probgeo.jobs import TaskLost, carried_out, groups, num_workers
+from probgeo.disk import is_read_only, path_of
+from probgeo.jobs import TaskLost, carried_out, check_executor, groups, num_workers
 from probgeo.models.base import FittedModel, LatentModel, ModelSpec
 from probgeo.netcdf import read_netcdf, write_netcdf
 from probgeo.specs import check_whole, digest, to_config
-from probgeo.study.asked import check_models, checked
+from probgeo.study.asked import check_models, check_named, checked
 from probgeo.study.claim import claim
 from probgeo.study.identity import model_key
 from probgeo.study.measure import (
@@ -27,6 +27,7 @@ from probgeo.study.measure import (
     applicable,
     assembled,
     checked_data,
+    listed,
     with_euclidean,
 )
 from probgeo.study.measures import DEFAULT_MEASURES, Measure
@@ -117,8 +118,9 @@ class Study:
         regions: Mapping[str, Rows] | None = None,
         library_size: Rows | None = None,
     ) -> None:
-        self.folder, self.training = Path(folder).absolute(), training  # also for workers in another directory
-        self.models, self.seeds = dict(models), checked_seeds(seeds)
+        check_named("models", models, "specs or lists of LatentModels")
+        self.folder, self.training = path_of("folder", folder).absolute(), training  # for workers elsewhere too
+        self.models, self.seeds = {name: listed(model) for name, model in models.items()}, checked_seeds(seeds)
         check_models(self.models, self.seeds)
         self.measures = with_euclidean(measures)
         self.data: Any
@@ -176,6 +178,7 @@ class Study:
         Warns:
             RetrainingLost: a training diverged, its codes collapsed, or it took its workers with it: its rows are NaN.
         """
+        check_executor(executor)
         check_whole("num_pairs", num_pairs)
         if stack is not None:
             check_whole("stack", stack)

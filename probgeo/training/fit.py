@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from probgeo.datasets.mapped import sized
+from probgeo.disk import path_of
 from probgeo.likelihoods import LibraryColumn, Likelihood
 from probgeo.models.base import FittedModel, ModelSpec
 from probgeo.models.gp.gplvm import GPLVM
@@ -145,8 +147,11 @@ def fit(
         raise ValueError(f"seeds: expected at least one seed, none repeated; got {seeds}.")
     check_whole("stack", stack)
     check_real("checkpoint_seconds", checkpoint_seconds)
-    if stack < 1:
-        raise ValueError(f"stack: expected at least 1; got {stack}.")
+    if stack < 1 or checkpoint_seconds < 0:
+        raise ValueError(f"stack, checkpoint_seconds: expected at least 1 and 0; got {stack} and {checkpoint_seconds}.")
+    if report is not None and not callable(report):
+        raise TypeError(f"report: expected a function of seed, epoch and terms, or None; got {report!r}.")
+    place = path_of("folder", folder).absolute() if folder else None
     spec.check(x)
     if isinstance(spec, GPLVM):
         _check_applies(training)
@@ -154,12 +159,12 @@ def fit(
     parts = _split(x, training)
     identity = {"training": to_config(training), "data": data_digest or (digest(x) if folder else "")}
     with _TURN, torch.enable_grad():
-        models = _finished(Path(folder), seeds, spec, identity) if folder else {}
+        models = _finished(place, seeds, spec, identity) if place else {}
         pending = [seed for seed in seeds if seed not in models]
         if pending:
             _warn_of(spec, x)
             stack = _at_once(spec, parts, seeds[0], training.batch_size, stack)
-        groups = _groups(Path(folder) if folder else None, seeds, pending, stack, spec, identity)
+        groups = _groups(place, seeds, pending, stack, spec, identity)
         epochs = sum(num_epochs(phase, training) for phase in spec.build(x.shape[1], seed=0).phases)
         with tqdm(total=epochs * len(groups), unit="epoch", disable=not (progress and pending)) as bar:
             for some in groups:
@@ -171,12 +176,12 @@ def fit(
                 else:
                     assert isinstance(spec, LatentSpec)
                     group = Stack(spec, *parts, some, training.batch_size)
-                checkpoint = _checkpoint(Path(folder), identity, spec, some) if folder else None
+                checkpoint = _checkpoint(place, identity, spec, some) if place else None
                 state = train(group, training, bar, checkpoint, checkpoint_seconds, report)
                 for seed, model, extra, last in results(group, state):
                     models[seed] = model
-                    if folder and not (Path(folder) / f"seed-{seed}").exists():
-                        storage.save(model, Path(folder) / f"seed-{seed}", {**identity, **extra}, last=last)
+                    if place and not (place / f"seed-{seed}").exists():
+                        storage.save(model, place / f"seed-{seed}", {**identity, **extra}, last=last)
                 if checkpoint:
                     checkpoint.unlink(missing_ok=True)
     found = [models[seed].to(x.device) for seed in seeds]
@@ -232,7 +237,7 @@ def checked_seeds(seeds: Any) -> list[int]:
     if isinstance(seeds, Training):
         raise TypeError(f"seeds: {advice}; got {seeds!r}. Give it by name: fit(spec, x, training=...).")
     try:
-        for seed in (found := list(seeds)):
+        for seed in (found := seeds.tolist() if isinstance(seeds, (Tensor, np.ndarray)) else list(seeds)):
             check_seed("seeds", seed)
         return [operator.index(seed) for seed in found]
     except TypeError as error:

@@ -63,11 +63,11 @@ def save(
         raise ValueError(f"extra: expected a configuration of at most {MAX_CONFIG:,} bytes; got {len(text):,}.")
     with whole_folder(Path(folder)) as unfinished:
         (unfinished / "config.json").write_text(text)
-        write_tensors(unfinished / "weights.safetensors", model.state_dict())
+        write_tensors(unfinished / "weights.safetensors", model.state_dict(), config["digest"])
         if last is not None:
-            write_tensors(unfinished / "last.safetensors", last)
+            write_tensors(unfinished / "last.safetensors", last, config["digest"])
         if model.history is not None:
-            write_netcdf(unfinished / "history.nc", model.history)
+            write_netcdf(unfinished / "history.nc", model.history, config["digest"])
 
 
 def load(folder: str | os.PathLike) -> FittedModel:
@@ -97,9 +97,9 @@ def load(folder: str | os.PathLike) -> FittedModel:
     folder = Path(folder)
     remedy = f"Delete the folder {folder}, which is this model's alone, to train it again."
     config = read_config(folder)
-    weights = read_tensors(folder / "weights.safetensors", remedy)
+    weights = read_tensors(folder / "weights.safetensors", remedy, config["digest"])
     history = folder / "history.nc"
-    found = read_netcdf(history, remedy) if history.exists() else None
+    found = read_netcdf(history, remedy, config["digest"]) if history.exists() else None
     try:
         spec = from_config(config["model"])
         with bounded(sum(value.numel() for value in weights.values()), len(weights)):
@@ -125,9 +125,10 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
         ValueError: it is damaged or was edited.
     """
     path = Path(folder) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"folder: expected a saved model with {path}; there is none.")
     remedy = f"Delete the folder {path.parent}, which is this model's alone, to train it again."
+    if not path.exists():
+        advice = f" {remedy}" if os.path.lexists(path.parent) else ""
+        raise FileNotFoundError(f"folder: expected a saved model with {path}; there is none.{advice}")
     try:
         if path.stat().st_size > MAX_CONFIG:
             raise ValueError(f"of more than {MAX_CONFIG:,} bytes")
@@ -137,7 +138,7 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
         if not isinstance(content["num_features"], int) or content["num_features"] < 1:
             raise ValueError(f"num_features is {content['num_features']!r}")
         found = digest(content)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError) as error:
         why = f"{type(error).__name__}: {str(error)[:200]}"
         raise ValueError(f"folder: {path} is not a configuration ({why}). {remedy}") from error
     if found != expected:
@@ -147,33 +148,36 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     return config
 
 
-def read_tensors(path: Path, remedy: str = "Train it again.") -> dict[str, Tensor]:
+def read_tensors(path: Path, remedy: str = "Train it again.", of: str | None = None) -> dict[str, Tensor]:
     """Named tensors of a safetensors file.
 
     Args:
         path: of the file.
         remedy: what the error advises.
+        of: digest of the configuration that it was written beside, where that was noted; None for any.
 
     Raises:
         ValueError: the file is missing, truncated, not safetensors, or holds others than were written.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            expected = (file.metadata() or {}).get("sha256")
+            noted = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        if expected not in (None, _checksum(tensors)):
+        if noted.get("sha256") not in (None, _checksum(tensors)):
             raise ValueError("its checksum is that of other content")
+        if of is not None and noted.get("of") not in (None, of):
+            raise ValueError("it belongs to another training, and was renamed or copied here")
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"folder: {path} is missing, truncated or corrupt ({error}). {remedy}") from error
     return tensors
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Named tensors to a safetensors file, with their checksum, whole or not at all."""
+def write_tensors(path: Path, tensors: dict[str, Tensor], of: str | None = None) -> None:
+    """Named tensors to a safetensors file, with their checksum and what they are of, whole or not at all."""
     with whole_file(path) as unfinished:
         # Clones, because safetensors refuses tensors that share memory.
         kept = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-        save_file(kept, unfinished, metadata={"sha256": _checksum(kept)})
+        save_file(kept, unfinished, metadata={"sha256": _checksum(kept), **({"of": of} if of else {})})
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

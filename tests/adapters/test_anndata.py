@@ -141,6 +141,35 @@ def test_what_does_not_fit_is_a_named_error():
         pg.adapters.to_anndata(adata, cells(70), [])
 
 
+def test_cells_in_another_order_are_refused_and_those_of_a_view_are_its_own():
+    x = cells()
+    adata = anndata.AnnData(x.numpy())
+    with pytest.raises(
+        ValueError, match=r"dataset: expected the cells of adata in their order; cell 0 is '79', there '0'"
+    ):
+        pg.adapters.to_anndata(adata, adata[::-1].copy(), MODELS, num_neighbours=K)
+    data = pg.adapters.from_anndata(adata)
+    with pytest.raises(ValueError, match="in their order"):
+        pg.adapters.to_anndata(adata, data.rows(torch.arange(79, -1, -1)), MODELS, num_neighbours=K)
+    pg.adapters.to_anndata(adata, data, MODELS, num_neighbours=K)
+    half = anndata.AnnData(x.numpy())[:40].copy()
+    pg.adapters.to_anndata(half, adata[:40], MODELS, num_neighbours=K)
+    assert half.obsp["distances"].shape == (40, 40)
+
+
+def test_columns_of_others_keys_and_what_is_no_anndata_are_refused_in_words():
+    x = cells()
+    adata = anndata.AnnData(x.numpy())
+    adata.obs["reliability"] = "mine"
+    with pytest.raises(ValueError, match="obs has a column 'reliability', not made here; rename it, or give a key"):
+        pg.adapters.to_anndata(adata, x, MODELS, num_neighbours=K)
+    for key in ("", "a/b"):
+        with pytest.raises(ValueError, match="key: expected a name without '/'"):
+            pg.adapters.to_anndata(adata, x, MODELS, num_neighbours=K, key=key)
+    with pytest.raises(TypeError, match="adata: expected an AnnData, to write into; got Tensor"):
+        pg.adapters.to_anndata(x, x, MODELS)
+
+
 @pytest.mark.filterwarnings("ignore")  # scanpy's and its dependencies' own
 def test_tools_of_scanpy_run_on_it_as_they_are():
     sc = pytest.importorskip("scanpy", reason="scanpy is not installed")

@@ -190,3 +190,43 @@ def test_a_turned_table_whose_names_are_numbers_is_told_by_its_totals(matrix, tm
         from_anndata(anndata.AnnData(matrix(counts)))
         turned.obs["type"] = ["T", "B"] * 45
         from_anndata(turned, labels="type")  # who has types, is a cell
+
+
+def test_a_missing_type_that_was_made_a_text_is_missing_and_numbers_of_each_cell_are_no_types():
+    found = table()
+    found.obs["text"] = found.obs["type"].astype(object).where(found.obs["type"].notna(), "nan")
+    for read in (from_anndata, count_table):
+        options = {} if read is from_anndata else {"counts": "counts"}
+        with pytest.warns(UserWarning, match=r"labels: 10 cells named 'nan' are taken for unlabelled"):
+            data = read(found, labels="text", **options)
+        assert data.label_names == ("B", "NK", "T") and data.labels[2] == -1
+        with pytest.raises(
+            ValueError, match=r"labels: expected types of cells, names or whole numbers; got .* in 'mito'"
+        ):
+            read(found, labels="mito", **options)
+    found.obs.columns = ["type", "type", "depth", "mito", "text"]
+    with pytest.raises(ValueError, match=r"labels: obs has 2 columns 'type'; rename them"):
+        from_anndata(found, labels="type")
+
+
+def test_chunks_of_dask_are_read_as_they_are_needed():
+    dask = pytest.importorskip("dask.array", reason="needs dask")
+    found = table()
+    found.X = dask.from_array(COUNTS, chunks=(7, 12))
+    data = from_anndata(found)
+    assert torch.equal(data.x[torch.tensor([30, 2])], torch.from_numpy(COUNTS[[30, 2]]))
+    assert torch.equal(count_table(found).x, torch.from_numpy(COUNTS))
+
+
+def test_a_model_of_counts_measures_no_other_numbers():
+    data = from_anndata(table(), layer="counts")
+    spec = pg.VAE(latent=2, likelihood=pg.likelihoods.NegativeBinomial())
+    model = spec.build(num_features=12, seed=0)
+    measures = {"straight": pg.StraightLine()}
+    assert pg.measure({"m": [model]}, data, [[0, 1]], measures).distance.notnull().all()
+    with pytest.raises(ValueError, match=r"x: expected counts, which are integers; got"):
+        pg.measure({"m": [model]}, table(), [[0, 1]], measures)  # X, the logarithms
+    without = table()
+    without.X = None
+    with pytest.raises(ValueError, match=r"x: the AnnData has no X; name a layer"):
+        pg.measure({"m": [model]}, without, [[0, 1]], measures)

@@ -165,7 +165,7 @@ def test_simulation_depends_on_the_seed_alone_and_refuses_what_is_not_positive()
 def test_simulated_batches_scale_genes_of_the_same_cells():
     plain, batched = branching_counts(4000, 8), branching_counts(4000, 8, num_batches=2, batch_effect=0.8)
     assert plain.obs is None and torch.equal(plain.labels, batched.labels)
-    second = torch.from_numpy((batched.obs["batch"] == "batch 2").to_numpy())
+    second = torch.tensor((batched.obs["batch"] == "batch 2").to_numpy())
     shares = [[data.x[rows].sum(0) / data.x[rows].sum() for rows in (~second, second)] for data in (plain, batched)]
-    assert (shares[0][0] / shares[0][1]).log().abs().max() < 0.15 and torch.equal(plain.x[~second], batched.x[~second])
+    assert (shares[0][0] / shares[0][1]).log().abs().max() < 0.15
     assert (shares[1][0] / shares[1][1]).log().std() > 0.4

@@ -542,7 +542,7 @@ ENERGY = DecorrelatedEnergy(decoders(dtype=torch.float32))
         (parallel_transport, (FLAT, Z[:, None], Z), ValueError, "path: expected at least two nodes"),
         (parallel_transport, (FLAT, Z[:, None].repeat(1, 3, 1), Z[:2]), ValueError, "vector: expected the shape"),
         (angle, (FLAT, Z, Z[:2], Z), ValueError, "first: expected the shape of corner"),
-        (angle, (FLAT, Z, Z, Z.to("meta")), ValueError, "second: expected the device of corner"),
+        (angle, (FLAT, Z, Z, Z.to("meta")), ValueError, 'second: expected values; got a tensor on the device "meta"'),
         (sectional_curvature, (FLAT, torch.zeros(4, 3)), ValueError, "two dimensions"),
         (volume, (FLAT, torch.zeros(4, 4, 2)), ValueError, "region: expected simplices"),
         (volume, (FLAT, torch.zeros(4, 3, 2), 0.0), ValueError, "tolerance"),

@@ -206,6 +206,13 @@ def test_an_executor_solves_and_searches_to_the_same_bits(tmp_path):
     assert len(searches.sizes) == 2 and max(searches.sizes) < 20_000
 
 
+def test_a_tile_in_anothers_place_is_no_other_number(tmp_path):
+    distance_matrix(ensemble(), points(), solver=SOLVER, num_pairs=10, folder=tmp_path)
+    (tmp_path / "tile-000001.npy").replace(tmp_path / "tile-000000.npy")
+    with pytest.raises(ValueError, match=r"tile-000000.npy is the file of tile 1, renamed\. Delete it to solve"):
+        distance_matrix(ensemble(), points(), solver=SOLVER, num_pairs=10, folder=tmp_path)
+
+
 def test_workers_that_do_not_see_the_graph_are_told_of(monkeypatch):
     monkeypatch.setattr("pathlib.Path.glob", lambda *_: iter(()))
     with pytest.raises(OSError, match=r"executor: a worker does not see .*probgeo-.*\. Set TMPDIR to a folder"):

@@ -279,7 +279,11 @@ A = torch.zeros(3, 2)
         ((PullbackMetric(plane), A[0], A), ValueError, r"start: expected \(batch, latent\)"),
         ((PullbackMetric(plane), A, A[:2]), ValueError, "stop: expected the shape of start"),
         ((PullbackMetric(plane), A, A.double()), ValueError, "stop: expected the dtype of start"),
-        ((PullbackMetric(plane), A, A.to("meta")), ValueError, "stop: expected the device of start"),
+        (
+            (PullbackMetric(plane), A, A.to("meta")),
+            ValueError,
+            'stop: expected values; got a tensor on the device "meta"',
+        ),
     ],
 )
 def test_wrong_argument_is_a_named_error(arguments, error, message):

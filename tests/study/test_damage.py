@@ -118,3 +118,43 @@ def test_a_finished_study_on_a_disk_that_may_only_be_read_is_read(whole, copied,
     assert run(copied).identical(whole[1])
     with pytest.raises(OSError, match=r"folder: .*nc cannot be written, as it may not be written to \(Read-only"):
         run(copied, pairs=torch.tensor([[4, 5]]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("distances/*.nc", r"is another file that was renamed: it was written as .*\. Delete it to measure it again"),
+        ("trainings/*/seed-*/weights.safetensors", "it belongs to another training, and was renamed or copied here"),
+        ("trainings/*/seed-*/history.nc", "is another file that was renamed"),
+        ("trainings/*/seed-*/config.json", "it belongs to another training|is another file that was renamed"),
+    ],
+)
+def test_a_file_in_anothers_place_is_no_other_number(copied, kind, told):
+    first, *_, last = sorted(copied.glob(kind))
+    shutil.copy(last, first)
+    (copied / "study.nc").unlink()
+    if kind.startswith("trainings"):
+        shutil.rmtree(copied / "distances")
+    with pytest.raises(ValueError, match=told):
+        run(copied)
+
+
+@pytest.mark.parametrize("kind", ["distances/*.nc", "study.nc", "study.json", "trainings/*/seed-*/config.json"])
+def test_a_folder_in_a_files_place_is_told_with_its_name(copied, kind):
+    file = sorted(copied.glob(kind))[0]
+    (copied / "study.nc").unlink()
+    shutil.rmtree(copied / "distances") if kind.startswith("trainings") else None
+    file.unlink(missing_ok=True)
+    file.mkdir()
+    with pytest.raises((ValueError, OSError), match=rf"folder: .*{file.name}.* [dD]elete"):
+        run(copied)
+
+
+def test_a_file_in_a_folders_place_is_told_with_its_name(copied):
+    (copied / "study.nc").unlink()
+    for name in ("distances", "trainings"):
+        shutil.rmtree(copied / name)
+        (copied / name).write_text("x")
+        with pytest.raises(OSError, match=rf"folder: .* cannot be.*, as .*{name} is a file, and no folder: delete"):
+            run(copied)
+        (copied / name).unlink()

@@ -90,6 +90,9 @@ def test_weights_of_another_model_are_reported(tmp_path):
         storage.save(SPECS[name].build(6, seed=0), tmp_path / name)
     weights = tmp_path / "ensemble" / "weights.safetensors"
     weights.write_bytes((tmp_path / "single" / "weights.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="it belongs to another training, and was renamed or copied here"):
+        storage.load(tmp_path / "ensemble")
+    storage.write_tensors(weights, storage.read_tensors(weights))  # as older versions did, which did not say whose
     with pytest.raises(ValueError, match=r"the weights in .* do not fit its config.json"):
         storage.load(tmp_path / "ensemble")
 
@@ -136,7 +139,9 @@ def test_tensors_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def written(folder, config) -> None:
-    """A configuration that is what its hash says, whatever else is wrong with it."""
+    """A configuration that is what its hash says, and weights that are said to be its, whatever else is wrong."""
+    weights = folder / "weights.safetensors"
+    storage.write_tensors(weights, storage.read_tensors(weights), digest(config))
     (folder / "config.json").write_text(json.dumps({"probgeo": "0.2.0", "digest": digest(config), **config}))
 
 

@@ -12,9 +12,9 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from probgeo.datasets.dataset import Dataset
-from probgeo.datasets.files.annotated import GENE_HEADS, check_orientation, check_totals, matrix_of, opened
+from probgeo.datasets.files.annotated import GENE_HEADS, check_orientation, check_totals, matrix_of, opened, type_codes
 from probgeo.datasets.files.arrays import opened_arrays
-from probgeo.datasets.labels import coded, named_codes
+from probgeo.datasets.labels import coded
 from probgeo.datasets.mapped import is_anndata
 
 
@@ -151,6 +151,7 @@ def _anndata(path: Path, table: Any, layer: str | None, raw: bool) -> _Columns:
     table = opened(path)[0] if table is None else table
     matrix, genes = matrix_of(table, layer, raw)
     matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix
+    matrix = matrix.compute() if hasattr(matrix, "compute") else matrix  # of Dask
     dense = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
     columns = {str(name): table.obs[name].to_numpy() for name in table.obs.columns}
     return _Columns(dense, tuple(map(str, genes)), {**dict(table.obsm), **columns}, {}, table.obs_names)
@@ -212,7 +213,7 @@ def _codes(path: Path, found: _Columns, name: str | None) -> tuple[Tensor, tuple
     values = _column(path, found, name)
     if name in found.code_names:
         return coded(values).codes, tuple(map(str, found.code_names[name]))
-    return named_codes(values)
+    return type_codes(values, name)
 
 
 def _stacked(path: Path, found: _Columns, names: Sequence[str]) -> np.ndarray:
