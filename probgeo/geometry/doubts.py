@@ -7,12 +7,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 NUM_SAMPLES = 5
-# A segment with this many times its share of the length is looked into,
+# A segment this many times as long as one beside it is looked into, and longer than the mean,
+STEP = 1.5
+# at most so many of each path,
+MOST = 4
+# as is the longest, with this many times its share of the length.
 LARGE = 5.0
-# as are paths whose speed varies by this much, 2E/L² − 1.
-UNEVEN = 0.05
-# What rises within this share of a segment is no wall that the path could climb, but a leap,
+# What rises within this share of a segment is no wall that the path could climb, but a leap, if it is so much of it,
 NARROW = 1e-7
+KEPT = 1 / 8
 # which so many halvings of a segment come to.
 HALVINGS = 40
 # Segments are too long where cutting each in two changes the path's length by more than this share.
@@ -36,8 +39,11 @@ def doubts(
 ) -> tuple[Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
     """Which paths' lengths are rounding, and which leap.
 
-    Rounding: chords within 10·eps·‖f‖ could make up a tenth of the length. A leap: on halving a long segment again and
-    again, one half keeps the whole chord until it is narrower than `NARROW` of the segment.
+    Rounding: chords within 10·eps·‖f‖ could make up a tenth of the length. A leap: on halving a segment that is longer
+    than those beside it again and again, one half keeps an eighth of the chord or more until it is narrower than
+    `NARROW` of the segment. Each segment is compared with its neighbours alone, whatever the others are. A leap of less
+    than about the chord beside it (where speed is even L/N, 0.4 % of the length at N = 256) makes its segment no longer
+    than a bend would, and is not seen.
 
     Args:
         metric: a metric, or chords.
@@ -54,11 +60,28 @@ def doubts(
     length = chords.sum(1)
     moves = (path[:, 0] != path[:, -1]).any(1)
     rounded = moves & (noise[:, 0] * (chords <= noise).sum(1) > 0.1 * length)
-    share = min(0.5, LARGE / chords.shape[1])
-    largest, segment = chords.max(1)
-    leaps = (moves & ~rounded & (largest > share * length)).nonzero()[:, 0]
-    leaps = leaps[_is_leap(metric, path[leaps], segment[leaps], largest[leaps])]
+    looked = steps(chords) & (moves & ~rounded)[:, None]
+    row, segment = looked.nonzero().unbind(1)
+    leaps = row[_is_leap(metric, path[row], segment, chords[row, segment])]
     return rounded, torch.zeros_like(rounded).index_fill(0, leaps, True)
+
+
+def steps(chords: Float[Tensor, "batch segment"]) -> Bool[Tensor, "batch segment"]:
+    """Segments that may leap: longer than one beside them by far, or longest by far; a few of each path.
+
+    Args:
+        chords: lengths of the segments.
+    """
+    mean = chords.mean(1, keepdim=True)
+    beside = torch.nn.functional.pad(chords, (1, 1), value=torch.inf)
+    beside = torch.minimum(beside[:, :-2], beside[:, 2:]) if chords.shape[1] > 1 else chords
+    ratio = chords / beside.clamp_min(torch.finfo(chords.dtype).tiny)
+    stands_out = (ratio > STEP) & (chords > mean)
+    largest = chords.amax(1, keepdim=True)
+    far = (chords == largest) & (largest > min(0.5 * chords.shape[1], LARGE) * mean)
+    order = torch.where(stands_out | far, ratio, -torch.inf) + torch.where(far, torch.inf, 0.0)
+    chosen = torch.zeros_like(stands_out).scatter_(1, order.topk(min(MOST, chords.shape[1]), dim=1).indices, True)
+    return chosen & (stands_out | far)
 
 
 def too_coarse(
@@ -84,21 +107,16 @@ def too_coarse(
 
 
 def worth_a_look(
-    metric: Chords,
-    path: Float[Tensor, "batch node latent"],
-    energy: Float[Tensor, " batch"],
-    length: Float[Tensor, " batch"],
+    metric: Chords, path: Float[Tensor, "batch node latent"], chords: Float[Tensor, "batch segment"]
 ) -> Bool[Tensor, " batch"]:
-    """Paths that may have doubts, told without their chords: of uneven speed, or hardly longer than their rounding.
+    """Paths that may have doubts: with a step in their speed, or hardly longer than their rounding.
 
     Args:
         metric: a metric, or chords.
         path: nodes.
-        energy: E of each path.
-        length: L of each path.
+        chords: lengths of their segments.
     """
-    little = length <= 4 * (path.shape[1] - 1) * _noise(metric, path)
-    return (2 * energy > (1 + UNEVEN) * length.square()) | little
+    return steps(chords).any(1) | (chords.sum(1) <= 4 * (path.shape[1] - 1) * _noise(metric, path))
 
 
 def _noise(metric: Chords, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, " batch"]:
@@ -109,7 +127,8 @@ def _noise(metric: Chords, path: Float[Tensor, "batch node latent"]) -> Float[Te
 def _is_leap(
     metric: Chords, path: Float[Tensor, "batch node latent"], segment: Tensor, chord: Float[Tensor, " batch"]
 ) -> Bool[Tensor, " batch"]:
-    """Whether the chord of a segment stays, for the most part, in one half of it, however short."""
+    """Whether an eighth of the chord of a segment stays in one half of it, however short: the value at a leap may lie
+    in between, as that of sign(0) does."""
     rows = torch.arange(len(path), device=path.device)
     first, last = path[rows, segment], path[rows, segment + 1]
     kept, narrow = chord, NARROW * (last - first).norm(dim=1)
@@ -122,6 +141,6 @@ def _is_leap(
         front = (halves[:, 0] >= halves[:, 1])[:, None]
         first, last = torch.where(apart & ~front, middle, first), torch.where(apart & front, middle, last)
         kept = torch.where(apart[:, 0], halves.amax(1), kept)
-        if not (apart[:, 0] & (kept > chord / 2)).any():
+        if not (apart[:, 0] & (kept > KEPT * chord)).any():
             break
-    return kept > chord / 2
+    return kept > KEPT * chord

@@ -166,10 +166,12 @@ def geodesic(
         num_floats = newton.num_floats(solver.num_segments, start.shape[1])
         count = max(1, solver.memory // (num_floats * start.element_size()))
         searched = isinstance(init, Search)
-        parts = [_solved(metric, newton, some, searched, solver) for some in split(starts, count)]
+        solved = [_solved(metric, newton, some, searched, solver) for some in split(starts, count)]
+        parts = [part for part, _ in solved]
         solution = parts[0] if len(parts) == 1 else Geodesics(*map(torch.cat, zip(*parts, strict=True)))
         if isinstance(metric, Metric | DecorrelatedEnergy):
-            solution = solution._replace(status=_doubted(metric, solution))
+            chords = torch.cat([durations for _, durations in solved])
+            solution = solution._replace(status=_doubted(metric, solution, chords))
     if throw and (solution.status != Status.CONVERGED).any():
         pairs = (solution.status != Status.CONVERGED).nonzero()[:, 0].tolist()
         names = ", ".join(f"{pair}: {Status(int(solution.status[pair])).name}" for pair in pairs[:10])
@@ -177,16 +179,25 @@ def geodesic(
     return solution
 
 
-def _doubted(metric: Metric | DecorrelatedEnergy, found: Geodesics) -> Int[Tensor, " batch"]:
-    """The status, once coarse segments are looked for, and rounding and jumps where energy and length leave room."""
+def _doubted(
+    metric: Metric | DecorrelatedEnergy, found: Geodesics, chords: Float[Tensor, "batch segment"]
+) -> Int[Tensor, " batch"]:
+    """The status, once coarse segments are looked for, and rounding and jumps where chords leave room for them.
+
+    Args:
+        metric: what the paths are of.
+        found: their solution.
+        chords: durations of their segments, which are a metric's chords.
+    """
     status = found.status.clone()
     pairs = (status != Status.NONFINITE).nonzero()[:, 0]
     if len(pairs) and isinstance(metric, Metric):  # of another energy its chords alone tell
         status[pairs] = _unless_coarse(metric, found.path[pairs], found.length[pairs], status[pairs])
-        pairs = pairs[worth_a_look(metric, *(values[pairs] for values in found[:3]))]
+        pairs = pairs[worth_a_look(metric, found.path[pairs], chords[pairs])]
     if len(pairs):
-        chords = metric.squared_residuals(found.path[pairs]).sqrt()
-        status[pairs] = _unless_torn(metric, found.path[pairs], chords, status[pairs])
+        path = found.path[pairs]
+        chords = chords[pairs] if isinstance(metric, Metric) else metric.squared_residuals(path).sqrt()
+        status[pairs] = _unless_torn(metric, path, chords, status[pairs])
     return status
 
 
@@ -273,12 +284,15 @@ def _initial(init: Points | Start | Search | None, start: Tensor, stop: Tensor, 
     return Starts(path[needed], pair[needed])
 
 
-def _solved(metric: Energy, newton: Any, starts: Starts, searched: bool, solver: GaussNewton) -> Geodesics:
-    """The lowest of each pair's descents, and how close another one came."""
+def _solved(
+    metric: Energy, newton: Any, starts: Starts, searched: bool, solver: GaussNewton
+) -> tuple[Geodesics, Float[Tensor, "batch segment"]]:
+    """The lowest of each pair's descents, and how close another one came; and its segments' durations."""
     first = firsts(starts.pair)
     path, pair = starts.path, first.cumsum(0) - 1
     start, stop = path[first, 0], path[first, -1]
     found = Straight(solver.num_segments)(start, stop)
+    durations = path.new_zeros(len(start), solver.num_segments)
     energies = path.new_full((len(start),), torch.nan)
     lengths, gap = energies.clone(), energies.clone()
     steps = torch.zeros(len(start), dtype=torch.int64, device=path.device)
@@ -300,11 +314,11 @@ def _solved(metric: Energy, newton: Any, starts: Starts, searched: bool, solver:
         descents, beaten = descended(metric, newton, begun, searched, solver)
         steps[descents.pair], status[descents.pair] = descents.steps, descents.status
         best = descents.those(descents.status != Status.NONFINITE)
-        found[best.pair], energies[best.pair] = best.path, best.energy
+        found[best.pair], energies[best.pair], durations[best.pair] = best.path, best.energy, best.durations
         lengths[best.pair] = best.durations.sum(1) if isinstance(metric, Metric) else (2 * best.energy).sqrt()
         if searched:
             rivals[descents.pair] = 0
             rivals[best.pair] = 1 + torch.bincount(beaten.pair, minlength=len(start))[best.pair]
             gap = torch.full_like(gap, torch.inf).scatter_reduce(0, beaten.pair, beaten.excess, "amin")
             gap[~((rivals > 1) & gap.isfinite())] = torch.nan
-    return Geodesics(found, energies, lengths, steps, status, rivals, gap)
+    return Geodesics(found, energies, lengths, steps, status, rivals, gap), durations

@@ -128,6 +128,25 @@ def test_a_path_with_a_node_where_its_decoder_leaps_is_not_called_converged():
     assert found(safe_direction, torch.tensor([[-1.0, 0.0]]), torch.tensor([[1.0, 0.0]])) == both(Status.JUMP)
 
 
+@pytest.mark.parametrize("latent", [2, 5])
+@pytest.mark.parametrize("places", [(0.3,), (-0.4, 0.3, 0.9)])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.3])
+def test_a_leap_is_seen_beside_longer_smooth_segments_whatever_its_share_of_the_length(latent, places, share):
+    """Leaps of this share of the length each, at places that no float hits, or where the value lies in between."""
+
+    def smooth(z: Tensor) -> Tensor:
+        # On the straight line the longest segment is seven times as long as those at the leaps.
+        return torch.cat([z, 2 * torch.exp(-20 * (z[..., :1] + 1).square())], dim=-1)
+
+    def torn(z: Tensor) -> Tensor:
+        leaps = sum(torch.sign(z[..., :1] - place) for place in places)
+        return torch.cat([smooth(z), share * 6 / 2 * leaps], dim=-1)
+
+    start, stop = torch.zeros(2, 1, latent)
+    start[0, :2], stop[0, :2] = torch.tensor([-1.51, 0.05]), torch.tensor([1.47, 0.1])
+    assert found(torn, start, stop) == both(Status.JUMP if share else Status.CONVERGED)
+
+
 def test_a_steep_wall_is_no_leap():
     wall = lambda z: torch.cat([z, 2 * (1e4 * z[..., :1]).tanh()], dim=-1)  # noqa: E731
     assert found(wall, START, STOP)["straight"] == Status.CONVERGED
