@@ -122,7 +122,7 @@ TypeError: metric: expected a metric or energy, such as PullbackMetric(decoder);
 TypeError: solver: expected GaussNewton(...), or None; got 'fast'.
 TypeError: executor: expected a concurrent.futures.Executor, such as ProcessPoolExecutor(), or None; got 4.
 FileExistsError: folder: expected a folder, or the name of a new one;
-ValueError: points, sources: expected (point, latent) and (source, latent), neither empty; got (20, 2) and (0, 2).
+ValueError: sources: expected (source, latent), not empty; got (0, 2).
 ValueError: num_checked: expected at least 0; got -1.
 TypeError: num_checked: expected a whole number; got 0.5.
 TypeError: metric: expected a metric or energy, such as PullbackMetric(decoder); got Linear.

@@ -293,11 +293,12 @@ def graph_distances(
     if num_checked < 0:
         raise ValueError(f"num_checked: expected at least 0; got {num_checked}.")
     points, sources = latent_points("points", points), latent_points("sources", sources)
-    shapes = tuple(points.shape), tuple(sources.shape)
-    if points.ndim != 2 or sources.ndim != 2 or shapes[0][1] != shapes[1][1] or 0 in (*shapes[0], *shapes[1]):
+    for name, given in (("points", points), ("sources", sources)):
+        if given.ndim != 2 or 0 in given.shape:
+            raise ValueError(f"{name}: expected ({name[:-1]}, latent), not empty; got {tuple(given.shape)}.")
+    if points.shape[1] != sources.shape[1]:
         raise ValueError(
-            f"points, sources: expected (point, latent) and (source, latent), neither empty; got {shapes[0]} and "
-            f"{shapes[1]}."
+            f"sources: expected the latent dimensions of points, {points.shape[1]}; got {sources.shape[1]}."
         )
     graph = Graph(metric, points, num_nodes=40_000, progress=progress) if graph is None else graph
     matrix = graph.distances(sources, points, executor=executor, progress=progress)

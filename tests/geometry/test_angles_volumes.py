@@ -215,7 +215,10 @@ def test_ambient_distances_stand_beside_the_others_and_agree_in_all_retrainings(
     [
         ({"triples": torch.zeros(2, 2, dtype=torch.long)}, r"triples: expected integers of shape \(triple, 3\)"),
         ({"triples": torch.tensor([[0, 1, 60]])}, r"from 0 to 59; triple 0 is \[0, 1, 60\] \(1 such triples\)"),
-        ({"regions": {"small": torch.arange(2)}}, "at least 3 rows, for 2 latent dimensions .* got 2 for 'small'"),
+        (
+            {"regions": {"small": torch.arange(2)}},
+            "at least 3 different rows, for 2 latent dimensions .* got 2 for 'small'",
+        ),
         ({"regions": {"far": torch.tensor([0, 1, 2, 60])}}, "regions: expected row indices"),
         ({"models": {"deep": pg.VAE(6, pg.Decoder(NET), encoder=NET)}}, "more than 5 dimensions; model 'deep' has 6"),
     ],

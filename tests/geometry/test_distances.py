@@ -237,7 +237,7 @@ def test_wrong_argument_is_a_named_error():
         distance_matrix(ensemble(), points()[0])
     with pytest.raises(ValueError, match="num_pairs: expected at least 1"):
         distance_matrix(ensemble(), points(), num_pairs=0)
-    with pytest.raises(ValueError, match="points, sources: expected"):
+    with pytest.raises(ValueError, match="sources: expected the latent dimensions of points"):
         graph_distances(ensemble(), points(), points()[:, :1])
     with pytest.raises(ValueError, match="num_nodes: expected at least 4"):
         Graph(ensemble(), points(), num_nodes=3)

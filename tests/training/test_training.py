@@ -610,7 +610,7 @@ def test_arrays_tables_and_mapped_files_are_trained_on_as_tensors_are(tmp_path, 
     [
         ({"seeds": ()}, "seeds: expected at least one seed"),
         ({"seeds": (1, 1)}, "none repeated"),
-        ({"stack": 0}, "stack: expected at least 1"),
+        ({"stack": 0}, "stack, checkpoint_seconds: expected at least 1"),
         ({"x": torch.rand(4, 2), "training": Training(patience=1, validation=0.1)}, "patience: expected rows held out"),
         ({"x": torch.full((9, 2), torch.nan)}, "x: expected finite values"),
         ({"x": torch.rand(1, 2)}, "x: expected at least two rows to train on; got 1"),
