@@ -12,7 +12,14 @@ PAGES = (README, README.parent / "experiments" / "README.md")
 # What a page says that a command printed: the command of a stored result, then the block.
 PRINTED = re.compile(r"<!-- printed by: python -m (experiments[.\w]+) --result (\S+) -->\n```text\n(.*?)```", re.DOTALL)
 # Tests and intervals of thirty retrainings take a minute each.
-LONG = ("validity", "identifiability-mnist-3", "identifiability-mnist", "identifiability-fashion-mnist", "sources")
+LONG = (
+    "validity",
+    "identifiability-mnist-3",
+    "identifiability-mnist",
+    "identifiability-fashion-mnist",
+    "sources",
+    "sources-mnist-3",
+)
 
 
 def printed_blocks():

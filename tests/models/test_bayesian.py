@@ -321,6 +321,7 @@ def test_noise_drawn_in_parts_is_each_retrainings_own(monkeypatch):
     assert not torch.equal(alone.encoder[0].weight, whole.encoder[0].weight)  # other streams from the second part on
 
 
+@pytest.mark.slow
 def test_every_decoder_is_a_source_of_a_study(tmp_path):
     models = {name.replace(" ", "-"): VAE(2, decoder, encoder=NET) for name, decoder in DECODERS.items()}
     pairs = torch.tensor([[0, 1], [2, 3], [4, 5]])

@@ -340,6 +340,7 @@ def test_a_loaded_model_is_the_saved_one(tmp_path):
     assert storage.read_config(tmp_path / "seed-0")["model"]["mask"] == {"spec": "probgeo.masks.RandomShare"}
 
 
+@pytest.mark.slow
 def test_conditional_distances_go_through_a_study_and_its_table(tmp_path):
     x = data(60).float()
     measures = {
