@@ -13,6 +13,7 @@ SUPPORTED = ("SCVI", "SCANVI", "LinearSCVI")
 
 
 def imported() -> Any:
+    """The package scvi, or an ImportError that says how to get it."""
     try:
         import scvi
     except ImportError as error:

@@ -90,20 +90,16 @@ class Codes:
         """
         name = digest(how)
         if name not in self.known:
-            self.known[name] = self._computed(subject, x) if self.folder is None else self._kept(name, subject, x)
+            path = self.folder and self.folder / f"{name}.npy"
+            self.known[name] = self._kept(path, name, subject, x) if path else codes_of(subject, x)
         return self.known[name]
 
-    def _computed(self, subject: LatentModel, x: Tensor | StoredRows) -> Tensor:
-        with torch.no_grad():
-            return codes_of(subject, x)
-
-    def _kept(self, name: str, subject: LatentModel, x: Tensor | StoredRows) -> Tensor:
-        path = Path(self.folder or "") / f"{name}.npy"
+    def _kept(self, path: Path, name: str, subject: LatentModel, x: Tensor | StoredRows) -> Tensor:
         with suppress(OSError, ValueError):  # what is damaged, or gone, is computed again
             content, sealed = unsealed(path, "")
             if sealed == name:
                 return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False)).to(x.device)
-        codes = self._computed(subject, x)
+        codes = codes_of(subject, x)
         # Another run in the study's folder may have ended, and taken this one along.
         with suppress(FileNotFoundError), whole_file(path) as unfinished:
             with unfinished.open("wb") as file:
