@@ -119,7 +119,7 @@ QUICK = {
     "tight": 4,
     "bends": 1,
 }
-PRESETS = {"whole": Config(preset="whole", data=(*KNOWN, *REAL), retrainings=10)}
+PRESETS = {"whole": Config(preset="whole", data=(*KNOWN, *REAL), retrainings=10, segments=256)}
 
 
 def measured(config: Config, folder: Path, name: str) -> xr.Dataset:
