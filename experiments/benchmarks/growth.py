@@ -359,14 +359,14 @@ def _far_beyond(genes: int, row: pd.Series, pair: float) -> str:
     """For 10^8 cells and 10^3 workers, by the seconds of a row and of a pair."""
     tiles, reads = WHOLE * -(-PAIRS // TILE), WHOLE / row.epoch
     return (
-        f"\n10^8 cells x {genes} genes ({CELLS * genes * 4 / 1e9:.0f} GB) on 10^3 workers, by the last lines of features "
-        f"and observations:\n3 models x 30 retrainings x 10 epochs, 10^5 pairs\n"
+        f"\n10^8 cells x {genes} genes ({CELLS * genes * 4 / 1e9:.0f} GB) on 10^3 workers, by the last lines of "
+        f"features and observations:\n3 models x 30 retrainings x 10 epochs, 10^5 pairs\n"
         f"  hash of the file, by the driver: {CELLS * row.hash / 60:.0f} minutes\n"
-        f"  training, {WHOLE} tasks: {CELLS * 10 * row.epoch / 3600:.1f} hours each; they read {reads / 1e6:.1f} million "
-        f"rows a second, {reads * genes * 4 / 1e9:.0f} GB/s\n"
+        f"  training, {WHOLE} tasks: {CELLS * 10 * row.epoch / 3600:.1f} hours each; they read {reads / 1e6:.1f} "
+        f"million rows a second, {reads * genes * 4 / 1e9:.0f} GB/s\n"
         f"  codes, {WHOLE} tasks: {CELLS * row.encode:.0f} s and {CELLS * 8 / 1e9:.1f} GB each\n"
-        f"  distances, {tiles} tiles: {TILE * pair:.0f} s each, {tiles * TILE * pair / WORKERS / 60:.1f} minutes of all "
-        f"workers; they read {tiles * CELLS * 8 / 1e12:.1f} TB of codes"
+        f"  distances, {tiles} tiles: {TILE * pair:.0f} s each, {tiles * TILE * pair / WORKERS / 60:.1f} minutes of "
+        f"all workers; they read {tiles * CELLS * 8 / 1e12:.1f} TB of codes"
     )
 
 
