@@ -163,7 +163,8 @@ def solved(case: Case, config: Config) -> dict[str, float]:
 
 def compute(config: Config) -> Groups:
     """All of them, once torch has loaded what it differentiates by."""
-    pg.geodesic(pg.PullbackMetric(torch.sin), torch.zeros(1, 2), torch.ones(1, 2))
+    some = functions(members(perceptron, 1, 2, norm=True))(8)
+    pg.geodesic(pg.ExpectedMetric(some), torch.zeros(1, 2), torch.ones(1, 2))
     rows = {name: solved(CASES[name], config) for name in config.decoders}
     values = {key: ("decoder", [row[key] for row in rows.values()]) for key in next(iter(rows.values()))}
     sizes = {"threads": torch.get_num_threads()}
