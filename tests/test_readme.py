@@ -11,8 +11,11 @@ README = Path(__file__).parents[1] / "README.md"
 PAGES = (README, README.parent / "experiments" / "README.md")
 # What a page says that a command printed: the command of a stored result, then the block.
 PRINTED = re.compile(r"<!-- printed by: python -m (experiments[.\w]+) --result (\S+) -->\n```text\n(.*?)```", re.DOTALL)
-# Tests and intervals of thirty retrainings take a minute each.
+# Tests and intervals of thirty retrainings take a minute each; one of the blocks of single_cell is read in any case.
 LONG = (
+    "single_cell-neurons",
+    "single_cell-haematopoiesis",
+    "single_cell-batches",
     "validity",
     "identifiability-mnist-3",
     "identifiability-mnist",
