@@ -33,6 +33,8 @@ MAX_DAMPING = 1e3
 CHEAP = 4  # times as many segments on the last level as on the first
 UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured
 LEAST_CONTRACTION = 0.1  # a smaller one is no promise that slower modes go as fast
+NUM_STRIDES = 3  # of a path that may lie on a saddle, one after the other,
+STRIDES = (0.03, 0.2)  # of so much of its extent
 HOPE = 0.75  # of what may be missing of a solution with all segments, the share of what those with fewer fall short by
 ROUNDING = 10.0  # decrements of so many eps of the energy are none
 GRID_DIMENSIONS = 2  # up to which a graph is a grid, which sees every ridge
@@ -177,6 +179,8 @@ def descended(
             above = excess(descents.pair, descents.energy)
             beaten = Beaten(descents.pair[above > REACH], above[above > REACH])
             descents = descents.those(~(above > REACH))
+        if last and refined and not searched:
+            descents = _off_saddles(metric, newton, descents, coarse._replace(tolerance=solver.tolerance))
         if last:
             level = Level(solver.tolerance, solver.max_steps, _measured_cut)
             known = torch.zeros_like(descents.pair, dtype=torch.bool)
@@ -215,6 +219,40 @@ def _line(metric: Energy, newton: Any, one: Descents, level: int, num_segments: 
         line = line._replace(path=resampled(line.path, line.durations, level))
     energy, durations = metric.measure(line.path)
     return line._replace(energy=energy, durations=durations)
+
+
+def _off_saddles(metric: Energy, newton: Any, descents: Descents, level: Level) -> Descents:
+    """Descents that had ended on a saddle, solved anew from further along their next step.
+
+    The models are convex: beside a saddle of E a step is as short, and brings as little, as beside a minimum, and it
+    goes where E falls further on. Where E is lower by half the tolerance some way along it, in shares of the path's
+    extent in the latent space, the path goes on from there.
+
+    Args:
+        metric: gives E.
+        newton: its systems.
+        descents: solved.
+        level: how they go on.
+    """
+    left = (descents.status == Status.CONVERGED).nonzero()[:, 0]
+    for _ in range(NUM_STRIDES):
+        path, energy = descents.path[left], descents.energy[left]
+        step = torch.nn.functional.pad(newton.step(newton.linearized(path), torch.zeros_like(energy))[0], (0, 0, 1, 1))
+        extent, tiny = (path - path[:, :1]).norm(dim=2).amax(1), torch.finfo(path.dtype).tiny
+        stride = (extent / step.norm(dim=2).amax(1).clamp_min(tiny))[:, None, None] * step
+        further = torch.stack([path, *(path + share * stride for share in STRIDES)])
+        energies = torch.stack([energy, *(metric.measure(some).energy for some in further[1:])])
+        least, which = energies.nan_to_num(nan=torch.inf).min(0)
+        falls = least < (1 - level.tolerance / 2) * energy
+        left, which = left[falls], which[falls]
+        if not len(left):
+            break
+        begun = descents.those(left)._replace(path=further[which, falls.nonzero()[:, 0]])
+        found = _minimised(metric, newton, begun, level)
+        lower = found.energy < descents.energy[left]
+        chosen_ones = torch.zeros_like(descents.pair, dtype=torch.bool).index_fill(0, left[lower], True)
+        descents, left = _joined(chosen_ones, found.those(lower), descents.those(~chosen_ones)), left[lower]
+    return descents
 
 
 def _refined(
