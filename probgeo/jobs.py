@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed, wait
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from probgeo.arrays import light
 from probgeo.pools import wanted
 
 Item = TypeVar("Item")
@@ -63,11 +65,6 @@ def check_executor(executor: Any) -> None:
         )
 
 
-def sends_each_time(executor: Executor | None) -> bool:
-    """Whether what tasks have in common is sent with each of them: not in one process, nor where it is sent once."""
-    return executor is not None and not isinstance(executor, ThreadPoolExecutor) and not hasattr(executor, "sends_once")
-
-
 def carried_out(
     task: Callable,
     jobs: Sequence[tuple],
@@ -76,6 +73,7 @@ def carried_out(
     progress: bool,
     keep: Callable[[int, Any], None] | None = None,
     names: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> list[Any]:
     """task(*job) for all jobs, here or on the executor, with a bar; the first error is raised after all have ended.
 
@@ -87,6 +85,8 @@ def carried_out(
         progress: show the bar, with the remaining time.
         keep: called here with a job's number and result as soon as it is there.
         names: of the jobs, for errors; their numbers, if none are given.
+        folder: that workers see: their arguments' arrays, where there are many, are there until all have ended. None
+            for one that `tempfile` chooses (`TMPDIR`).
 
     Returns:
         By job, what the task returned, or the `TaskLost` that tells why there is nothing.
@@ -94,6 +94,7 @@ def carried_out(
     Raises:
         TypeError: no executor, or what cannot be sent to other processes.
         BrokenExecutor: a worker of a pool died, and the pool with it.
+        OSError: the disk of the folder is full, or may not be written to.
     """
     check_executor(executor)
     found: list[Any] = [None] * len(jobs)
@@ -119,10 +120,10 @@ def carried_out(
     with tqdm(total=len(jobs), desc=label, unit="job", disable=not (progress and jobs)) as bar:
         if executor:
             futures: dict[Future, int] = {}
-            with wanted(executor) as tasks:
+            with wanted(executor) as tasks, light(task, jobs, executor, folder or tasks.place) as sent:
                 try:
-                    for index, job in enumerate(jobs):
-                        futures[tasks.submit(index, task, *job)] = index
+                    for index, job in enumerate(sent):
+                        futures[tasks.submit(index, *job)] = index
                     for future in as_completed(futures):
                         ended(futures[future], future.result)
                 except Exception as error:  # what cannot be sent, or kept: what has not begun never does

@@ -22,30 +22,33 @@ class Wanted:
 
     Args:
         executor: who carries them out.
+
+    Attributes:
+        place: the folder; None where there is none.
     """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._place: Path | None = None
+        self.place: Path | None = None
         if isinstance(executor, ProcessPoolExecutor):
             with contextlib.suppress(OSError):  # where nothing can be written, tasks run to their end
-                self._place = Path(tempfile.mkdtemp(prefix="probgeo-"))
+                self.place = Path(tempfile.mkdtemp(prefix="probgeo-"))
 
     def submit(self, number: int, task: Callable, /, *args: Any) -> Future:
         """A future of task(*args)."""
-        if self._place is None:
+        if self.place is None:
             return self._executor.submit(task, *args)
-        return self._executor.submit(carried_out_while, self._place, number, task, *args)
+        return self._executor.submit(carried_out_while, self.place, number, task, *args)
 
     def begun(self) -> list[int]:
         """Tasks that have begun and not ended."""
-        names = os.listdir(self._place) if self._place and self._place.exists() else []
+        names = os.listdir(self.place) if self.place and self.place.exists() else []
         return sorted(int(name) for name in names if name.isdigit())
 
     def end(self, futures: Iterable[Future] = ()) -> None:
         """No task is wanted any more: of a pool those that run end now, and their workers with them."""
-        if self._place is not None:
-            shutil.rmtree(self._place, ignore_errors=True)
+        if self.place is not None:
+            shutil.rmtree(self.place, ignore_errors=True)
             return  # a pool that breaks does not bear with futures that were cancelled; no task begins any more
         for future in futures:
             future.cancel()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 
@@ -22,6 +23,9 @@ from experiments.benchmarks.methods import from_straight
 from experiments.benchmarks.problems import Problem
 from experiments.common.options import Output
 from experiments.common.results import Groups
+from probgeo.datasets.mapped import as_rows
+from probgeo.models.base import codes_of
+from probgeo.specs import digest
 
 
 def growth(cases: Mapping[str, Mapping[int, tuple[Problem, int]]], num_repeats: int, patience: float) -> xr.Dataset:
@@ -62,11 +66,12 @@ def slope(sizes: Sequence[float] | np.ndarray, seconds: Sequence[float] | np.nda
 @dataclass(frozen=True)
 class Config(Output):
     """Time an epoch on data that stay in a file, and the peak memory of its process, against the size of everything;
-    then distances against the number of pairs, and a study against that of workers."""
+    then distances against the number of pairs and of features, and a study against that of workers; and say where one
+    machine ends by these numbers, and what they come to for 10^8 cells and 10^3 workers."""
 
     rows: tuple[int, ...] = (1000, 10_000, 100_000, 1_000_000)
     """Rows of the file; all else is measured with the smallest of at least 10 000."""
-    features: tuple[int, ...] = (50, 200, 800)
+    features: tuple[int, ...] = (50, 200, 800, 2000)
     """Numbers of a row, float32; all else is measured with the first."""
     members: tuple[int, ...] = (1, 3, 10)
     """Decoders of an ensemble."""
@@ -75,7 +80,9 @@ class Config(Output):
     pairs: tuple[int, ...] = (100, 1000, 10_000)
     """Pairs whose distances are measured, 64 segments each; 2 048 at a time."""
     workers: tuple[int, ...] = (1, 2)
-    """Processes that carry out a study of four retrainings and of the last number of pairs."""
+    """Processes that carry out a study of four retrainings."""
+    shared_pairs: int = 4096
+    """Pairs of this study."""
     batch_size: int = 256
     """Rows of a minibatch."""
     epochs: int = 4
@@ -89,8 +96,10 @@ QUICK = {
     "retrainings": (1, 3),
     "pairs": (10, 40),
     "workers": (1, 2),
+    "shared_pairs": 40,
 }
 SEGMENTS = 64
+WIDE = 500  # pairs whose distances are measured against the features
 TILE = 2048
 
 
@@ -109,8 +118,10 @@ class Cost(NamedTuple):
     Seconds are the processor's, as other work on the machine only slows.
     """
 
-    start: float  #: checks, hash and first epoch
+    hash: float  #: of the file
+    start: float  #: this, checks, and first epoch
     epoch: float  #: a later epoch, of all retrainings
+    encode: float  #: codes of all rows under one retraining
     peak: float  #: most memory in use, pages of the file included
     before: float  #: the same before the data are opened
 
@@ -142,16 +153,23 @@ def memory(kind: str = "VmHWM") -> float:
 def train(path: Path, folder: Path, case: Case, config: Config) -> Cost:
     """Train on a file, in this process."""
     before, ends = memory(), [time.process_time()]
-    pg.fit(
+    rows = as_rows("x", np.load(path, mmap_mode="r"))
+    digest(rows)
+    hashed = time.process_time() - ends[0]
+    models = pg.fit(
         pg.VAE(2, pg.EnsembleDecoder(case.members) if case.members > 1 else pg.Decoder()),
-        np.load(path, mmap_mode="r"),
+        rows,
         seeds=range(case.retrainings),
         training=pg.Training(epochs=config.epochs, batch_size=config.batch_size),
         folder=folder,
         progress=False,
         report=lambda seed, epoch, terms: ends.append(time.process_time()) if seed == 0 else None,
     )
-    return Cost(ends[1] - ends[0], min(np.diff(ends[1:])), memory(), before)
+    peak, began = memory(), time.process_time()
+    with torch.no_grad():
+        codes_of(models[0], rows)
+    encoded = time.process_time() - began
+    return Cost(hashed, ends[1] - ends[0], min(np.diff(ends[1:])), encoded, peak, before)
 
 
 def cost(case: Case, config: Config) -> Cost:
@@ -189,12 +207,14 @@ class Shared(NamedTuple):
     total: float  #: seconds of all tasks
     longest: float  #: seconds of the worker that had the most to do: what a study takes where each has a core
     start: float  #: seconds of a worker until it has imported the library
+    peak: float  #: most memory in use by a worker, MB
+    driver: float  #: by the process that shares the tasks out
 
 
-def study_of(folder: Path, num_pairs: int, seeds: Sequence[int]) -> pg.Study:
-    """Ten thousand rows of 50 numbers, an ensemble of three, one epoch; geodesics between random pairs."""
+def study_of(folder: Path, num_pairs: int, seeds: Sequence[int], features: int = 50) -> pg.Study:
+    """Ten thousand rows, an ensemble of three, one epoch; geodesics between random pairs."""
     file = folder / "x.npy"
-    write(file, Case(10_000, 50, 3, 1))
+    write(file, Case(10_000, features, 3, 1))
     rng = np.random.default_rng(0)
     return pg.Study(
         folder / f"study-{num_pairs}",
@@ -207,9 +227,9 @@ def study_of(folder: Path, num_pairs: int, seeds: Sequence[int]) -> pg.Study:
     )
 
 
-def measure_pairs(folder: Path, num_pairs: int) -> Spent:
+def measure_pairs(folder: Path, num_pairs: int, features: int = 50) -> Spent:
     """Distances of one model, in this process; its training is not counted."""
-    study = study_of(folder, num_pairs, [0])
+    study = study_of(folder, num_pairs, [0], features)
     study.fitted("ensemble", 0)
     before, began = memory(), time.process_time()
     study.run(progress=False, num_pairs=TILE)
@@ -217,7 +237,7 @@ def measure_pairs(folder: Path, num_pairs: int) -> Spent:
 
 
 class Timed(Executor):
-    """Worker processes that note the processor's seconds of every task in a file of their own."""
+    """Worker processes that note the processor's seconds of every task, and their memory, in a file of their own."""
 
     def __init__(self, folder: Path, num: int) -> None:
         self.folder, self.num_workers = folder, num
@@ -236,13 +256,13 @@ def set_threads(num: int) -> None:
 
 
 def timed(folder: Path, task: Callable, *args: Any) -> Any:
-    """The task's result; its seconds, behind those before it, go into the process's file."""
+    """The task's result; its seconds and the memory go into the process's file, behind those of the tasks before."""
     own, began = folder / f"{os.getpid()}.seconds", time.process_time()
     found = task(*args)
     with own.open("a") as file:
         if own.stat().st_size == 0:
-            file.write(f"{began}\n")
-        file.write(f"{time.process_time() - began}\n")
+            file.write(f"{began} {memory()}\n")
+        file.write(f"{time.process_time() - began} {memory()}\n")
     return found
 
 
@@ -250,10 +270,10 @@ def share(folder: Path, num_workers: int, num_pairs: int) -> Shared:
     """A study of four retrainings, each of them a task, and of pairs in tiles."""
     with Timed(folder, num_workers) as executor:
         study_of(folder, num_pairs, range(4)).run(executor, progress=False, stack=1, num_pairs=TILE)
-    notes = [[float(line) for line in path.read_text().split()] for path in folder.glob("*.seconds")]
-    spent = [sum(seconds) for _, *seconds in notes]
-    tasks = sum(len(seconds) for _, *seconds in notes)
-    return Shared(tasks, sum(spent), max(spent), max(note[0] for note in notes))
+    notes = [np.loadtxt(path, ndmin=2) for path in folder.glob("*.seconds")]
+    spent = [note[1:, 0].sum() for note in notes]
+    tasks, start = sum(len(note) - 1 for note in notes), max(note[0, 0] for note in notes)
+    return Shared(tasks, sum(spent), max(spent), start, max(note[:, 1].max() for note in notes), memory())
 
 
 def alone(call: str) -> list[float]:
@@ -282,38 +302,76 @@ def compute(config: Config) -> Groups:
             costs[case] = costs.get(case) or cost(case, config)
         values = np.array([costs[case] for case in cases])
         coords = {name: [getattr(case, name) for case in cases], "cost": list(Cost._fields)}
-        groups[name] = xr.Dataset({"value": ((name, "cost"), values)}, coords, {"threads": torch.get_num_threads()})
-    calls: dict[str, tuple[str, type[Spent] | type[Shared]]] = {
-        "pairs": ("measure_pairs({{}}, {})", Spent),
-        "workers": (f"share({{{{}}}}, {{}}, {config.pairs[-1]})", Shared),
-    }
-    for name, (call, kind) in calls.items():
-        sizes = list(getattr(config, name))
-        values = np.array([alone(call.format(size)) for size in sizes])
-        coords = {name: sizes, "cost": list(kind._fields)}
+        attrs = {"threads": torch.get_num_threads(), "rows": cases[0].rows}
+        groups[name] = xr.Dataset({"value": ((name, "cost"), values)}, coords, attrs)
+    for name, (kind, calls) in {
+        "pairs": (Spent, {size: f"measure_pairs({{}}, {size})" for size in config.pairs}),
+        "observations": (Spent, {size: f"measure_pairs({{}}, {WIDE}, {size})" for size in config.features}),
+        "workers": (Shared, {size: f"share({{}}, {size}, {config.shared_pairs})" for size in config.workers}),
+    }.items():
+        values = np.array([alone(call) for call in calls.values()])
+        coords = {name: list(calls), "cost": list(kind._fields)}
         groups[name] = xr.Dataset({"value": ((name, "cost"), values)}, coords, {"threads": torch.get_num_threads()})
     return groups
 
 
+# --- what is said of it ----------------------------------------------------------------------------------------------
+
+DAY = 2 * 86_400  # seconds of two cores
+WHOLE = 3 * 30  # retrainings of a study of three models
+CELLS, PAIRS, WORKERS = 10**8, 10**5, 10**3
+
+
 def report(groups: Groups) -> None:
-    """The table of a result file."""
-    for name in Case._fields:
-        found = groups[name]
-        frame = found.value.to_pandas()
-        exponent = slope(frame.index.to_numpy(), frame["epoch"].to_numpy())
-        frame["peak - before"] = frame["peak"] - frame["before"]
-        print(f"\nProcessor seconds of an epoch grow as {name}^{exponent:.2f} (threads: {found.attrs['threads']}); MB:")
-        print(frame.to_string(float_format="{:.2f}".format))
-    if "pairs" in groups:  # older files hold training alone
-        frame = groups["pairs"].value.to_pandas()
-        exponent = slope(frame.index.to_numpy(), frame["seconds"].to_numpy())
-        frame["peak - before"] = frame["peak"] - frame["before"]
-        print(f"\nProcessor seconds of distances grow as pairs^{exponent:.2f}; MB:")
-        print(frame.to_string(float_format="{:.2f}".format))
-        frame = groups["workers"].value.to_pandas()
-        frame["speed-up"] = frame["total"].iloc[0] / frame["longest"]
-        print("\nProcessor seconds of the same study on worker processes of one thread:")
-        print(frame.to_string(float_format="{:.2f}".format))
+    """The tables of a result file, where one machine ends by them, and an estimate far beyond it."""
+    frames = {name: _with_increase(found.value.to_pandas()) for name, found in groups.items()}
+    for name in (*Case._fields, "pairs", "observations"):
+        what, column = ("an epoch", "epoch") if name in Case._fields else ("distances", "seconds")
+        frame, threads = frames[name], groups[name].attrs["threads"]
+        time, space = (slope(frame.index.to_numpy(), frame[one].to_numpy()) for one in (column, "peak - before"))
+        print(
+            f"\nProcessor seconds of {what} grow as {name}^{time:.2f}, memory as {name}^{space:.2f}; threads: {threads}"
+        )
+        print(frame.to_string(float_format="{:.3f}".format))
+    frame = frames["workers"]
+    frame["speed-up"] = frame["total"].iloc[0] / frame["longest"]
+    print("\nProcessor seconds of one study on worker processes of one thread; MB of a worker, and of the driver")
+    print(frame.to_string(float_format="{:.2f}".format))
+    together, pairs = frames["retrainings"].iloc[-1], frames["pairs"].iloc[-1]
+    print(
+        _one_machine(together.epoch / together.name / groups["retrainings"].attrs["rows"], pairs.seconds / pairs.name)
+    )
+    wide = frames["features"].iloc[-1] / groups["features"].attrs["rows"]
+    print(_far_beyond(int(frames["features"].index[-1]), wide, frames["observations"].seconds.iloc[-1] / WIDE))
+
+
+def _one_machine(row: float, pair: float) -> str:
+    """Where it ends, by the seconds of a row and of a pair."""
+    rows, pairs = DAY / (WHOLE * 30 * row) / 1e6, DAY / (WHOLE * pair) / 1e3
+    return (
+        f"\nWhere one machine ends: two cores have {DAY} seconds in a day, in which 3 models x 30 retrainings take\n"
+        f"  {rows:.0f} million rows of the first table, 30 epochs ({1e6 * row:.1f} us a row and epoch, ten at once)\n"
+        f"  or {pairs:.0f} thousand pairs ({1e3 * pair:.1f} ms a geodesic)"
+    )
+
+
+def _far_beyond(genes: int, row: pd.Series, pair: float) -> str:
+    """For 10^8 cells and 10^3 workers, by the seconds of a row and of a pair."""
+    tiles, reads = WHOLE * -(-PAIRS // TILE), WHOLE / row.epoch
+    return (
+        f"\n10^8 cells x {genes} genes ({CELLS * genes * 4 / 1e9:.0f} GB) on 10^3 workers, by the last lines of "
+        f"features and observations:\n3 models x 30 retrainings x 10 epochs, 10^5 pairs\n"
+        f"  hash of the file, by the driver: {CELLS * row.hash / 60:.0f} minutes\n"
+        f"  training, {WHOLE} tasks: {CELLS * 10 * row.epoch / 3600:.1f} hours each; they read {reads / 1e6:.1f} "
+        f"million rows a second, {reads * genes * 4 / 1e9:.0f} GB/s\n"
+        f"  codes, {WHOLE} tasks: {CELLS * row.encode:.0f} s and {CELLS * 8 / 1e9:.1f} GB each\n"
+        f"  distances, {tiles} tiles: {TILE * pair:.0f} s each, {tiles * TILE * pair / WORKERS / 60:.1f} minutes of "
+        f"all workers; they read {tiles * CELLS * 8 / 1e12:.1f} TB of codes"
+    )
+
+
+def _with_increase(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(**{"peak - before": frame["peak"] - frame["before"]}) if "before" in frame else frame
 
 
 def main(arguments: list[str] | None = None) -> None:

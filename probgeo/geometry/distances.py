@@ -51,9 +51,9 @@ def distance_matrix(
         solver: by default `GaussNewton(num_segments=256)`.
         folder: where finished tiles are kept, so that a killed run resumes; None keeps nothing.
         num_pairs: pairs solved together in a tile, which bounds the memory.
-        executor: any `concurrent.futures.Executor`; a tile is then a task, which the metric is sent with, and the
-            distances are equal bit for bit at as many threads. Its workers need not see the folder. None solves them
-            here.
+        executor: any `concurrent.futures.Executor`; a tile is then a task, which maps the arrays of metric, points and
+            graph, where there are many, from a folder that Python's `tempfile` chooses (`TMPDIR`), and the distances
+            are equal bit for bit at as many threads. Its workers need not see `folder`. None solves them here.
         progress: show a progress bar with the remaining time.
 
     Returns:
@@ -65,7 +65,7 @@ def distance_matrix(
             of another metric, of another solver or from another `init`; or a file in it is damaged.
         TypeError: a metric that cannot be sent to other processes.
         RuntimeError: the workers that solved a tile died each time.
-        OSError: the disk is full, or may not be written to.
+        OSError: the disk is full, or may not be written to; workers do not see what they are to map.
 
     Example:
         >>> import torch, probgeo as pg
@@ -103,9 +103,9 @@ def distance_matrix(
         if store is not None:
             store.write(missing[job], values)
 
-    if init is None and missing and executor is None:
+    if init is None and missing:
         init = Graph(metric, points)
-    jobs = [(metric, points, tiles[tile], init, solver) for tile in missing]
+    jobs = [(metric, points, tiles[tile].int(), init, solver) for tile in missing]
     all_of(carried_out(solved_tile, jobs, executor, "distances", progress, keep), "tiles of pairs")
     matrix = np.zeros((len(points),) * 2)
     status = np.full(matrix.shape, int(Status.CONVERGED))
@@ -126,12 +126,11 @@ def solved_tile(
     metric: Energy,
     points: Tensor,
     pairs: Int[Tensor, "pair 2"],
-    init: Start | None,
+    init: Start,
     solver: GaussNewton,
 ) -> np.ndarray:
     """Distances and status of some pairs, (2, pair)."""
-    init = Graph(metric, points) if init is None else init  # each worker's own: of the same points it is the same
-    start, stop = points[pairs.T.to(points.device)]
+    start, stop = points[pairs.T.long().to(points.device)]
     found: Geodesics = geodesic(metric, start, stop, init=init, solver=solver)
     return torch.stack([found.length.double(), found.status.double()]).cpu().numpy()
 

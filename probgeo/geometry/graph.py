@@ -1,9 +1,9 @@
 """Shortest paths in a graph over the encodings, as starts near the global minimum."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from pathlib import Path
-from typing import final
+from functools import cached_property
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from probgeo.arrays import in_common, read
 from probgeo.geometry.lines import line_lengths
 from probgeo.geometry.metrics import Energy
 from probgeo.geometry.metrics.metric import check_energy
@@ -86,7 +85,14 @@ class Graph:
             self._nodes, edges = _neighbours(encodings, num_nodes or 2000, num_neighbours=12)
             weights = line_lengths(metric, self._nodes, edges, self._pieces, progress)
         self._graph = _symmetric(edges, weights, len(self._nodes))
-        self._tree = cKDTree(self._nodes.double().cpu().numpy())
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self._nodes.double().cpu().numpy())
+
+    def __getstate__(self) -> Mapping[str, Any]:
+        # The tree of the nodes is made where it is needed: it would be sent with its own copy of them.
+        return {name: value for name, value in vars(self).items() if name != "_tree"}
 
     def __call__(self, start: Points, stop: Points) -> Float[Tensor, "batch node latent"]:
         """Shortest paths from start to stop, at constant speed in the graph's weights.
@@ -214,9 +220,9 @@ class Graph:
         exits = self._exits(stop)
         near_stop = exits[0]
         blocks = np.array_split(np.arange(len(start)), -(-len(start) // 64))
-        with in_common(executor, (*_parts(self._graph), *exits)) as arrays:
-            jobs = [(arrays, near[rows], weights[rows]) for rows in blocks]
-            found = np.concatenate(all_of(carried_out(reached, jobs, executor, "graph", progress), "blocks of starts"))
+        arrays = (*_parts(self._graph), *exits)
+        jobs = [(arrays, near[rows], weights[rows]) for rows in blocks]
+        found = np.concatenate(all_of(carried_out(reached, jobs, executor, "graph", progress), "blocks of starts"))
         # Points of one cell are joined by a line that passes no node.
         close = np.argwhere(near[:, :1] == near_stop[:, 0])
         lines = self._weights(torch.cat([start, stop.to(start)]), close + np.array([0, len(start)]), 2)
@@ -291,7 +297,7 @@ def _parts(matrix: csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return matrix.data, matrix.indices, matrix.indptr
 
 
-def reached(arrays: Sequence[np.ndarray] | Path, near: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def reached(arrays: Sequence[np.ndarray], near: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Lengths from some starts to all stops through a graph, by the nodes near each and the ways there.
 
     Args:
@@ -299,7 +305,7 @@ def reached(arrays: Sequence[np.ndarray] | Path, near: np.ndarray, weights: np.n
         near: of the starts.
         weights: of the starts.
     """
-    data, indices, indptr, near_stop, weights_stop = read(arrays)
+    data, indices, indptr, near_stop, weights_stop = arrays
     distance = _trees(data, indices, indptr, near, weights, np.full(len(near), np.inf)).distance
     found = np.full((len(near), len(near_stop)), np.inf)
     for node, weight in zip(near_stop.T, weights_stop.T, strict=True):

@@ -11,7 +11,7 @@ from probgeo.jobs import TaskLost
 from probgeo.training import budget
 
 DEATHS = 3  # of a task's workers, after which it is lost
-HEAVY = 100_000  # bytes of an argument that is sent to a cluster once, and from worker to worker from then on
+HEAVY = 20_000  # bytes of an argument that is sent to a cluster once, and from worker to worker from then on
 
 
 class Workers(Executor):

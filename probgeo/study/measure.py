@@ -13,9 +13,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from probgeo.arrays import sends_each_time
 from probgeo.datasets.mapped import as_rows, sized
 from probgeo.geometry.geodesics import Status
-from probgeo.jobs import TaskLost, carried_out, check_executor, sends_each_time
+from probgeo.jobs import TaskLost, carried_out, check_executor
 from probgeo.models.base import LatentModel, ModelSpec, codes_of
 from probgeo.rows import StoredRows, num_in_block, rows_of_numbers
 from probgeo.specs import digest

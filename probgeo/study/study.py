@@ -210,9 +210,9 @@ class Study:
         jobs = [job for job in self._jobs(missing, inputs, tiles) if job[0] not in lost]
         shared = {owner: args for owner, args in jobs if args[-1]}  # by tiles: encoded once for all of them
         encodings = [(owner, encoding_of(args)) for owner, args in shared.items()]
-        lost |= lost_of(encode_into, encodings, executor, "encoding", progress)
+        lost |= lost_of(encode_into, encodings, executor, "encoding", progress, self.folder)
         jobs = [job for job in jobs if job[0] not in lost]
-        lost |= lost_of(measure_into, jobs, executor, "measuring distances", progress)
+        lost |= lost_of(measure_into, jobs, executor, "measuring distances", progress, self.folder)
         for paths in missing.values():
             join_tiles(paths, tiles)
         shutil.rmtree(self.folder / CODES, ignore_errors=True)
@@ -349,7 +349,7 @@ class Study:
             for group in groups(seeds, size)
         ]
         names = [f"{type(spec).__name__}, seeds {', '.join(map(str, seeds))}" for spec, _, seeds, *_ in jobs]
-        found = carried_out(train_into, jobs, executor, "training", progress, names=names)
+        found = carried_out(train_into, jobs, executor, "training", progress, names=names, folder=self.folder)
         killed = {
             (folder, seed): f"training failed, {result}"
             for (_, _, group, _, folder, *_), result in zip(jobs, found, strict=True)

@@ -189,10 +189,15 @@ def join_tiles(files: Files, tiles: list[Tile]) -> None:
 
 
 def lost_of(
-    task: Callable, jobs: Sequence[tuple[Owner, tuple]], executor: Executor | None, label: str, progress: bool
+    task: Callable,
+    jobs: Sequence[tuple[Owner, tuple]],
+    executor: Executor | None,
+    label: str,
+    progress: bool,
+    folder: Path,
 ) -> dict[Owner, str]:
-    """Carry out jobs of retrainings; why some of these are lost."""
+    """Carry out jobs of retrainings, whose workers see the folder; why some of these are lost."""
     names = [f"of {name!r}, retraining {index}" for (name, index), _ in jobs]
-    done = carried_out(task, [args for _, args in jobs], executor, label, progress, names=names)
+    done = carried_out(task, [args for _, args in jobs], executor, label, progress, names=names, folder=folder)
     found = zip(jobs, done, strict=True)
     return {owner: f"{label.split()[0]} failed, {each}" for (owner, _), each in found if isinstance(each, TaskLost)}

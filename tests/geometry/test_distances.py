@@ -195,10 +195,11 @@ def test_every_part_of_graph_distances_shows_its_progress(capsys):
 
 
 def test_an_executor_solves_and_searches_to_the_same_bits(tmp_path):
-    metric, z = ensemble(), points(100)
+    torch.manual_seed(0)
+    metric, z = ExpectedMetric([mlp([2, 16, 900]).double() for _ in range(2)]), points(100)  # 245 kB
     here, tasks = distance_matrix(metric, z[:9], solver=SOLVER, num_pairs=10), Weighing()
     there = distance_matrix(metric, z[:9], solver=SOLVER, num_pairs=10, executor=tasks, folder=tmp_path)
-    assert there.identical(here) and len(tasks.sizes) == 4 and max(tasks.sizes) < 30_000  # the metric
+    assert there.identical(here) and len(tasks.sizes) == 4 and max(tasks.sizes) < 30_000
     assert distance_matrix(metric, z[:9], solver=SOLVER, num_pairs=10, executor=None, folder=tmp_path).identical(here)
     graph, searches = Graph(metric, z, num_nodes=10_000), Weighing()  # three MB
     here = graph_distances(metric, z, z[:70], graph=graph, num_checked=1)
@@ -213,10 +214,18 @@ def test_a_tile_in_anothers_place_is_no_other_number(tmp_path):
         distance_matrix(ensemble(), points(), solver=SOLVER, num_pairs=10, folder=tmp_path)
 
 
-def test_workers_that_do_not_see_the_graph_are_told_of(monkeypatch):
-    monkeypatch.setattr("pathlib.Path.glob", lambda *_: iter(()))
+def test_workers_that_do_not_see_the_graph_are_told_of(tmp_path, monkeypatch):
+    class Apart(Elsewhere):
+        def submit(self, task, /, *args, **options):
+            for file in tmp_path.glob("probgeo-*/*"):
+                file.unlink()
+            return super().submit(task, *args, **options)
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    graph = Graph(ensemble(), points(), num_nodes=400)
     with pytest.raises(OSError, match=r"executor: a worker does not see .*probgeo-.*\. Set TMPDIR to a folder"):
-        Graph(ensemble(), points(), num_nodes=100).distances(points(), points(), executor=Elsewhere())
+        graph.distances(points(), points(), executor=Apart())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_tile_whose_workers_died_is_named_and_the_others_are_kept(tmp_path):
@@ -224,7 +233,7 @@ def test_a_tile_whose_workers_died_is_named_and_the_others_are_kept(tmp_path):
         def submit(self, task, /, *args, **options):
             future = Future()
             future.set_exception(TaskLost(3))
-            return future if 0 in args[2] else super().submit(task, *args, **options)
+            return future if 0 in args[3] else super().submit(task, *args, **options)
 
     metric, z = ensemble(), points()
     with pytest.raises(RuntimeError, match=r"executor: tiles of pairs .* could not be computed: the 3 workers"):
