@@ -187,7 +187,7 @@ class FittedVAE(EncoderDecoder, FittedModel):
     def guide(self, x: Tensor, num_rows: int | None = None, beta: Tensor | None = None) -> None:
         """Pyro guide: q(z | x), and the decoder's own posterior if it has one."""
         beta = self.spec.final_beta().to(x) if beta is None else beta
-        mean, std = self.encode(x)
+        mean, std = self._encoding(x)
         latent = pyro.plate("latent", self.spec.latent, dim=-1)
         with data_plate(x, num_rows), latent, poutine.scale(scale=positive(beta)):
             z = pyro.sample("z", dist.Normal(mean, std))
@@ -195,16 +195,24 @@ class FittedVAE(EncoderDecoder, FittedModel):
 
     @block_by_block
     def encode(self, x: Any) -> Encoding:
-        """Mean and standard deviation of q(z | x), each (row, latent), of rows x (row, feature) or a `Dataset`."""
+        """Mean and standard deviation of q(z | x), each (row, latent), of rows x (row, feature) or a `Dataset`.
+
+        Raises:
+            TypeError, ValueError: x is no data of this model.
+        """
         x = suited("x", x, self, "row feature")
         self._check(x)
+        self.spec.check_encoded(x)
+        return self._encoding(x)
+
+    def _encoding(self, x: Tensor) -> Encoding:
         mean, log_std = self.encoder(self.spec.likelihood.encoder_input(x)).chunk(2, dim=-1)
         return Encoding(mean, in_range(log_std).exp())
 
 
 def _target(model: FittedVAE, x: Tensor | StoredRows) -> Target:
     """What the decoder is fitted to, given the codes of x."""
-    return Target(model, x, lambda rows: model.encode(rows).mean)
+    return Target(model, x, lambda rows: model._encoding(rows).mean)
 
 
 def positive(beta: Tensor) -> Tensor:

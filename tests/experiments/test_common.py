@@ -129,8 +129,8 @@ def test_every_experiment_with_a_study_takes_a_cluster_and_no_other_does():
     ("arguments", "complaint"),
     [
         (
-            ["--cluster", "pbs"],
-            "expected local, slurm, or a scheduler's address, as tcp://host:8786; got 'pbs'",
+            ["--cluster", "sge"],
+            "expected local, slurm, pbs, or a scheduler's address, as tcp://host:8786; got 'sge'",
         ),
         (["--cluster", "local", "--workers", "0"], "workers, stack: expected at least 1; got 0 and None"),
         (["--stack", "0"], "workers, stack: expected at least 1; got 2 and 0"),

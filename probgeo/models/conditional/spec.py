@@ -153,22 +153,23 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         self.latent = spec.latent
         self.num_members = spec.num_members
         self.history = history
-        self.has_library = bool(spec.likelihood.known(torch.ones(1, len(self.modelled))))
 
     @block_by_block
     def encode(self, x: Any, mask: Tensor | None = None) -> Encoding:
         """Mean and standard deviation of q(z | x, c), each (row, latent), with the rows' own covariates."""
         x = suited("x", x, self, "row feature")
         y, covariates = self.split(x)
-        if self.has_library and bool(y.isnan().any()):
-            raise ValueError("x: expected every count and library size; got missing ones (NaN). Remove these rows.")
+        self.spec.check_encoded(x)
         return self.encoding(y, self.checked_mask(x, mask), covariates)
 
     def encode_given(self, x: Float[Tensor, "row feature"], y: Tensor, mask: Tensor, covariates: Tensor) -> Encoding:
         """q(z | x, c) where all rows have one condition: they take its covariates, and y where the mask is True."""
         own, _ = self.split(x)
-        mask = mask.expand_as(own)
-        return self.encoding(torch.where(mask, y, own), mask, covariates.expand(len(x), -1))
+        mask, covariates = mask.expand_as(own), covariates.expand(len(x), -1)
+        whole = torch.empty_like(x)
+        whole[:, self.modelled], whole[:, self.covariates] = torch.where(mask, y, own), covariates
+        self.spec.check_encoded(whole)
+        return self.encoding(whole[:, self.modelled], mask, covariates)
 
     # --- geometry given a condition ---
 
