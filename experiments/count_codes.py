@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import probgeo as pg
 from experiments.common.atlas import accuracy, codes_of, principal_neighbours
+from experiments.common.cells import blood, neurons
 from experiments.common.options import Output
 from experiments.common.results import Groups, Shown, config_of, run
 from probgeo.datasets import Dataset, branching_counts, cache_folder, count_table
@@ -31,7 +32,6 @@ from probgeo.disk import whole_file
 from probgeo.plots.style import new_figure
 
 BASE, CHOSEN = "base", "chosen"
-LEAST_TOTAL = 500  # counts of a neuron, below which its recording failed
 
 
 @dataclass(frozen=True)
@@ -48,36 +48,6 @@ class Setting:
     input: Literal["logs of rates", "logs of counts", "rates"] = "logs of rates"
     """What the encoder reads; of counts as they are, the decoder knows no library size either."""
     likelihood: Literal["negative binomial", "poisson", "zero-inflated", "gaussian of logs"] = "negative binomial"
-
-
-def blood() -> Dataset:
-    """700 cells of blood × 765 genes (10x Genomics, 2017), types by their nearest sorted population; scanpy has them.
-
-    It keeps the logarithms of rates per 10 000 alone, to three digits: the integers that they are of are whole again.
-    """
-    try:
-        import scanpy
-    except ImportError as error:
-        raise ValueError("data: scanpy, which has the blood cells, is not installed; pip install scanpy.") from error
-    adata = scanpy.datasets.pbmc68k_reduced()
-    found = np.expm1(adata.raw.X.toarray()) * adata.obs["n_counts"].to_numpy()[:, None] / 1e4
-    counts = found.round()
-    if np.abs(found - counts).max() > 0.3:
-        raise ValueError("data: the blood cells that scanpy has are not those of which counts are known.")
-    types = adata.obs["bulk_labels"].cat
-    return Dataset(
-        name="blood",
-        x=torch.from_numpy(counts.astype(np.float32)),
-        labels=torch.from_numpy(types.codes.to_numpy().astype(np.int64)),
-        label_names=tuple(types.categories),
-        shape=(counts.shape[1],),
-    )
-
-
-def neurons() -> Dataset:
-    """174 neurons × 500 genes with at least 500 reads in these (Scala et al. 2020), by family."""
-    data = count_table(cache_folder() / "multiview/patchseq_m1_phystemp_counts_ephys.npz", "rna_family")
-    return data.rows(torch.from_numpy(np.flatnonzero(data.x.sum(1).numpy() >= LEAST_TOTAL)))
 
 
 def some(cells: Dataset, rows: int) -> Dataset:

@@ -5,9 +5,7 @@ cells by Fisher-Rao geodesics, straight lines, geodesics in the space of mean co
 neighbour graphs, clusters, the order from a root and distances between types. Run again, it uses the trainings there.
 """
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -29,6 +27,7 @@ from experiments.common.atlas import (
     structure,
 )
 from experiments.common.batches import batch_means, batch_table, told_models
+from experiments.common.cells import alike, blood, others_warnings, scvi_models, typed_neurons
 from experiments.common.lost import undiverged
 from experiments.common.maps import some_rows
 from experiments.common.options import Perceptrons
@@ -42,11 +41,15 @@ from probgeo.plots.style import distinct_colours, new_figure
 class Config(Perceptrons):
     """Audit a map of single cells over retrainings."""
 
-    preset: Literal["haematopoiesis", "batches"] | None = None
-    """haematopoiesis: 2 660 myeloid progenitors × 240 genes (Paul et al. 2015), counts/paul15_counts.npz of
-    $PROBGEO_DATA, by scVI. batches: simulated counts of two batches, by models that are told of them and not."""
+    preset: Literal["haematopoiesis", "neurons", "blood", "alike", "batches"] | None = None
+    """By scVI: haematopoiesis, 2 660 myeloid progenitors × 240 genes (Paul et al. 2015), counts/paul15_counts.npz of
+    $PROBGEO_DATA; neurons, blood and alike, the data sets of these names. batches: simulated counts of two batches, by
+    the library's own models that are told of them and not."""
     adata: Path | None = None
-    """A .h5ad, .npz, .csv or .tsv file (cells are rows), here or in $PROBGEO_DATA; none for simulated counts."""
+    """A .h5ad, .npz, .csv or .tsv file (cells are rows), here or in $PROBGEO_DATA; none for a data set by its name."""
+    dataset: Literal["simulated", "neurons", "blood", "alike"] = "simulated"
+    """Simulated differentiation; 171 neurons × 500 genes (Scala et al. 2020; $PROBGEO_DATA); 700 cells of blood × 765
+    genes (10x Genomics 2017, of scanpy); 400 cells of scvi-tools that are all of one distribution."""
     labels: str | None = None
     """Column or array of the file with the types of the cells."""
     batch: str | None = None
@@ -59,7 +62,7 @@ class Config(Perceptrons):
     weights: tuple[str, ...] = ()
     """Columns or arrays with the weight of each lineage: a cell is on those above one half."""
     scvi: bool = False
-    """Train scVI (extra `scvi`) instead of the library's own variational autoencoder of counts."""
+    """Train scVI (extra `scvi`), with one hidden layer, instead of the library's own autoencoder of counts."""
     latent: int = 10
     """Dimension of the latent space."""
     retrainings: int = 10
@@ -88,7 +91,12 @@ PRESETS = {
         pseudotime=("slingshot_pseudotime",),
         weights=("slingshot_weight",),
         scvi=True,
+        learning_rate=1e-3,
+        epochs=400,
     ),
+    "neurons": Config(preset="neurons", dataset="neurons", scvi=True, learning_rate=1e-3, epochs=400, batch_size=32),
+    "blood": Config(preset="blood", dataset="blood", scvi=True, learning_rate=1e-3, epochs=400),
+    "alike": Config(preset="alike", dataset="alike", scvi=True, learning_rate=1e-3, epochs=400),
     "batches": Config(
         preset="batches", batch="batch", batches=2, latent=5, retrainings=5, pairs=100, epochs=60, batch_size=64
     ),
@@ -97,13 +105,24 @@ PRESETS = {
 
 def cells_of(config: Config) -> Dataset:
     """The counts that a configuration names; a file that is not here is sought among the data."""
+    if config.adata is None and config.dataset != "simulated":
+        return {"neurons": typed_neurons, "blood": blood, "alike": alike}[config.dataset]()
     if config.adata is None:
         return branching_counts(num_cells=300 if config.quick else 1000, num_batches=config.batches)
     path = config.adata if config.adata.exists() else cache_folder() / config.adata
     return count_table(path, config.labels, config.pseudotime, config.weights)
 
 
+TRAINED_BY = ("batch", "latent", "width", "epochs", "batch_size", "learning_rate")
+
+
 # --- trainings --------------------------------------------------------------------------------------------------------
+
+
+def trained_by(config: Config, cells: Dataset) -> str:
+    """The folder of trainings on these cells by these options: others are not taken for them."""
+    of_cells = batches(cells, config).tolist() if config.batch else []
+    return pg.specs.digest(cells.x, repr([*(getattr(config, name) for name in TRAINED_BY), of_cells]))
 
 
 def own_spec(config: Config, cells: Dataset) -> pg.VAE:
@@ -146,41 +165,6 @@ def batches(cells: Dataset, config: Config) -> np.ndarray:
     return cells.obs[config.batch].astype(str).to_numpy()
 
 
-def scvi_models(config: Config, adata: Any, folder: Path) -> list[pg.LatentModel]:
-    """scVI with a negative binomial likelihood, one training per seed; those in the folder are read."""
-    with others_warnings():
-        import scvi
-
-        scvi.model.SCVI.setup_anndata(adata, batch_key=config.batch)
-        for seed in range(config.retrainings):
-            place = folder / f"scvi-{seed}"
-            if place.exists():
-                continue
-            scvi.settings.seed = seed
-            model = scvi.model.SCVI(adata, n_latent=config.latent, n_hidden=config.width, gene_likelihood="nb")
-            model.train(
-                max_epochs=config.epochs,
-                batch_size=config.batch_size,
-                accelerator="cpu",
-                train_size=1.0,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                logger=False,
-                plan_kwargs={"n_epochs_kl_warmup": config.epochs // 2},
-            )
-            model.save(str(place))
-        places = [folder / f"scvi-{seed}" for seed in range(config.retrainings)]
-        return [pg.adapters.from_scvi(place, adata, name="scVI") for place in places]
-
-
-@contextmanager
-def others_warnings() -> Iterator[None]:
-    """Warnings of other libraries are not shown."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 # --- computed ---------------------------------------------------------------------------------------------------------
 
 
@@ -192,11 +176,13 @@ def compute(config: Config, folder: Path) -> Groups:
         adata = annotated(cells, config)
     except ImportError:
         adata = None
-    trainings = folder / "trainings"
+    trainings = folder / "trainings" / trained_by(config, cells)
     if config.scvi:
         if adata is None:
             raise ValueError("scvi: anndata is not installed; pip install 'probgeo[scvi]'.")
-        models, given, name = scvi_models(config, adata, trainings), adata, "scVI"
+        options = {name: getattr(config, name) for name in TRAINED_BY}
+        models = scvi_models(adata, range(config.retrainings), trainings, **options)
+        given, name = adata, "scVI"
     elif config.batch:
         (models, given), name = (
             told_models(
@@ -341,6 +327,8 @@ def map_figure(view: xr.Dataset) -> Figure:
         place, top, bottom = view.place.sel(measure=measure).values, panels[0, column], panels[1, column]
         for code, name in enumerate(names):
             here = view["type"].values == code
+            if not here.any():
+                continue
             top.scatter(*place[here].T, s=4, color=colours[code], linewidth=0, label=name if column == 0 else None)
         points = bottom.scatter(
             *place.T, s=4, c=view.reliability.sel(measure=measure), vmin=low, vmax=1, cmap="viridis", linewidth=0
@@ -370,6 +358,19 @@ def survival_figure(table: pd.DataFrame) -> Figure:
     axes.set(xlabel="agreement between two retrainings (1: in full)", ylim=(len(whats) - 0.5, -0.5))
     axes.legend(frameon=False)
     return figure
+
+
+def of_the_path(distance: xr.DataArray) -> str:
+    """Whether the geodesic varies less than the straight line under the same metric, over the same trainings."""
+    distance = distance.isel(model=0).drop_vars("model")
+    if distance.sizes["retraining"] < 6:
+        return "The path: not tested against the straight line, which takes six retrainings."
+    test = identifiability.swap_test(distance.sel(measure="geodesic"), distance.sel(measure="straight"))
+    lower, upper = test.interval.values
+    return (
+        f"The path: CV of the geodesic over that of the straight line {float(test.estimate):.3f} "
+        f"[{lower:.3f}, {upper:.3f}], p = {float(test.p_value):.2g}"
+    )
 
 
 def report(groups: Groups) -> Shown:
@@ -404,6 +405,7 @@ def report(groups: Groups) -> Shown:
         tables["batches"] = batch_table(groups["batches"].distance)
         print(f"\n{tables['batches'].round(3).to_string()}")
         print("Mean distances of pairs within a batch and across two; their CV over retrainings, and their ratio.")
+    print(of_the_path(distances.distance))
     print(convergence(distances.status.sel(measure=["geodesic", "of the mean"])))
     return tables, {"map": map_figure(view), "survival": survival_figure(table)}
 

@@ -311,11 +311,12 @@ def compute(config: Config) -> Groups:
         coords = {name: [getattr(case, name) for case in cases], "cost": list(Cost._fields)}
         attrs = {"threads": torch.get_num_threads(), "rows": cases[0].rows}
         groups[name] = xr.Dataset({"value": ((name, "cost"), values)}, coords, attrs)
-    for name, (kind, calls) in {
+    others: dict[str, tuple[Any, dict[int, str]]] = {
         "pairs": (Spent, {size: f"measure_pairs({{}}, {size})" for size in config.pairs}),
         "observations": (Spent, {size: f"measure_pairs({{}}, {WIDE}, {size})" for size in config.features}),
         "workers": (Shared, {size: f"share({{}}, {size}, {config.shared_pairs})" for size in config.workers}),
-    }.items():
+    }
+    for name, (kind, calls) in others.items():
         values = np.array([alone(call) for call in calls.values()])
         coords = {name: list(calls), "cost": list(kind._fields)}
         groups[name] = xr.Dataset({"value": ((name, "cost"), values)}, coords, {"threads": torch.get_num_threads()})

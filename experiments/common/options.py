@@ -68,7 +68,7 @@ class OnWorkers(Output):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.cluster in (None, LOCAL, *QUEUES) or is_address(self.cluster)):
+        if self.cluster is not None and self.cluster not in (LOCAL, *QUEUES) and not is_address(self.cluster):
             raise ValueError(
                 "cluster: expected local, slurm, pbs, or a scheduler's address, as tcp://host:8786; got "
                 f"{self.cluster!r}."

@@ -140,6 +140,7 @@ def from_scvi(
         *covariate_values(registered, covariates or {}),
         float(library_size),
         name or type(model).__name__,
+        None if cells is None or registered.minified else registered.are_counts(cells),
     )
 
 
@@ -190,6 +191,7 @@ class SCVIModel(LatentModel):
         categories, continuous: further covariates.
         library_size: at which rates are stated.
         name: of the model.
+        of_counts: whether it was trained on integers; None where that is not known.
 
     Example:
         >>> import pytest
@@ -214,7 +216,9 @@ class SCVIModel(LatentModel):
         continuous: Sequence[float],
         library_size: float,
         name: str,
+        of_counts: bool | None = None,
     ) -> None:
+        self._of_counts = of_counts
         self._module, self._registered, self._batches, self._label = module, registered, list(batches), label
         self._settings = (list(categories), list(continuous), library_size)
         self.latent, self.num_features, self.num_members = module.n_latent, module.n_input, len(batches)
@@ -259,10 +263,12 @@ class SCVIModel(LatentModel):
             ValueError: as `rows`; rows of another width; numbers that are negative or missing.
 
         Warns:
-            UserWarning: rows that are no counts, of another source than the AnnData.
+            UserWarning: rows that are no counts, where the model was trained on these or that is not known; counts,
+                where it was trained on other numbers, as their logarithms.
         """
         rows = self.rows(x)
-        own = is_anndata(x)  # of the layer that the model was trained on, counts or not
+        # What it was trained on is not known of a model without its data; an AnnData has it in the layer that is read.
+        counted = (None if is_anndata(x) else True) if self._of_counts is None else self._of_counts
         width = self._width()
         if rows.ndim != 2 or rows.shape[1] != width:
             reads = "codes, as the model was minified" if self._registered.minified else f"{self.num_features} genes"
@@ -271,7 +277,7 @@ class SCVIModel(LatentModel):
                 f"x: expected {width} numbers of each cell, of {reads}{more}; got shape {tuple(rows.shape)}. Give the "
                 "AnnData itself."
             )
-        parts = [self._encoded(self._checked(rows[i : i + ROWS], own)) for i in range(0, max(1, len(rows)), ROWS)]
+        parts = [self._encoded(self._checked(rows[i : i + ROWS], counted)) for i in range(0, max(1, len(rows)), ROWS)]
         return Encoding(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def decode(self, z: Points) -> Float[Tensor, "*batch gene"]:
@@ -333,21 +339,23 @@ class SCVIModel(LatentModel):
         further = 1 + len(self._registered.categories) + len(self._registered.continuous)
         return self.num_features + further * self._module.encode_covariates
 
-    def _checked(self, rows: Tensor, own: bool) -> Tensor:
-        """Rows whose counts an encoder can read; other numbers than counts, of unknown origin, are warned of."""
+    def _checked(self, rows: Tensor, counted: bool | None) -> Tensor:
+        """Rows that an encoder can read; numbers of another kind than it was trained on are warned of."""
         counts = rows[:, : self.num_features]
-        if self._registered.minified is not None or self._module.gene_likelihood == "normal":
+        if self._registered.minified is not None:
             return rows
-        bad = ~(counts.isfinite() & (counts >= 0))
+        bad = ~counts.isfinite() if self._module.gene_likelihood == "normal" else ~(counts.isfinite() & (counts >= 0))
         if bad.any():
             raise ValueError(f"x: expected counts, which are finite and not negative; got {counts[bad][0]:g}.")
-        if not own and (counts != counts.round()).any():
+        broken, wrong = counts != counts.round(), ""
+        if counted and broken.any():
+            wrong = f"expected counts, as {self.name} reads; got {counts[broken][0]:g}"
+        elif counted is False and not broken.any() and counts.any():
+            wrong = f"expected numbers as {self.name} was trained on, which are no integers; got counts"
+        if wrong:
             layer = self._registered.layer[1]
-            warnings.warn(
-                f"x: expected counts, as {self.name} reads; got {counts[counts != counts.round()][0]:g}. Give the "
-                f"AnnData itself, or from_anndata(adata, layer={layer!r}).",
-                stacklevel=4,
-            )
+            remedy = f"Give the AnnData itself, or from_anndata(adata, layer={layer!r})."
+            warnings.warn(f"x: {wrong}. {remedy}", stacklevel=4)
         return rows
 
     def _encoded(self, rows: Tensor) -> Encoding:

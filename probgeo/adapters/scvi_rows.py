@@ -121,6 +121,11 @@ class Registered:
             raise ValueError(f"x: the model was trained on the layer {key!r}; got the layers {sorted(x.layers)}.")
         return matrix_rows(x.layers[key] if attribute == "layers" else x.X)
 
+    def are_counts(self, x: Any) -> bool:
+        """Whether what the model reads is made of integers, by the first rows."""
+        rows = torch.as_tensor(self.counts(x)[:1024])
+        return bool((rows == rows.round()).all())
+
     def covariates(self, x: Any) -> Float[Tensor, "cell covariate"]:
         """Codes of batch and categories, and continuous covariates, side by side.
 

@@ -1,20 +1,16 @@
 """The descents behind geodesics: damped Gauss–Newton steps, coarse to fine, of several starts for a pair."""
 
-import math
-from dataclasses import dataclass, field
-from enum import IntEnum
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probgeo.geometry.metrics import Energy
+from probgeo.geometry.doubts import cut
+from probgeo.geometry.metrics import Energy, Metric
 from probgeo.geometry.newton import (
-    BlockTridiagonal,
-    MatrixFree,
-    System,
     chosen,
     corrected_step,
     finite,
@@ -24,84 +20,18 @@ from probgeo.geometry.newton import (
 )
 from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.routes import REACH, SLACK, Beaten, distinct, excess, firsts, ranked
-from probgeo.specs import ADDED_LATER, check_numbers
+from probgeo.geometry.solver import GaussNewton, Status
 
-REVISION = 3  # of the search: raised when the same options find other paths, or end them by another status
+REVISION = 4  # of the search: raised when the same options find other paths, or end them by another status
 MAX_DAMPING = 1e3
 CHEAP = 4  # times as many segments on the last level as on the first
 UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured
 LEAST_CONTRACTION = 0.1  # a smaller one is no promise that slower modes go as fast
+NUM_STRIDES = 3  # of a path that may lie on a saddle, one after the other,
+STRIDES = (0.03, 0.2)  # of so much of its extent
+HOPE = 0.75  # of what may be missing of a solution with all segments, the share of what those with fewer fall short by
 ROUNDING = 10.0  # decrements of so many eps of the energy are none
 GRID_DIMENSIONS = 2  # up to which a graph is a grid, which sees every ridge
-
-
-class Status(IntEnum):
-    """How the solution of one pair ended.
-
-    Example:
-        >>> import torch, probgeo as pg
-        >>> torn = pg.PullbackMetric(lambda z: z + (z > 0))  # a decoder that jumps at 0
-        >>> start, stop = torch.tensor([[-1.0], [1.0]]), torch.tensor([[1.0], [2.0]])
-        >>> [pg.Status(status).name for status in pg.geodesic(torn, start, stop).status.tolist()]
-        ['JUMP', 'CONVERGED']
-    """
-
-    CONVERGED = 0  #: no more than the tolerance is left to be gained, as estimated in the valley
-    MAX_STEPS = 1  #: the steps were used up before
-    STALLED = 2  #: no step found that lowers the energy
-    NONFINITE = 3  #: the energy along the path is not finite; energy and length are NaN
-    ROUNDING = 4  #: chords within 10·eps·‖f‖, so that the length is not to be trusted
-    JUMP = 5  #: the decoder jumps within a segment, so that the length is that of a leap and no curve's
-    AMBIGUOUS = 6  #: of a mean or an angle: another one, by geodesics as short to `AMBIGUITY`, is as good
-    COARSE = 7  #: cutting its segments in two changes its length by over 2 %: it jumps ridges; take more segments
-
-
-@dataclass(frozen=True)
-class GaussNewton:
-    """Coarse-to-fine Gauss–Newton: solve with few segments, resample at constant speed, solve with more.
-
-    Args:
-        num_segments: N of the result.
-        tolerance: a pair is finished at N when no more than this share of its energy, as estimated from the decrement
-            and from how fast it falls, is left to be gained in its valley.
-        coarse_tolerance: the same, on the coarser levels.
-        max_steps: steps tried at N, at most; on coarser levels a fifth as many, or half where they are cheap beside N.
-        memory: bytes that the Newton systems of the pairs solved together may take; more pairs are solved in turns.
-            What one chunk of decoder outputs takes is a choice of the metric. The C library may hold a few times as
-            much, in holes between tensors of many sizes; under Linux not with MALLOC_MMAP_THRESHOLD_=1048576 in the
-            environment, which takes a little more time.
-        system: class of the linear systems, `newton.BlockTridiagonal` or `newton.MatrixFree`; None for matrix-free ones
-            from 20 latent dimensions on, where the energy is a metric.
-
-    Example:
-        >>> import torch, probgeo as pg
-        >>> plane = pg.PullbackMetric(lambda z: z)
-        >>> solver = pg.GaussNewton(num_segments=4)
-        >>> found = pg.geodesic(plane, torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), solver=solver)
-        >>> found.length, found.path[0, :, 0]
-        (tensor([5.]), tensor([0.0000, 0.7500, 1.5000, 2.2500, 3.0000]))
-    """
-
-    num_segments: int = 256
-    tolerance: float = 1e-3
-    coarse_tolerance: float = 5e-3
-    max_steps: int = 30
-    memory: int = 2**30
-    system: System | None = field(default=None, metadata=ADDED_LATER)
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
-        for name, least in (("num_segments", 2), ("max_steps", 1), ("memory", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected at least {least}; got {getattr(self, name)}.")
-        if not (0 < self.tolerance < math.inf and 0 < self.coarse_tolerance < math.inf):
-            raise ValueError(
-                f"tolerance: expected positive, finite tolerances; got {self.tolerance}, {self.coarse_tolerance}."
-            )
-        if self.system not in (None, BlockTridiagonal, MatrixFree):
-            raise TypeError(
-                f"system: expected newton.BlockTridiagonal, newton.MatrixFree or None; got {self.system!r}."
-            )
 
 
 def _levels(first: int, last: int) -> list[int]:
@@ -114,6 +44,14 @@ def _levels(first: int, last: int) -> list[int]:
     return [*levels, last]
 
 
+class Level(NamedTuple):
+    """How paths of one number of segments are minimised."""
+
+    tolerance: float  #: share of the energy that may be left
+    max_steps: int  #: at most
+    measured: Callable[[Energy, Tensor], tuple[Tensor, Tensor, Tensor]]  #: energy, durations, length with segments cut
+
+
 class Descents(NamedTuple):
     """Paths on their way down, several for a pair."""
 
@@ -124,6 +62,8 @@ class Descents(NamedTuple):
     steps: Int[Tensor, " start"]
     status: Int[Tensor, " start"]
     contraction: Float[Tensor, " start"]  #: the last step's decrement over that of the one before, as last measured
+    left: Float[Tensor, " start"]  #: of the energy above its least in the valley, as estimated; infinite where unknown
+    cut_length: Float[Tensor, " start"]  #: its length with each segment cut in two; NaN where unknown
 
     def those(self, which: Tensor) -> "Descents":
         """Some of them, by a mask or by their numbers."""
@@ -143,9 +83,9 @@ def descended(
     """
     beaten = Beaten(descents.pair[:0], descents.energy[:0])
     first = descents.path.shape[1] - 1
-    coarse, valleys = (solver.coarse_tolerance, -(-solver.max_steps // 5)), distinct
+    coarse, valleys = Level(solver.coarse_tolerance, -(-solver.max_steps // 5), _measured), distinct
     if CHEAP * first <= solver.num_segments:
-        coarse = coarse[0], -(-solver.max_steps // 2)
+        coarse = coarse._replace(max_steps=-(-solver.max_steps // 2))
         valleys = partial(distinct, than=torch.minimum, slack=SLACK / 2)
     if searched:
         one = descents.those(firsts(descents.pair))
@@ -164,10 +104,17 @@ def descended(
             above = excess(descents.pair, descents.energy)
             beaten = Beaten(descents.pair[above > REACH], above[above > REACH])
             descents = descents.those(~(above > REACH))
-        if refined:
-            descents = descents._replace(path=resampled(descents.path, descents.durations, num_segments))
-        options = (solver.tolerance, solver.max_steps) if last else coarse
-        descents = _minimised(metric, newton, descents, *options)
+        if last and refined and not searched:
+            descents = _off_saddles(metric, newton, descents, coarse._replace(tolerance=solver.tolerance))
+        if last:
+            level = Level(solver.tolerance, solver.max_steps, _measured_cut)
+            known = torch.zeros_like(descents.pair, dtype=torch.bool)
+            if refined:
+                descents, known = _refined(metric, newton, descents, level, num_segments)
+            descents = _joined(known, descents.those(known), _minimised(metric, newton, descents.those(~known), level))
+        else:
+            path = resampled(descents.path, descents.durations, num_segments) if refined else descents.path
+            descents = _minimised(metric, newton, descents._replace(path=path), coarse)
     if searched:
         descents = descents.those(distinct(metric, *descents[:3]))
         descents = descents.those(ranked(descents.pair, descents.energy))
@@ -178,9 +125,7 @@ def descended(
     return descents, beaten
 
 
-def _line(
-    metric: Energy, newton: Any, one: Descents, level: int, num_segments: int, options: tuple[float, int]
-) -> Descents:
+def _line(metric: Energy, newton: Any, one: Descents, level: int, num_segments: int, coarse: Level) -> Descents:
     """The straight line of each pair with so many segments, solved on the levels below.
 
     Args:
@@ -189,19 +134,112 @@ def _line(
         one: any descent of each pair.
         level: segments that it is begun with.
         num_segments: of the result.
-        options: tolerance and number of steps.
+        coarse: how it is solved there.
     """
     path = Straight(level)(one.path[:, 0], one.path[:, -1])
     line = one._replace(path=path, steps=torch.zeros_like(one.pair), status=torch.zeros_like(one.pair))
     while level < num_segments:
-        line = _minimised(metric, newton, line, *options)
+        line = _minimised(metric, newton, line, coarse)
         level = min(2 * level, num_segments)
         line = line._replace(path=resampled(line.path, line.durations, level))
     energy, durations = metric.measure(line.path)
     return line._replace(energy=energy, durations=durations)
 
 
-def _minimised(metric: Energy, newton: Any, descents: Descents, tolerance: float, max_steps: int) -> Descents:
+def _off_saddles(metric: Energy, newton: Any, descents: Descents, level: Level) -> Descents:
+    """Descents that had ended on a saddle, solved anew from further along their next step.
+
+    The models are convex: beside a saddle of E a step is as short, and brings as little, as beside a minimum, and it
+    goes where E falls further on. Where E is lower by half the tolerance some way along it, in shares of the path's
+    extent in the latent space, the path goes on from there.
+
+    Args:
+        metric: gives E.
+        newton: its systems.
+        descents: solved.
+        level: how they go on.
+    """
+    left = (descents.status == Status.CONVERGED).nonzero()[:, 0]
+    for _ in range(NUM_STRIDES):
+        path, energy = descents.path[left], descents.energy[left]
+        step = torch.nn.functional.pad(newton.step(newton.linearized(path), torch.zeros_like(energy))[0], (0, 0, 1, 1))
+        extent, tiny = (path - path[:, :1]).norm(dim=2).amax(1), torch.finfo(path.dtype).tiny
+        stride = (extent / step.norm(dim=2).amax(1).clamp_min(tiny))[:, None, None] * step
+        further = torch.stack([path, *(path + share * stride for share in STRIDES)])
+        energies = torch.stack([energy, *(metric.measure(some).energy for some in further[1:])])
+        least, which = energies.nan_to_num(nan=torch.inf).min(0)
+        falls = least < (1 - level.tolerance / 2) * energy
+        left, which = left[falls], which[falls]
+        if not len(left):
+            break
+        begun = descents.those(left)._replace(path=further[which, falls.nonzero()[:, 0]])
+        found = _minimised(metric, newton, begun, level)
+        lower = found.energy < descents.energy[left]
+        chosen_ones = torch.zeros_like(descents.pair, dtype=torch.bool).index_fill(0, left[lower], True)
+        descents, left = _joined(chosen_ones, found.those(lower), descents.those(~chosen_ones)), left[lower]
+    return descents
+
+
+def _refined(
+    metric: Energy, newton: Any, coarse: Descents, last: Level, num_segments: int
+) -> tuple[Descents, Bool[Tensor, " start"]]:
+    """Descents with all segments, after those with fewer; and which of them are solutions, as those with fewer show.
+
+    Segments that are chords are no longer when joined, so that every path of N segments has at least the energy of that
+    through each (N/M)-th of its nodes: the least E_N of a valley is at least the least E_M, which is at least
+    E_M − what is left there. Where E_N of a resampled path is within the tolerance of that, it is solved, and no
+    derivative with N segments is taken. Only those are tried whose E_M and E_{M/2} let hope for it: E_M falls short of
+    its limit by a third of what it is above E_{M/2}, as chords fall short of smooth curves by 1/M².
+
+    Args:
+        metric: gives E.
+        newton: its systems.
+        coarse: solved with M segments.
+        last: how paths of N segments are solved.
+        num_segments: N.
+    """
+    tolerance, few = last.tolerance, coarse.path.shape[1] - 1
+    known = torch.zeros_like(coarse.pair, dtype=torch.bool)
+    if metric.chordal and few % 2 == 0 and num_segments % few == 0:
+        fewer = metric.measure(coarse.path[:, ::2]).energy
+        known = (coarse.status == Status.CONVERGED) & (coarse.energy - fewer <= 3 * HOPE * tolerance * coarse.energy)
+        unsure = known & (coarse.left > (1 - HOPE) * tolerance * coarse.energy)
+        nearer = Level((1 - HOPE) * tolerance, -(-last.max_steps // 10), _measured)
+        surer = _minimised(metric, newton, coarse.those(unsure), nearer)
+        coarse = _joined(unsure, surer, coarse.those(~unsure))
+    path = resampled(coarse.path, coarse.durations, num_segments)
+    energy, durations, cut_length = coarse.energy.clone(), path[..., 1:, 0].clone(), coarse.cut_length.clone()
+    if known.any():
+        energy[known], durations[known], cut_length[known] = last.measured(metric, path[known])
+        known = (
+            known & (coarse.status == Status.CONVERGED) & (energy <= (1 + tolerance) * (coarse.energy - coarse.left))
+        )
+    return coarse._replace(path=path, energy=energy, durations=durations, cut_length=cut_length), known
+
+
+def _joined(which: Bool[Tensor, " start"], first: Descents, second: Descents) -> Descents:
+    """Those of the first where true, in their order, and of the second elsewhere."""
+    if not which.any():
+        return second
+    order = torch.cat([which.nonzero()[:, 0], (~which).nonzero()[:, 0]]).argsort()
+    return Descents(*(torch.cat(pair)[order] for pair in zip(first, second, strict=True)))
+
+
+def _measured(metric: Energy, path: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Energy and durations; no length with segments cut in two."""
+    energy, durations = metric.measure(path)
+    return energy, durations, torch.full_like(energy, torch.nan)
+
+
+def _measured_cut(metric: Energy, path: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Energy, durations, and of a metric the length with segments cut in two."""
+    if not isinstance(metric, Metric):
+        return _measured(metric, path)
+    (energy, durations), cut_length = cut(metric, path)
+    return energy, durations, cut_length
+
+
+def _minimised(metric: Energy, newton: Any, descents: Descents, level: Level) -> Descents:
     """Damped Gauss–Newton steps, corrected by a secant, on one level, each path until its own end.
 
     A trial is linearised at once, as nearly all are accepted. Only a path's last step, which leaves less than the
@@ -213,11 +251,13 @@ def _minimised(metric: Energy, newton: Any, descents: Descents, tolerance: float
     model = newton.linearized(path)
     energies, durations = model.energy.clone(), model.durations.clone()
     damping, before = torch.zeros_like(energies), torch.full_like(energies, torch.nan)
+    above = torch.full_like(energies, torch.inf)
+    left_over, cut_lengths = above.clone(), torch.full_like(energies, torch.nan)
     active = finite(model) & (descents.status != Status.NONFINITE)
     status[~active] = Status.NONFINITE
     active, model, damping, before = active.nonzero()[:, 0], rows(model, active), damping[active], before[active]
     secants = no_secants(model.gradient)
-    for _ in range(max_steps):
+    for _ in range(level.max_steps):
         if not len(active):
             break
         step, promised = corrected_step(newton, model, damping, secants)
@@ -231,10 +271,11 @@ def _minimised(metric: Energy, newton: Any, descents: Descents, tolerance: float
         contraction[active] = torch.where(before.isnan(), contraction[active], measured)
         excess, left = _excesses(decrement, contraction[active])
         noise = ROUNDING * torch.finfo(promised.dtype).eps
-        little = trusted & ((left <= tolerance * model.energy) | (decrement <= noise * model.energy))
+        little = trusted & ((left <= level.tolerance * model.energy) | (decrement <= noise * model.energy))
         status[active[little]] = Status.CONVERGED
-        taken = little & (excess > tolerance / 2 * model.energy)
+        taken = little & (excess > level.tolerance / 2 * model.energy)
         proposed[active[taken]] = trial[taken]
+        above[active[little]], left_over[active[taken]] = excess[little], left[taken]
         active, damping, trial, step, promised = (x[~little] for x in (active, damping, trial, step, promised))
         before, decrement = before[~little], decrement[~little]
         model, secants = rows(model, ~little), secants.those(~little)
@@ -256,14 +297,35 @@ def _minimised(metric: Energy, newton: Any, descents: Descents, tolerance: float
         status[active[stalled]] = Status.STALLED
         active, model, damping, before = active[~stalled], rows(model, ~stalled), damping[~stalled], before[~stalled]
         secants = secants.those(~stalled)
-    moved = (proposed != path).flatten(1).any(1).nonzero()[:, 0]
+    found = Descents(path, descents.pair, energies, durations, steps, status, contraction, above, cut_lengths)
+    return _with_last_steps(metric, found, proposed, left_over, level)
+
+
+def _with_last_steps(
+    metric: Energy,
+    descents: Descents,
+    proposed: Float[Tensor, "start node latent"],
+    left: Float[Tensor, " start"],
+    level: Level,
+) -> Descents:
+    """The last steps of all paths taken, where they do not add energy.
+
+    Args:
+        metric: gives E.
+        descents: before them.
+        proposed: paths after them.
+        left: of the energy above its least after them, as estimated.
+        level: measures them.
+    """
+    moved = (proposed != descents.path).flatten(1).any(1).nonzero()[:, 0]
     if len(moved):
-        measure = metric.measure(proposed[moved])
-        better = measure.energy <= energies[moved]
+        energy, durations, cut_length = level.measured(metric, proposed[moved])
+        better = energy <= descents.energy[moved]
         moved = moved[better]
-        path[moved] = proposed[moved]
-        energies[moved], durations[moved] = (x[better] for x in measure)
-    return Descents(path, descents.pair, energies, durations, steps, status, contraction)
+        descents.path[moved], descents.left[moved] = proposed[moved], left[moved]
+        descents.energy[moved], descents.durations[moved] = energy[better], durations[better]
+        descents.cut_length[moved] = cut_length[better]
+    return descents
 
 
 def _excesses(decrement: Float[Tensor, " start"], contraction: Float[Tensor, " start"]) -> tuple[Tensor, Tensor]:

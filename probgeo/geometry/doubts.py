@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from probgeo.geometry.immersions import plainly
+from probgeo.geometry.metrics import Evaluation, Metric
+
 NUM_SAMPLES = 5
 # A segment this many times as long as one beside it is looked into, and longer than the mean,
 STEP = 1.5
@@ -84,8 +87,27 @@ def steps(chords: Float[Tensor, "batch segment"]) -> Bool[Tensor, "batch segment
     return chosen & (stands_out | far)
 
 
+def cut(metric: Metric, path: Float[Tensor, "batch node latent"]) -> tuple[Evaluation, Float[Tensor, " batch"]]:
+    """E and durations of paths, and how long they are with each segment cut in two.
+
+    Cut about the middle, each elsewhere, so that no ridges are as far from each other as the cuts.
+
+    Args:
+        metric: a metric.
+        path: n segments each.
+    """
+    share = 0.3 + 0.4 * (GOLDEN * torch.arange(1, path.shape[1], dtype=torch.float64) % 1)
+    cuts = torch.lerp(path[:, :-1], path[:, 1:], share.to(path)[:, None])
+    with plainly(path):
+        squares, parts = metric.cut_residuals(path, cuts)
+    return Evaluation((path.shape[1] - 1) / 2 * squares.sum(1), squares.sqrt()), parts.sqrt().sum((1, 2))
+
+
 def too_coarse(
-    metric: Chords, path: Float[Tensor, "batch node latent"], length: Float[Tensor, " batch"]
+    metric: Metric,
+    path: Float[Tensor, "batch node latent"],
+    length: Float[Tensor, " batch"],
+    cut_length: Float[Tensor, " batch"],
 ) -> Bool[Tensor, " batch"]:
     """Which paths pass by what the decoder does within their segments: |L₂ₙ/Lₙ − 1| > `COARSE`, and above rounding.
 
@@ -96,12 +118,9 @@ def too_coarse(
         metric: a metric.
         path: n segments each.
         length: Lₙ of each.
+        cut_length: L₂ₙ, as `cut` has it.
     """
-    # Cut about the middle, each elsewhere, so that no ridges are as far from each other as the cuts.
-    share = 0.3 + 0.4 * (GOLDEN * torch.arange(1, path.shape[1], dtype=torch.float64) % 1)
-    cuts = torch.lerp(path[:, :-1], path[:, 1:], share.to(path)[:, None])
-    finer = torch.cat([torch.stack([path[:, :-1], cuts], dim=2).flatten(1, 2), path[:, -1:]], dim=1)
-    change = (metric.squared_residuals(finer).sqrt().sum(1) - length).abs()
+    change = (cut_length - length).abs()
     noise = 2 * (path.shape[1] - 1) * _noise(metric, path)
     return (path[:, 0] != path[:, -1]).any(1) & (change > COARSE * length + noise)
 

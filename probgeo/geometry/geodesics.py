@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probgeo.geometry.descents import UNKNOWN_CONTRACTION, Descents, GaussNewton, Status, descended
-from probgeo.geometry.doubts import Chords, doubts, too_coarse, worth_a_look
+from probgeo.geometry.descents import UNKNOWN_CONTRACTION, Descents, descended
+from probgeo.geometry.doubts import Chords, cut, doubts, too_coarse, worth_a_look
 from probgeo.geometry.immersions import plainly
 from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Evaluation, Metric
 from probgeo.geometry.metrics.metric import check_energy
@@ -16,6 +16,7 @@ from probgeo.geometry.newton import default_system
 from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, check_alike, latent_points, nodes_of
 from probgeo.geometry.routes import Search, Starts, firsts, split
+from probgeo.geometry.solver import GaussNewton, Status
 
 Start = Callable[[Tensor, Tensor], Tensor]
 
@@ -167,11 +168,12 @@ def geodesic(
         count = max(1, solver.memory // (num_floats * start.element_size()))
         searched = isinstance(init, Search)
         solved = [_solved(metric, newton, some, searched, solver) for some in split(starts, count)]
-        parts = [part for part, _ in solved]
+        parts = [part for part, _, _ in solved]
         solution = parts[0] if len(parts) == 1 else Geodesics(*map(torch.cat, zip(*parts, strict=True)))
         if isinstance(metric, Metric | DecorrelatedEnergy):
-            chords = torch.cat([durations for _, durations in solved])
-            solution = solution._replace(status=_doubted(metric, solution, chords))
+            chords = torch.cat([durations for _, durations, _ in solved])
+            cut_lengths = torch.cat([cut_length for _, _, cut_length in solved])
+            solution = solution._replace(status=_doubted(metric, solution, chords, cut_lengths))
     if throw and (solution.status != Status.CONVERGED).any():
         pairs = (solution.status != Status.CONVERGED).nonzero()[:, 0].tolist()
         names = ", ".join(f"{pair}: {Status(int(solution.status[pair])).name}" for pair in pairs[:10])
@@ -180,7 +182,10 @@ def geodesic(
 
 
 def _doubted(
-    metric: Metric | DecorrelatedEnergy, found: Geodesics, chords: Float[Tensor, "batch segment"]
+    metric: Metric | DecorrelatedEnergy,
+    found: Geodesics,
+    chords: Float[Tensor, "batch segment"],
+    cut_lengths: Float[Tensor, " batch"],
 ) -> Int[Tensor, " batch"]:
     """The status, once coarse segments are looked for, and rounding and jumps where chords leave room for them.
 
@@ -188,11 +193,16 @@ def _doubted(
         metric: what the paths are of.
         found: their solution.
         chords: durations of their segments, which are a metric's chords.
+        cut_lengths: with each segment cut in two; NaN where they are not known yet.
     """
     status = found.status.clone()
     pairs = (status != Status.NONFINITE).nonzero()[:, 0]
     if len(pairs) and isinstance(metric, Metric):  # of another energy its chords alone tell
-        status[pairs] = _unless_coarse(metric, found.path[pairs], found.length[pairs], status[pairs])
+        missing = pairs[cut_lengths[pairs].isnan()]
+        cut_lengths = cut_lengths.index_copy(0, missing, cut(metric, found.path[missing])[1])
+        status[pairs] = _unless_coarse(
+            metric, found.path[pairs], found.length[pairs], cut_lengths[pairs], status[pairs]
+        )
         pairs = pairs[worth_a_look(metric, found.path[pairs], chords[pairs])]
     if len(pairs):
         path = found.path[pairs]
@@ -205,6 +215,7 @@ def with_doubts(
     metric: Metric,
     path: Float[Tensor, "batch node latent"],
     chords: Float[Tensor, "batch segment"],
+    cut_lengths: Float[Tensor, " batch"],
     status: Int[Tensor, " batch"],
 ) -> Int[Tensor, " batch"]:
     """The status of paths, ROUNDING, JUMP or COARSE where their length is not to be trusted; NONFINITE stays.
@@ -213,14 +224,17 @@ def with_doubts(
         metric: a metric.
         path: nodes.
         chords: lengths of the segments.
+        cut_lengths: of the paths with each segment cut in two, as `doubts.cut` has them.
         status: what is known otherwise.
     """
-    status = _unless_coarse(metric, path, chords.sum(1), status)
+    status = _unless_coarse(metric, path, chords.sum(1), cut_lengths, status)
     return _unless_torn(metric, path, chords, status)
 
 
-def _unless_coarse(metric: Metric, path: Tensor, length: Tensor, status: Tensor) -> Int[Tensor, " batch"]:
-    coarse = too_coarse(metric, path, length) & (status != Status.NONFINITE)
+def _unless_coarse(
+    metric: Metric, path: Tensor, length: Tensor, cut_length: Tensor, status: Tensor
+) -> Int[Tensor, " batch"]:
+    coarse = too_coarse(metric, path, length, cut_length) & (status != Status.NONFINITE)
     return torch.where(coarse, int(Status.COARSE), status)
 
 
@@ -286,15 +300,15 @@ def _initial(init: Points | Start | Search | None, start: Tensor, stop: Tensor, 
 
 def _solved(
     metric: Energy, newton: Any, starts: Starts, searched: bool, solver: GaussNewton
-) -> tuple[Geodesics, Float[Tensor, "batch segment"]]:
-    """The lowest of each pair's descents, and how close another one came; and its segments' durations."""
+) -> tuple[Geodesics, Float[Tensor, "batch segment"], Float[Tensor, " batch"]]:
+    """The lowest of each pair's descents, and how close another one came; durations; lengths with segments cut."""
     first = firsts(starts.pair)
     path, pair = starts.path, first.cumsum(0) - 1
     start, stop = path[first, 0], path[first, -1]
     found = Straight(solver.num_segments)(start, stop)
     durations = path.new_zeros(len(start), solver.num_segments)
     energies = path.new_full((len(start),), torch.nan)
-    lengths, gap = energies.clone(), energies.clone()
+    lengths, gap, cut_lengths = energies.clone(), energies.clone(), energies.clone()
     steps = torch.zeros(len(start), dtype=torch.int64, device=path.device)
     status, rivals = torch.full_like(steps, Status.CONVERGED), torch.full_like(steps, -1)
 
@@ -309,16 +323,17 @@ def _solved(
         # Only starts that are compared with each other are measured before their first level does so.
         unknown = Evaluation(path.new_full((len(path),), torch.nan), torch.ones_like(path[:, 1:, 0]))
         measured = metric.measure(path) if searched else unknown
-        contraction = torch.full_like(measured.energy, UNKNOWN_CONTRACTION)
-        begun = Descents(path, pair, *measured, torch.zeros_like(pair), torch.zeros_like(pair), contraction)
+        unknown_yet = (torch.full_like(measured.energy, value) for value in (UNKNOWN_CONTRACTION, torch.inf, torch.nan))
+        begun = Descents(path, pair, *measured, torch.zeros_like(pair), torch.zeros_like(pair), *unknown_yet)
         descents, beaten = descended(metric, newton, begun, searched, solver)
         steps[descents.pair], status[descents.pair] = descents.steps, descents.status
         best = descents.those(descents.status != Status.NONFINITE)
         found[best.pair], energies[best.pair], durations[best.pair] = best.path, best.energy, best.durations
+        cut_lengths[best.pair] = best.cut_length
         lengths[best.pair] = best.durations.sum(1) if isinstance(metric, Metric) else (2 * best.energy).sqrt()
         if searched:
             rivals[descents.pair] = 0
             rivals[best.pair] = 1 + torch.bincount(beaten.pair, minlength=len(start))[best.pair]
             gap = torch.full_like(gap, torch.inf).scatter_reduce(0, beaten.pair, beaten.excess, "amin")
             gap[~((rivals > 1) & gap.isfinite())] = torch.nan
-    return Geodesics(found, energies, lengths, steps, status, rivals, gap), durations
+    return Geodesics(found, energies, lengths, steps, status, rivals, gap), durations, cut_lengths

@@ -2,7 +2,8 @@
 
 import abc
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -12,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgeo.datasets.mapped import as_rows, is_anndata, is_table
+from probgeo.geometry.immersions import is_wrapped
 from probgeo.geometry.metrics import Metric, PullbackMetric
 from probgeo.geometry.points import points_of, rows_of
 from probgeo.likelihoods import LibraryColumn
-from probgeo.likelihoods.counts import CountLikelihood
 from probgeo.rows import FileRows, StoredRows, beside, in_memory, row_blocks
 from probgeo.seeds import check_seed
 
@@ -151,13 +152,22 @@ def codes_of(model: LatentModel, rows: Tensor | StoredRows) -> Float[Tensor, "ro
     """Means of q(z | x) of rows as the model reads them, block by block.
 
     Raises:
-        ValueError: a model of counts, and rows that are none, which it would encode as if they were.
+        ValueError: rows that are no data of the model.
     """
-    counted = isinstance(model, FittedModel) and isinstance(getattr(model.spec, "likelihood", None), CountLikelihood)
-    check = model.spec.check if counted else lambda _: None  # type: ignore[attr-defined]
-    if len(rows):
-        check(rows)
-    return torch.cat([model.encode(block).mean.detach() for _, block in row_blocks(rows)])
+    found = []
+    for begin, block in row_blocks(rows):
+        with counted_from(begin):
+            found.append(model.encode(block).mean.detach())
+    return torch.cat(found)
+
+
+@contextmanager
+def counted_from(begin: int) -> Iterator[None]:
+    """An error about a block of rows says where the block begins."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{error} (Rows are counted from row {begin}.)" if begin else str(error)) from error
 
 
 def block_by_block(encode: Callable[..., Encoding]) -> Callable[..., Encoding]:
@@ -171,9 +181,11 @@ def block_by_block(encode: Callable[..., Encoding]) -> Callable[..., Encoding]:
             return encode(model, x, *given, **named)
         with torch.no_grad():
             like = next(model.parameters())
-            blocks = (block.to(like.dtype) if mapped else block for _, block in row_blocks(rows.to(like.device)))
-            means, stds = zip(*(encode(model, block) for block in blocks), strict=True)
-            return Encoding(torch.cat(means), torch.cat(stds))
+            parts = []
+            for begin, block in row_blocks(rows.to(like.device)):
+                with counted_from(begin):
+                    parts.append(encode(model, block.to(like.dtype) if mapped else block))
+            return Encoding(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     return encoded
 
@@ -266,10 +278,19 @@ class ModelSpec(abc.ABC):
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(f"x: expected shape (row, feature), neither empty; got {tuple(x.shape)}.")
         for begin, block in row_blocks(x) if isinstance(x, StoredRows) else [(0, x)]:
-            try:
+            with counted_from(begin):
                 self._check_values(block)
-            except ValueError as error:
-                raise ValueError(f"{error} (Rows are counted from row {begin}.)" if begin else str(error)) from error
+
+    @final
+    def check_encoded(self, x: Float[Tensor, "row feature"]) -> None:
+        """Raise if rows cannot be data of this model: their codes would be those of other rows.
+
+        Raises:
+            ValueError: values that the model has no place for. Within a transformation of torch.func values decide
+                nothing, and none is refused.
+        """
+        if not is_wrapped(x):
+            self._check_values(x)
 
     @final
     def rows(self, x: Any) -> Tensor | StoredRows:

@@ -13,6 +13,7 @@ from torch import Tensor
 from probgeo import paths
 from probgeo.geometry import calculus
 from probgeo.geometry.calculus.shooting import precise
+from probgeo.geometry.doubts import cut
 from probgeo.geometry.geodesics import GaussNewton, Geodesics, Status, check_solver, geodesic, with_doubts
 from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Metric
 from probgeo.models.base import LatentModel, ModelSpec
@@ -345,10 +346,10 @@ class StraightLine(Measure):
     def paths(self, model: LatentModel, start: Tensor, stop: Tensor, codes: Tensor) -> Geodesics:
         metric = self.metric(model)
         line = paths.Straight(self.num_segments)(start, stop)
-        energies, chords = metric.measure(line)
+        (energies, chords), cut_lengths = cut(metric, line)
         lengths, finite = chords.sum(1), energies.isfinite()
         status = torch.where(finite, int(Status.CONVERGED), int(Status.NONFINITE))
-        status = with_doubts(metric, line, chords, status)
+        status = with_doubts(metric, line, chords, cut_lengths, status)
         # At equal ends the nodes are equal, but their images only up to rounding.
         zero = (start == stop).all(1) & finite
         steps, rivals, gap = torch.zeros_like(status), torch.full_like(status, -1), torch.full_like(lengths, torch.nan)

@@ -400,11 +400,30 @@ def test_numbers_that_are_no_counts_are_said():
         codes = found.encode(pg.adapters.from_anndata(adata, layer="counts")).mean
     assert torch.equal(codes, found.encode(adata).mean)
     assert found.encode(np.ones((0, GENES), np.float32)).mean.shape == (0, 2)
-    corrected = cells()
-    corrected.layers["counts"] = corrected.layers["counts"] * 0.9  # a model of such numbers reads them
+
+
+def test_numbers_of_another_kind_than_a_model_was_trained_on_are_said(tmp_path):
+    adata, logged = cells(), cells()
+    logged.layers["counts"] = logged.layers["counts"].log1p()
+    of_counts, of_logs = model_of(adata), model_of(logged)
+    of_logs.save(str(tmp_path / "logs"))
+    rows = torch.from_numpy(adata.layers["counts"].toarray())
+    with pytest.warns(UserWarning, match=r"x: expected counts, as SCVI reads; got 0\.69"):
+        from_scvi(of_counts).encode(logged)
+    for counts in (adata, rows):
+        with pytest.warns(UserWarning, match=r"as SCVI was trained on, which are no integers; got counts"):
+            from_scvi(of_logs).encode(counts)
+    unknown = from_scvi(tmp_path / "logs", library_size=LIBRARY)
+    with pytest.warns(UserWarning, match=r"x: expected counts"):
+        unknown.encode(rows.log1p())
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        found.encode(corrected)
+        same = torch.from_numpy(logged.layers["counts"].toarray())
+        codes = from_scvi(of_logs).encode(logged).mean  # a model of such numbers reads them
+        assert torch.equal(codes, from_scvi(of_logs).encode(same).mean)
+        assert torch.equal(codes, unknown.encode(logged).mean)
+    with pytest.raises(ValueError, match=r"got nan"):
+        from_scvi(model_of(cells(), gene_likelihood="normal")).encode(rows * torch.nan)
 
 
 def test_trainings_are_measured_on_the_cells_as_they_come():

@@ -330,6 +330,20 @@ def test_energy_of_a_polygon_does_not_depend_on_the_speed_along_it():
     torch.testing.assert_close(held_out.energy_of(metric, path), torch.full((2,), 50.0, dtype=torch.float64))
 
 
+# --- maps that no fused kernel knows ---
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_general_maps_prints_its_table_and_prints_it_again_from_the_result(tmp_path, capsys):
+    few = ("--decoders", "proportions, 10-D", "--pairs", "2", "--segments", "8")
+    benchmarks.main(["general-maps", "--quick", *few, "--out", str(tmp_path)])
+    first = capsys.readouterr().out.splitlines()
+    found = xr.load_dataset(tmp_path / "general_maps.nc", group="general_maps", engine="h5netcdf")
+    assert 1 - 1e-6 < found.above < 1.01 and found.later > 0
+    benchmarks.main(["general-maps", "--result", str(tmp_path / "general_maps.nc")])
+    assert capsys.readouterr().out.splitlines() == first[:-1]
+
+
 # --- training ---
 
 

@@ -1,5 +1,7 @@
 """The single-cell experiment: one command computes, uses the trainings there, and tells what survives."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ import probgeo as pg
 from experiments import single_cell
 from experiments.common import atlas
 from experiments.common.batches import AcrossBatches, batch_means, batch_table
+from probgeo import identifiability
 
 TINY = [
     *("--retrainings", "2", "--pairs", "4", "--epochs", "1", "--width", "8", "--segments", "8", "--latent", "2"),
@@ -34,7 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow
 def test_run_again_uses_the_trainings_and_prints_the_same_tables(folder, capsys):
-    trained = {path: path.stat().st_mtime_ns for path in folder.glob("trainings/*/weights.safetensors")}
+    trained = {path: path.stat().st_mtime_ns for path in folder.glob("trainings/*/*/weights.safetensors")}
     table = pd.read_csv(folder / "single_cell-survival.csv")
     single_cell.main([*TINY, "--adata", str(folder.parent / "cells.npz"), "--out", str(folder)])
     printed = capsys.readouterr().out
@@ -115,6 +118,27 @@ def test_a_batch_that_the_file_lacks_is_named(folder, tmp_path):
     file = str(folder.parent / "cells.npz")
     with pytest.raises(SystemExit, match="batch: expected a column of the cells; got 'plate'"):
         single_cell.main([*TINY[:-1], "plate", "--adata", file, "--out", str(tmp_path)])
+
+
+def test_trainings_by_other_options_or_on_other_cells_are_not_taken_for_these():
+    config, cells = single_cell.Config(), pg.datasets.branching_counts(20, 5, num_batches=2)
+    changes = {"epochs": 7, "latent": 3, "width": 4, "batch_size": 5, "learning_rate": 0.1, "batch": "batch"}
+    assert set(changes) == set(single_cell.TRAINED_BY)
+    found = {single_cell.trained_by(dataclasses.replace(config, **{name: changes[name]}), cells) for name in changes}
+    found |= {single_cell.trained_by(config, cells), single_cell.trained_by(config, cells.rows(torch.arange(19)))}
+    assert len(found) == len(changes) + 2
+    assert single_cell.trained_by(dataclasses.replace(config, pairs=9, retrainings=4), cells) in found
+
+
+def test_the_share_of_the_path_is_the_ratio_to_the_straight_line_and_takes_six_trainings():
+    noise = np.random.default_rng(0).normal(size=(7, 8))
+    values = 1 + np.stack([0.1 * noise, 0.2 * noise])[None]
+    dims, coords = ("model", "measure", "retraining", "pair"), {"model": ["m"], "measure": ["geodesic", "straight"]}
+    distance = xr.DataArray(values, dims=dims, coords=coords)
+    cv = identifiability.coefficient_of_variation(distance.isel(model=0)).mean("pair")
+    ratio = float(cv.sel(measure="geodesic") / cv.sel(measure="straight"))
+    assert f"CV of the geodesic over that of the straight line {ratio:.3f} [" in single_cell.of_the_path(distance)
+    assert "takes six retrainings" in single_cell.of_the_path(distance.isel(retraining=slice(5)))
 
 
 def two_rings() -> torch.Tensor:

@@ -116,7 +116,7 @@ def test_counts_that_are_missing_leave_no_library_size():
         ValueError, match=r"x: expected every count, where a row's counts are parts of its library size"
     ):
         spec("total").check(x)
-    with pytest.raises(ValueError, match=r"x: expected every count and library size; got missing ones"):
+    with pytest.raises(ValueError, match=r"x: expected every count, where"):
         built("total").encode(x)
     masked = pg.ConditionalVAE(likelihood=pg.likelihoods.Poisson(LIBRARIES["total"]), covariates=(0,))
     with pytest.raises(ValueError, match=r"with one where covariates alone are given, mask=NoMask\(\)"):

@@ -12,12 +12,13 @@ from probgeo.geometry.metrics.chunks import (
     chord_lengths,
     chord_residuals,
     chunk_size,
+    cut_chords,
     pullback_linearization,
     pullback_tensor,
     rounding_lengths,
     squared_chords,
 )
-from probgeo.geometry.metrics.metric import Linearization, Metric
+from probgeo.geometry.metrics.metric import Linearization, Metric, finer
 from probgeo.geometry.points import Points, points_of
 
 
@@ -30,6 +31,7 @@ class ChordMetric(Metric):
     """
 
     argument = "decoder"
+    chordal = True
 
     @abstractmethod
     def __init__(self, maps: Maps, memory: int | None) -> None:
@@ -60,6 +62,13 @@ class ChordMetric(Metric):
     def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
         """The maps' mean of ‖f_s(z_{i+1}) − f_s(z_i)‖²."""
         return squared_chords(self._maps, path, self._memory)
+
+    @final
+    def cut_residuals(
+        self, path: Float[Tensor, "batch node latent"], cuts: Float[Tensor, "batch segment latent"]
+    ) -> tuple[Float[Tensor, "batch segment"], Float[Tensor, "batch segment 2"]]:
+        """The maps' mean of squared chords, of segments and of their parts, of values that are computed once."""
+        return cut_chords(self._maps, finer(path, cuts), self._memory)
 
     @final
     def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:

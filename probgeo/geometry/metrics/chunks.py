@@ -30,22 +30,25 @@ def over_chunks(
     path: Float[Tensor, "batch node latent"],
     memory: int | None,
     order: int,
+    reach: int = 1,
 ) -> tuple[Tensor, ...]:
     """`pieces` of the values or jets along all paths, each (batch, node, …), evaluated chunk by chunk.
 
-    All nodes of all paths form one sequence, in chunks that overlap by one point; a piece has one entry per point, or
-    one per pair of neighbours (then the last entry of each path, which links it to the next path, means nothing).
+    All nodes of all paths form one sequence, in chunks that overlap by `reach` points; a piece has one entry per point,
+    or one per pair of points up to so far apart (then the last entries of each path, which link it to the next path,
+    mean nothing).
     """
     if not len(path):  # of no paths there is nothing, whatever it is
         return tuple(
-            piece[:0].unflatten(0, (0, path.shape[1])) for piece in pieces(evaluate(path.new_zeros(2, path.shape[2])))
+            piece[:0].unflatten(0, (0, path.shape[1]))
+            for piece in pieces(evaluate(path.new_zeros(1 + reach, path.shape[2])))
         )
     points = path.flatten(0, 1)
-    size = chunk_size(maps, points, memory, order)
-    shape, starts = path.shape[:2], range(0, len(points) - 1, size - 1)
+    size = max(1 + reach, chunk_size(maps, points, memory, order))
+    shape, starts = path.shape[:2], range(0, len(points) - reach, size - reach)
     if is_wrapped(path) or path.requires_grad:  # neither likes what is written in place
         found = [pieces(evaluate(points[start : start + size])) for start in starts]
-        cut = [tuple(piece[: size - 1] for piece in chunk) for chunk in found[:-1]]
+        cut = [tuple(piece[: size - reach] for piece in chunk) for chunk in found[:-1]]
         joined = (torch.cat(parts) for parts in zip(*cut, found[-1], strict=True))
         return tuple(_padded(piece, len(points)).unflatten(0, shape) for piece in joined)
     whole: list[Tensor] = []
@@ -103,6 +106,18 @@ def squared_chords(
 
     (squares,) = over_chunks(maps, maps.values, pieces, path, memory, 1)
     return squares[:, :-1] / maps.num_maps
+
+
+def cut_chords(
+    maps: Maps, finer: Float[Tensor, "batch finer latent"], memory: int | None
+) -> tuple[Float[Tensor, "batch segment"], Float[Tensor, "batch segment 2"]]:
+    """Squared chords of segments that every other node cuts in two, and of their parts."""
+
+    def pieces(values: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple((values[step:] - values[:-step]).square().sum((1, 2)) / maps.num_maps for step in (2, 1))  # type: ignore[return-value]
+
+    whole, parts = over_chunks(maps, maps.values, pieces, finer, memory, 1, reach=2)
+    return whole[:, :-1:2], parts[:, :-1].unflatten(1, (-1, 2))
 
 
 def rounding_lengths(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None) -> Float[Tensor, " point"]:

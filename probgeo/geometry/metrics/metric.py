@@ -70,6 +70,8 @@ class Energy(ABC):
         line_segments: with how many segments a solution is begun from a straight line.
         graph_segments: with how many from a graph's shortest path, which knows already on which sides of the ridges to
             pass, and so needs enough of them not to jump any.
+        chordal: whether segments are as long as chords of one space are, so that a path through some nodes of another
+            is never longer, nor of more energy.
 
     Example:
         >>> import torch, probgeo as pg
@@ -84,6 +86,7 @@ class Energy(ABC):
 
     line_segments: ClassVar[int] = 16
     graph_segments: ClassVar[int] = 32
+    chordal: bool = False
 
     @abstractmethod
     def measure(self, path: Float[Tensor, "batch node latent"]) -> Evaluation:
@@ -158,6 +161,8 @@ class Metric(Energy):
 
     def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
         """‖r_i‖² of each segment."""
+        if not len(path):
+            return path.new_zeros(0, path.shape[1] - 1)
         points = path.flatten(0, 1)
         size = self.num_points(points)
         squares = [
@@ -166,6 +171,12 @@ class Metric(Energy):
         ]
         # The last segment of every path but one leads to the next path.
         return torch.nn.functional.pad(torch.cat(squares), (0, 1)).view(path.shape[:2])[:, :-1]
+
+    def cut_residuals(
+        self, path: Float[Tensor, "batch node latent"], cuts: Float[Tensor, "batch segment latent"]
+    ) -> tuple[Float[Tensor, "batch segment"], Float[Tensor, "batch segment 2"]]:
+        """‖r_i‖² of each segment, and of the two parts that a point cuts it into."""
+        return self.squared_residuals(path), self.squared_residuals(finer(path, cuts)).unflatten(1, (-1, 2))
 
     def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """E, its gradient, and Gauss–Newton blocks of the residuals with a share of those of the frozen metric."""
@@ -252,10 +263,18 @@ class SumMetric(Metric):
         self.first = first
         self.second = second
         self.argument = first.argument if first.argument == second.argument else "metric"
+        self.chordal = first.chordal and second.chordal
 
     def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
         """‖r_i‖² of the first plus that of the second."""
         return self.first.squared_residuals(path) + self.second.squared_residuals(path)
+
+    def cut_residuals(
+        self, path: Float[Tensor, "batch node latent"], cuts: Float[Tensor, "batch segment latent"]
+    ) -> tuple[Float[Tensor, "batch segment"], Float[Tensor, "batch segment 2"]]:
+        """‖r_i‖² of the first plus that of the second, of segments and of their parts."""
+        first, second = self.first.cut_residuals(path, cuts), self.second.cut_residuals(path, cuts)
+        return first[0] + second[0], first[1] + second[1]
 
     def residuals(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, "segment residual"]:
         """Those of the first and those of the second."""
@@ -314,6 +333,18 @@ class SubspaceMetric(Metric):
 
     def _embedded(self, u: Tensor) -> Tensor:
         return u @ self._weight.mT.to(u) + self._bias.to(u)
+
+
+def finer(
+    path: Float[Tensor, "batch node latent"], cuts: Float[Tensor, "batch segment latent"]
+) -> Float[Tensor, "batch finer latent"]:
+    """The path through its nodes and through a point of each segment.
+
+    Args:
+        path: nodes.
+        cuts: the points.
+    """
+    return torch.cat([torch.stack([path[:, :-1], cuts], dim=2).flatten(1, 2), path[:, -1:]], dim=1)
 
 
 def chunk_points(points: Float[Tensor, "point latent"], memory: int | None, num_floats: int, *, fused: bool) -> int:

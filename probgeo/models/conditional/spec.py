@@ -42,7 +42,8 @@ class ConditionalVAE(LatentSpec):
         likelihood: distribution of the modelled features given the decoder's output, one distribution per feature.
             Counts with a library size need `mask=NoMask()`: the total of the modelled columns, or one of these columns,
             counted without the covariates. Batch and library size: `covariates` are the batch's one-hot columns.
-        encoder: spec of the network [x; c] -> mean and log standard deviation of q(z | x, c).
+        encoder: spec of the network [x; c] -> mean and log standard deviation of q(z | x, c), the latter within [-20,
+            log 10], see `VAE`.
         beta: weight of KL(q ‖ N(0, I)) in the objective: a number, one number per latent dimension, or a `Warmup`.
         mask: how masks are drawn in training: `RandomMask(p)`, `RandomShare()`, or `NoMask()` for covariates alone.
         covariates: columns of x (labels, measured covariates) that are always conditions, and not modelled.
@@ -152,22 +153,23 @@ class FittedConditionalVAE(ConditionalModel, FittedModel):
         self.latent = spec.latent
         self.num_members = spec.num_members
         self.history = history
-        self.has_library = bool(spec.likelihood.known(torch.ones(1, len(self.modelled))))
 
     @block_by_block
     def encode(self, x: Any, mask: Tensor | None = None) -> Encoding:
         """Mean and standard deviation of q(z | x, c), each (row, latent), with the rows' own covariates."""
         x = suited("x", x, self, "row feature")
         y, covariates = self.split(x)
-        if self.has_library and bool(y.isnan().any()):
-            raise ValueError("x: expected every count and library size; got missing ones (NaN). Remove these rows.")
+        self.spec.check_encoded(x)
         return self.encoding(y, self.checked_mask(x, mask), covariates)
 
     def encode_given(self, x: Float[Tensor, "row feature"], y: Tensor, mask: Tensor, covariates: Tensor) -> Encoding:
         """q(z | x, c) where all rows have one condition: they take its covariates, and y where the mask is True."""
         own, _ = self.split(x)
-        mask = mask.expand_as(own)
-        return self.encoding(torch.where(mask, y, own), mask, covariates.expand(len(x), -1))
+        mask, covariates = mask.expand_as(own), covariates.expand(len(x), -1)
+        whole = torch.empty_like(x)
+        whole[:, self.modelled], whole[:, self.covariates] = torch.where(mask, y, own), covariates
+        self.spec.check_encoded(whole)
+        return self.encoding(whole[:, self.modelled], mask, covariates)
 
     # --- geometry given a condition ---
 

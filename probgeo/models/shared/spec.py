@@ -251,10 +251,14 @@ class FittedSharedLatentVAE(FittedModel):
         """Mean and standard deviation of q(z | x), given the views that each row has; each (row, latent).
 
         Raises:
-            ValueError: not the columns of the views, or a row without any view or with only a part of one.
+            ValueError: not the columns of the views, a row without any view or with only a part of one, or values that
+                a view's likelihood has no place for.
         """
         x = suited("x", x, self, "row feature")
-        self.spec.check_views(x)
+        self.spec.check_encoded(x)
+        return self._encoding(x)
+
+    def _encoding(self, x: Tensor) -> Encoding:
         blocks = self._blocks(x)
         outputs = [view.encoder(view.input(block)) for view, block in zip(self.views, blocks, strict=True)]
         return self.fusion(torch.stack(outputs, dim=1), self._present(blocks))
@@ -263,16 +267,21 @@ class FittedSharedLatentVAE(FittedModel):
         """Mean and standard deviation of q(z | x_v) given one view's columns alone; each (row, latent).
 
         Raises:
-            ValueError: there is no view of this name, or it has another number of columns.
+            ValueError: there is no view of this name, it has another number of columns, or values that its likelihood
+                has no place for.
         """
         x = suited("x", x, self, "row feature")
         columns = self.spec.columns(name)
         width = columns.stop - columns.start
         if x.shape[1] != width:
             raise ValueError(f"x: expected the {width} columns of view {name!r}; got shape {tuple(x.shape)}.")
-        whole = x.new_full((len(x), self.num_features), torch.nan)
-        whole[:, columns] = x
-        return self.encode(whole)
+        return self.encode(self._alone(x, name))
+
+    def _alone(self, block: Float[Tensor, "row column"], name: str) -> Float[Tensor, "row feature"]:
+        """Whole rows that have one view's columns alone."""
+        whole = block.new_full((len(block), self.num_features), torch.nan)
+        whole[:, self.spec.columns(name)] = block
+        return whole
 
     def decode(self, z: Points) -> Float[Tensor, "*batch observation"]:
         """E[x | z] of all views side by side, missing ones too, averaged over the decoders' draws."""
@@ -294,7 +303,10 @@ class FittedSharedLatentVAE(FittedModel):
                 not the columns of x (as of `Categorical`), so that it cannot be encoded.
         """
         there = self.translate(x, source, target)
-        back = self.translate(there, target, source)
+        if there.shape[1] != self.views[self.spec.index(target)].num_features:
+            raise ValueError(f"cycle: expected E[x | z] of {target!r} to have the columns of x; got {there.shape[1]}.")
+        # A mean is no observation, as of counts; it is encoded as it is.
+        back = self.view(source).decode(self._encoding(self._alone(there, target)).mean)
         if back.shape != x.shape:
             raise ValueError(f"cycle: expected E[x | z] of {source!r} to have the columns of x; got {back.shape[1]}.")
         return Cycle(there, back, (back - x).square().mean(1).sqrt())

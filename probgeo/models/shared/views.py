@@ -243,7 +243,7 @@ def phases_of(name: str, index: int, view: FittedView) -> list[Phase]:
     def given(model: Any, x: Tensor | StoredRows) -> Target:
         """The rows that have the view, with codes from all views of these rows."""
         columns = model.spec.columns(name)
-        encoded = lambda rows: model.encode(rows).mean  # noqa: E731
+        encoded = lambda rows: model._encoding(rows).mean  # noqa: E731
         return Target(model.views[index], with_view(model, x), encoded, lambda rows: rows[:, columns])
 
     path = f"views.{index}"
