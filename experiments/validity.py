@@ -119,7 +119,7 @@ QUICK = {
     "tight": 4,
     "bends": 1,
 }
-PRESETS = {"whole": Config(preset="whole", data=(*KNOWN, *REAL), retrainings=10)}
+PRESETS = {"whole": Config(preset="whole", data=(*KNOWN, *REAL), retrainings=10, segments=256)}
 
 
 def measured(config: Config, folder: Path, name: str) -> xr.Dataset:
@@ -180,9 +180,9 @@ def measured(config: Config, folder: Path, name: str) -> xr.Dataset:
 
 
 def few_digits(values: Any) -> Any:
-    """Rounded to a relative error of 5e-4: the file is small."""
+    """Rounded to a relative error of 1e-3: the file is small."""
     mantissa, exponent = np.frexp(values)
-    return np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent)
+    return np.ldexp(np.round(mantissa * 2**10) / 2**10, exponent)
 
 
 def compute(config: Config, folder: Path) -> Groups:

@@ -39,6 +39,7 @@ ORDER = (
     "geometry.neighbours",
     "geometry.routes",
     "geometry.graph",
+    "geometry.solver",
     "geometry.descents",
     "geometry.geodesics",
     "geometry.calculus",

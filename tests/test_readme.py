@@ -39,7 +39,9 @@ def printed_blocks():
 def test_printed_tables_are_what_the_command_prints_whole_but_where_dots_say_so(
     module, result, blocks, tmp_path, capsys
 ):
-    importlib.import_module(module).main(["--result", str(README.parent / result), "--out", str(tmp_path)])
+    found = importlib.import_module(module)
+    found = importlib.import_module(f"{module}.__main__") if hasattr(found, "__path__") else found
+    found.main(["--result", str(README.parent / result), "--out", str(tmp_path)])
     output = "\n" + "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines()) + "\n"
     for block in blocks:
         lines = [line.rstrip() for line in block.splitlines()]

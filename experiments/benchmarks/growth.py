@@ -195,7 +195,7 @@ def cost(case: Case, config: Config) -> Cost:
 class Spent(NamedTuple):
     """Of a process that imports the library and measures distances; MB are 2^20 bytes, seconds the processor's."""
 
-    seconds: float  #: codes of all rows, graph, geodesics
+    seconds: float  #: checks, codes of all rows, graph, geodesics
     peak: float  #: most memory in use
     before: float  #: the same before the data are made
 
@@ -214,7 +214,8 @@ class Shared(NamedTuple):
 def study_of(folder: Path, num_pairs: int, seeds: Sequence[int], features: int = 50) -> pg.Study:
     """Ten thousand rows, an ensemble of three, one epoch; geodesics between random pairs."""
     file = folder / "x.npy"
-    write(file, Case(10_000, features, 3, 1))
+    if not file.exists():
+        write(file, Case(10_000, features, 3, 1))
     rng = np.random.default_rng(0)
     return pg.Study(
         folder / f"study-{num_pairs}",
@@ -228,12 +229,18 @@ def study_of(folder: Path, num_pairs: int, seeds: Sequence[int], features: int =
 
 
 def measure_pairs(folder: Path, num_pairs: int, features: int = 50) -> Spent:
-    """Distances of one model, in this process; its training is not counted."""
-    study = study_of(folder, num_pairs, [0], features)
-    study.fitted("ensemble", 0)
+    """Distances of one model, in this process; it is trained in another."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), set_threads, (1,)) as pool:
+        pool.submit(trained, folder, num_pairs, features).result()
     before, began = memory(), time.process_time()
+    study = study_of(folder, num_pairs, [0], features)
     study.run(progress=False, num_pairs=TILE)
     return Spent(time.process_time() - began, memory(), before)
+
+
+def trained(folder: Path, num_pairs: int, features: int) -> None:
+    """Train the model that `measure_pairs` measures."""
+    study_of(folder, num_pairs, [0], features).fitted("ensemble", 0)
 
 
 class Timed(Executor):
@@ -304,11 +311,12 @@ def compute(config: Config) -> Groups:
         coords = {name: [getattr(case, name) for case in cases], "cost": list(Cost._fields)}
         attrs = {"threads": torch.get_num_threads(), "rows": cases[0].rows}
         groups[name] = xr.Dataset({"value": ((name, "cost"), values)}, coords, attrs)
-    for name, (kind, calls) in {
+    others: dict[str, tuple[Any, dict[int, str]]] = {
         "pairs": (Spent, {size: f"measure_pairs({{}}, {size})" for size in config.pairs}),
         "observations": (Spent, {size: f"measure_pairs({{}}, {WIDE}, {size})" for size in config.features}),
         "workers": (Shared, {size: f"share({{}}, {size}, {config.shared_pairs})" for size in config.workers}),
-    }.items():
+    }
+    for name, (kind, calls) in others.items():
         values = np.array([alone(call) for call in calls.values()])
         coords = {name: list(calls), "cost": list(kind._fields)}
         groups[name] = xr.Dataset({"value": ((name, "cost"), values)}, coords, {"threads": torch.get_num_threads()})

@@ -1,5 +1,6 @@
-"""Workers of dask.distributed, started here, by SLURM, or already there."""
+"""Workers of dask.distributed, started here, by SLURM or PBS, or already there."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,8 @@ from typing import Any
 
 import probgeo as pg
 
-LOCAL, SLURM = "local", "slurm"
+LOCAL = "local"
+QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster"}  # of dask_jobqueue
 NEEDS = "cluster: needs dask.distributed and dask-jobqueue: pip install 'probgeo[distributed]' ({})."
 
 
@@ -22,12 +24,12 @@ def workers(cluster: str | None, num: int, folder: Path | None = None) -> Iterat
     """An executor on a cluster, which is closed at the end where it was started here; None for none.
 
     Args:
-        cluster: local, slurm, or the address of a scheduler.
-        num: processes of local, each of one thread; jobs of slurm, as the file jobqueue.yaml describes one.
-        folder: that all workers see, where the keys of slurm's jobs are kept while they run; None for the current one.
+        cluster: local, slurm, pbs, or the address of a scheduler.
+        num: processes of local, each of one thread; jobs of a queue, as the file jobqueue.yaml describes one.
+        folder: that all workers see, where the keys of a queue's jobs are while they run; None for the current one.
 
     Raises:
-        ValueError: Dask is not installed, or nothing says what a job of SLURM is.
+        ValueError: Dask is not installed, nothing says what a job is, or none can be submitted from here.
         OSError: no scheduler answers at the address.
     """
     if cluster is None:
@@ -45,7 +47,7 @@ def workers(cluster: str | None, num: int, folder: Path | None = None) -> Iterat
         elif cluster == LOCAL:
             own, expected = _local(num), num
         else:
-            own = _slurm(num, folder or Path.cwd())
+            own = _queue(cluster, num, folder or Path.cwd())
             expected = sum(spec["options"].get("processes", 1) for spec in own.worker_spec.values())
         try:
             with distributed.Client(own or cluster) as client:
@@ -56,6 +58,9 @@ def workers(cluster: str | None, num: int, folder: Path | None = None) -> Iterat
         finally:
             if own is not None:
                 own.close()
+                for name, held in vars(own).items():  # a queue's keys, else there until this process ends
+                    if name.startswith("_job_") and hasattr(held, "close"):
+                        held.close()
 
 
 def _local(num: int) -> Any:
@@ -65,16 +70,22 @@ def _local(num: int) -> Any:
     return LocalCluster(n_workers=num, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
 
 
-def _slurm(num: int, folder: Path) -> Any:
+def _queue(name: str, num: int, folder: Path) -> Any:
     import dask
 
     try:
-        from dask_jobqueue import SLURMCluster
+        import dask_jobqueue
         from distributed.security import Security
 
         # Keys of this run alone, so that nobody else on the network gives the workers work.
-        shared = dask.config.get("jobqueue.slurm.shared-temp-directory", None) or str(folder)
-        own = SLURMCluster(security=Security.temporary(), shared_temp_directory=shared)
+        shared = dask.config.get(f"jobqueue.{name}.shared-temp-directory", None) or str(folder)
+        kind = getattr(dask_jobqueue, QUEUES[name])
+        if shutil.which(kind.job_cls.submit_command) is None:  # no job would ever come, and it is waited for them
+            raise ValueError(
+                f"cluster: expected a machine from which jobs of {name} are submitted, as a login node is; there is no "
+                f"{kind.job_cls.submit_command} here."
+            )
+        own = kind(security=Security.temporary(), shared_temp_directory=shared)
     except ImportError as error:
         raise ValueError(NEEDS.format(error)) from error
     own.scale(jobs=num)

@@ -13,7 +13,7 @@ import tyro
 import xarray as xr
 
 import probgeo as pg
-from experiments.common.cluster import LOCAL, SLURM, is_address, workers
+from experiments.common.cluster import LOCAL, QUEUES, is_address, workers
 from experiments.common.data import observations
 
 
@@ -59,18 +59,19 @@ class OnWorkers(Output):
     """Options of an experiment whose study other processes may carry out."""
 
     cluster: str | None = None
-    """Workers of dask.distributed that train and measure: local, slurm, or a scheduler's address, tcp://...;
-    default: this process."""
+    """Workers of dask.distributed that train and measure: local, slurm, pbs, or a scheduler's address,
+    tcp://...; default: this process."""
     workers: int = 2
-    """Processes of a local cluster, jobs of slurm."""
+    """Processes of a local cluster, jobs of slurm or pbs."""
     stack: int | None = None
     """Retrainings trained at once, as one task; default: 10 here, on a cluster as many as give each worker a task."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.cluster in (None, LOCAL, SLURM) or is_address(self.cluster)):
+        if self.cluster is not None and self.cluster not in (LOCAL, *QUEUES) and not is_address(self.cluster):
             raise ValueError(
-                f"cluster: expected local, slurm, or a scheduler's address, as tcp://host:8786; got {self.cluster!r}."
+                "cluster: expected local, slurm, pbs, or a scheduler's address, as tcp://host:8786; got "
+                f"{self.cluster!r}."
             )
         if self.workers < 1 or (self.stack is not None and self.stack < 1):
             raise ValueError(f"workers, stack: expected at least 1; got {self.workers} and {self.stack}.")

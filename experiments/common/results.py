@@ -24,6 +24,7 @@ from probgeo.netcdf import read_groups
 Groups: TypeAlias = Mapping[str, xr.Dataset]
 Shown: TypeAlias = tuple[Mapping[str, pd.DataFrame], Mapping[str, Figure]]
 DOTS_PER_INCH = 150
+COMPRESSED = 1000  # numbers, from which on a variable is: an index of its pieces takes 3 kB by itself
 # Options that the first stored results do not hold yet.
 NEWER = {
     *("alone", "angles", "as_released", "bends", "cluster", "dataset", "stack", "tight_pairs", "volumes", "workers"),
@@ -138,22 +139,22 @@ def rounded(values: xr.Dataset) -> xr.Dataset:
     return values.assign({name: one(variable) for name, variable in values.data_vars.items()})
 
 
+def encoding_of(variable: xr.Variable) -> dict[str, Any]:
+    """How numbers are stored: as float32 if they are no integers, compressed in one piece where that is smaller."""
+    encoding: dict[str, Any] = {"dtype": "float32"} if variable.dtype.kind == "f" else {}
+    if variable.size > COMPRESSED:
+        encoding |= {"zlib": True, "complevel": 9, "shuffle": True, "chunksizes": variable.shape}
+    return encoding
+
+
 def save_result(groups: Groups, config: Any, path: Path) -> None:
     """Write datasets, `rounded`, as groups of one small file, whole or not; attrs: experiment, options, version."""
     shown = {key: value.name if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()}
     attrs = {"experiment": name_of(type(config)), "config": json.dumps(shown), "probgeo": version("probgeo")}
     with whole_file(path) as file:
         for group, dataset in groups.items():
-            encoding: dict[Any, dict[str, Any]] = {
-                name: {
-                    "zlib": True,
-                    "complevel": 9,
-                    "shuffle": True,
-                    **({"dtype": "float32"} if variable.dtype.kind == "f" else {}),
-                }
-                for name, variable in dataset.variables.items()
-                if variable.dtype.kind in "fiu"
-            }
+            numbers = {name: value for name, value in dataset.variables.items() if value.dtype.kind in "fiu"}
+            encoding: dict[Any, dict[str, Any]] = {name: encoding_of(value) for name, value in numbers.items()}
             # What a dataset was read with would cut its longer labels off.
             plain = rounded(dataset).assign_attrs(attrs).drop_encoding()
             plain.to_netcdf(file, "a", group=group, engine="h5netcdf", encoding=encoding)

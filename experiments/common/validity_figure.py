@@ -13,6 +13,7 @@ WITHOUT_MODEL = "data"
 OF_DATA = ("ambient", "isomap")
 MEASURES = ("geodesic", "straight", "euclidean", "reconstructed", *OF_DATA)
 FILLS: dict[str, Any] = {"trusted": "full", "unknown": "left", "doubted": "none"}
+MARKER: dict[str, Any] = {"markersize": 10, "markeredgewidth": 1.3, "markerfacecoloralt": "white"}
 
 
 def figure_of(table: pd.DataFrame) -> Figure:
@@ -35,9 +36,8 @@ def figure_of(table: pd.DataFrame) -> Figure:
             bar = [[max(0, row.right - row.right_lower)], [max(0, row.right_upper - row.right)]]
             axes.errorbar(row.cv, row.right, bar, color=colours[measure], linewidth=0.8, alpha=0.5)
             fill = "full" if model == WITHOUT_MODEL or "why" not in row else FILLS[main_word(row)]
-            style = {"marker": markers[model], "fillstyle": fill, "markersize": 7, "alpha": 0.9}
-            axes.plot(row.cv, row.right, color=colours[measure], **style)
-        axes.set(title=name.replace("_", " "), xlim=(-0.02, None))
+            axes.plot(row.cv, row.right, color=colours[measure], marker=markers[model], fillstyle=fill, **MARKER)
+        axes.set(title=name.replace("_", " "), xlim=(-0.07 * max(table.cv[name].max(), 0.01), None))
         axes.margins(y=0.1)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
@@ -50,7 +50,8 @@ def figure_of(table: pd.DataFrame) -> Figure:
         if model in models
     ]
     handles += [
-        Line2D([], [], color="0.4", marker="o", linewidth=0, fillstyle=fill, label=word) for word, fill in FILLS.items()
+        Line2D([], [], color="0.4", marker="o", linewidth=0, fillstyle=fill, label=word, **MARKER)
+        for word, fill in FILLS.items()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
     sns.despine(figure)

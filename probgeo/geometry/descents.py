@@ -1,9 +1,6 @@
 """The descents behind geodesics: damped Gauss–Newton steps, coarse to fine, of several starts for a pair."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import IntEnum
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,9 +11,6 @@ from torch import Tensor
 from probgeo.geometry.doubts import cut
 from probgeo.geometry.metrics import Energy, Metric
 from probgeo.geometry.newton import (
-    BlockTridiagonal,
-    MatrixFree,
-    System,
     chosen,
     corrected_step,
     finite,
@@ -26,7 +20,7 @@ from probgeo.geometry.newton import (
 )
 from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.routes import REACH, SLACK, Beaten, distinct, excess, firsts, ranked
-from probgeo.specs import ADDED_LATER, check_numbers
+from probgeo.geometry.solver import GaussNewton, Status
 
 REVISION = 4  # of the search: raised when the same options find other paths, or end them by another status
 MAX_DAMPING = 1e3
@@ -38,75 +32,6 @@ STRIDES = (0.03, 0.2)  # of so much of its extent
 HOPE = 0.75  # of what may be missing of a solution with all segments, the share of what those with fewer fall short by
 ROUNDING = 10.0  # decrements of so many eps of the energy are none
 GRID_DIMENSIONS = 2  # up to which a graph is a grid, which sees every ridge
-
-
-class Status(IntEnum):
-    """How the solution of one pair ended.
-
-    Example:
-        >>> import torch, probgeo as pg
-        >>> torn = pg.PullbackMetric(lambda z: z + (z > 0))  # a decoder that jumps at 0
-        >>> start, stop = torch.tensor([[-1.0], [1.0]]), torch.tensor([[1.0], [2.0]])
-        >>> [pg.Status(status).name for status in pg.geodesic(torn, start, stop).status.tolist()]
-        ['JUMP', 'CONVERGED']
-    """
-
-    CONVERGED = 0  #: no more than the tolerance is left to be gained, as estimated in the valley
-    MAX_STEPS = 1  #: the steps were used up before
-    STALLED = 2  #: no step found that lowers the energy
-    NONFINITE = 3  #: the energy along the path is not finite; energy and length are NaN
-    ROUNDING = 4  #: chords within 10·eps·‖f‖, so that the length is not to be trusted
-    JUMP = 5  #: the decoder jumps within a segment, so that the length is that of a leap and no curve's
-    AMBIGUOUS = 6  #: of a mean or an angle: another one, by geodesics as short to `AMBIGUITY`, is as good
-    COARSE = 7  #: cutting its segments in two changes its length by over 2 %: it jumps ridges; take more segments
-
-
-@dataclass(frozen=True)
-class GaussNewton:
-    """Coarse-to-fine Gauss–Newton: solve with few segments, resample at constant speed, solve with more.
-
-    Args:
-        num_segments: N of the result.
-        tolerance: a pair is finished at N when no more than this share of its energy, as estimated from the decrement
-            and from how fast it falls, is left to be gained in its valley.
-        coarse_tolerance: the same, on the coarser levels.
-        max_steps: steps tried at N, at most; on coarser levels a fifth as many, or half where they are cheap beside N.
-        memory: bytes that the Newton systems of the pairs solved together may take; more pairs are solved in turns.
-            What one chunk of decoder outputs takes is a choice of the metric. The C library may hold a few times as
-            much, in holes between tensors of many sizes; under Linux not with MALLOC_MMAP_THRESHOLD_=1048576 in the
-            environment, which takes a little more time.
-        system: class of the linear systems, `newton.BlockTridiagonal` or `newton.MatrixFree`; None for matrix-free ones
-            from 20 latent dimensions on, where the energy is a metric.
-
-    Example:
-        >>> import torch, probgeo as pg
-        >>> plane = pg.PullbackMetric(lambda z: z)
-        >>> solver = pg.GaussNewton(num_segments=4)
-        >>> found = pg.geodesic(plane, torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), solver=solver)
-        >>> found.length, found.path[0, :, 0]
-        (tensor([5.]), tensor([0.0000, 0.7500, 1.5000, 2.2500, 3.0000]))
-    """
-
-    num_segments: int = 256
-    tolerance: float = 1e-3
-    coarse_tolerance: float = 5e-3
-    max_steps: int = 30
-    memory: int = 2**30
-    system: System | None = field(default=None, metadata=ADDED_LATER)
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
-        for name, least in (("num_segments", 2), ("max_steps", 1), ("memory", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected at least {least}; got {getattr(self, name)}.")
-        if not (0 < self.tolerance < math.inf and 0 < self.coarse_tolerance < math.inf):
-            raise ValueError(
-                f"tolerance: expected positive, finite tolerances; got {self.tolerance}, {self.coarse_tolerance}."
-            )
-        if self.system not in (None, BlockTridiagonal, MatrixFree):
-            raise TypeError(
-                f"system: expected newton.BlockTridiagonal, newton.MatrixFree or None; got {self.system!r}."
-            )
 
 
 def _levels(first: int, last: int) -> list[int]:

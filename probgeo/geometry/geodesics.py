@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probgeo.geometry.descents import UNKNOWN_CONTRACTION, Descents, GaussNewton, Status, descended
+from probgeo.geometry.descents import UNKNOWN_CONTRACTION, Descents, descended
 from probgeo.geometry.doubts import Chords, cut, doubts, too_coarse, worth_a_look
 from probgeo.geometry.immersions import plainly
 from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Evaluation, Metric
@@ -16,6 +16,7 @@ from probgeo.geometry.newton import default_system
 from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, check_alike, latent_points, nodes_of
 from probgeo.geometry.routes import Search, Starts, firsts, split
+from probgeo.geometry.solver import GaussNewton, Status
 
 Start = Callable[[Tensor, Tensor], Tensor]
 

@@ -1,5 +1,6 @@
 """The networks of a model of one likelihood, and the geometry that its decoder gives its codes."""
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,18 @@ from probgeo.likelihoods import Likelihood, Parameters, TwoParameterLikelihood
 from probgeo.models.base import suited
 from probgeo.models.decoders.decoder import DecoderModule, DecoderSpec
 from probgeo.nn import check_network
+
+# Of q(z | x), whose prior has log standard deviation 0; ordinary rows stay far within. But the encoder reads a row
+# unlike all others far from where it was trained, once in an epoch, and exp has no bound: one such row of Fashion-MNIST
+# came to e^25 between two of its minibatches, and its loss to 10¹³ times that of others. Adam keeps going in the
+# direction of that one gradient, until the row is where float32 ends. Beyond the range there is no gradient: with one,
+# as where exp goes on as its tangent, the same row throws the weights about.
+LOG_NARROWEST, LOG_WIDEST = -20.0, math.log(10)
+
+
+def in_range(log_std: Tensor) -> Tensor:
+    """Log standard deviation of q(z | x) from what an encoder gives, within [-20, log 10]."""
+    return log_std.clamp(LOG_NARROWEST, LOG_WIDEST)
 
 
 def check_parts(spec: Any) -> None:

@@ -16,7 +16,7 @@ from probgeo.likelihoods import Gaussian, Likelihood
 from probgeo.models.base import Encoding, FittedModel, ModelSpec, block_by_block, suited
 from probgeo.models.decoders.decoder import DecoderSpec
 from probgeo.models.decoders.single import Decoder
-from probgeo.models.networks import EncoderDecoder, check_parts
+from probgeo.models.networks import EncoderDecoder, check_parts, in_range
 from probgeo.models.phase import Phase, Target, inside, with_decoder
 from probgeo.nn import MLP, Network
 from probgeo.rows import StoredRows
@@ -99,7 +99,8 @@ class VAE(LatentSpec):
         latent: dimension d of z.
         decoder: spec of the decoder, with its source of uncertainty.
         likelihood: distribution of x given the decoder's output.
-        encoder: spec of the network x -> mean and log standard deviation of q(z | x).
+        encoder: spec of the network x -> mean and log standard deviation of q(z | x); the latter is kept within
+            [-20, log 10] (the prior's is 0), so that a row unlike all others cannot blow up the objective.
         beta: weight of KL(q ‖ p) in the objective: a number, one number per latent dimension, or a `Warmup`.
 
     Raises:
@@ -206,7 +207,7 @@ class FittedVAE(EncoderDecoder, FittedModel):
 
     def _encoding(self, x: Tensor) -> Encoding:
         mean, log_std = self.encoder(self.spec.likelihood.encoder_input(x)).chunk(2, dim=-1)
-        return Encoding(mean, log_std.exp())
+        return Encoding(mean, in_range(log_std).exp())
 
 
 def _target(model: FittedVAE, x: Tensor | StoredRows) -> Target:

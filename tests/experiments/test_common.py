@@ -27,7 +27,8 @@ STORED = sorted((FOLDER / "results").glob("*.nc"))
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 EXPERIMENTS = {name: importlib.import_module(f"experiments.{name}") for name in NAMES}
 EXPERIMENTS["benchmarks"] = importlib.import_module("experiments.benchmarks.__main__")
-LATER = {name: importlib.import_module(f"experiments.benchmarks.{name}") for name in ("faults", "growth", "held_out")}
+ALONE = ("faults", "general_maps", "growth", "held_out")
+LATER = {name: importlib.import_module(f"experiments.benchmarks.{name}") for name in ALONE}
 READERS = EXPERIMENTS | LATER
 WITH = {
     option: [name for name, module in EXPERIMENTS.items() if option in module.Config.__dataclass_fields__]
@@ -129,8 +130,8 @@ def test_every_experiment_with_a_study_takes_a_cluster_and_no_other_does():
     ("arguments", "complaint"),
     [
         (
-            ["--cluster", "pbs"],
-            "expected local, slurm, or a scheduler's address, as tcp://host:8786; got 'pbs'",
+            ["--cluster", "sge"],
+            "expected local, slurm, pbs, or a scheduler's address, as tcp://host:8786; got 'sge'",
         ),
         (["--cluster", "local", "--workers", "0"], "workers, stack: expected at least 1; got 0 and None"),
         (["--stack", "0"], "workers, stack: expected at least 1; got 2 and 0"),

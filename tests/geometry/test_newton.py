@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -154,6 +155,18 @@ def test_matrix_free_models_hold_little() -> None:
     metric = PullbackMetric(nn.Identity())
     free, dense = (kind(metric).num_floats(256, 128) for kind in (MatrixFree, BlockTridiagonal))
     assert 5 * free < dense
+
+
+@pytest.mark.slow
+def test_what_matrix_free_systems_count_is_what_their_geodesics_hold_at_most() -> None:
+    torch.manual_seed(0)
+    metric = PullbackMetric(nn.Sequential(nn.Linear(30, 8), nn.Tanh(), nn.Linear(8, 5)), memory=(chunk := 1_000_000))
+    start, stop = torch.randn(2, 60, 30, generator=torch.Generator().manual_seed(0))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        geodesic(metric, start, stop, solver=GaussNewton(32, max_steps=2, system=MatrixFree))
+    changes = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    counted = 60 * MatrixFree(metric).num_floats(32, 30) * start.element_size()
+    assert 0.5 * counted < np.cumsum(changes).max() < counted + chunk
 
 
 def test_models_are_taken_apart_and_joined_pair_by_pair() -> None:

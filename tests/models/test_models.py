@@ -76,6 +76,17 @@ def test_kl_is_the_closed_form_and_the_likelihood_is_that_of_the_decoded_sample(
     close(found["loss"], (kl * beta).sum() / len(x) - log_likelihood.sum() / len(x))
 
 
+def test_a_posterior_is_at_most_ten_times_as_wide_as_the_prior_and_as_the_encoder_says_below():
+    model = fitted()
+    directions = uniform(24, 6) - 0.5
+    for scale in (1.0, 1e3, 1e6):
+        x = scale * directions
+        log_std = model.encoder(x)[:, 2:].detach()
+        expected = log_std.clamp(-20, math.log(10)).exp()
+        assert torch.equal(model.encode(x).std, expected)
+    assert (log_std > math.log(10)).any() and (log_std < -20).any()
+
+
 @pytest.mark.parametrize("decoder", [DECODERS["single"], DECODERS["rbf"]], ids=["single", "rbf"])
 def test_minibatch_objective_is_unbiased(decoder):
     model, x = fitted(decoder), uniform(12, 6)

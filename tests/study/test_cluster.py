@@ -166,3 +166,66 @@ def test_nothing_listens_to_other_machines(executor):
         c.laddr.ip for p in [own, *own.children(recursive=True)] for c in p.net_connections() if c.status == "LISTEN"
     }
     assert found == {"127.0.0.1"}
+
+
+QUEUED = {
+    "cores": 2,
+    "processes": 1,
+    "worker-extra-args": ["--nthreads", "1"],
+    "memory": "2GB",
+    "walltime": "04:00:00",
+    "queue": "normal",
+}
+DIRECTIVES = {
+    "slurm": ["#SBATCH -p normal", "#SBATCH --cpus-per-task=2", "#SBATCH -t 04:00:00", "#SBATCH --gres=gpu:1"],
+    "pbs": ["#PBS -q normal", "#PBS -l select=1:ncpus=2:mem=2GB", "#PBS -l walltime=04:00:00", "#PBS -j oe"],
+}
+ONLY = {
+    "slurm": {"job-extra-directives": ["--gres=gpu:1"]},
+    "pbs": {
+        "job-extra-directives": ["-j oe"],
+        "resource-spec": "select=1:ncpus=2:mem=2GB",
+        "job-script-prologue": ["cd $PBS_O_WORKDIR"],
+    },
+}
+COMMANDS = {"slurm": ("sbatch", "scancel"), "pbs": ("qsub", "qdel")}
+
+
+@pytest.fixture(params=[*COMMANDS])
+def queue(request, tmp_path, monkeypatch):
+    """A queue's name, and the folder of what was submitted to it; its jobs begin at once on this machine."""
+    pytest.importorskip("dask_jobqueue")  # which adds to the configuration
+    place = tmp_path / "queue"
+    place.mkdir()
+    submit, cancel = (place / name for name in COMMANDS[request.param])
+    submit.write_text(
+        f'#!/bin/sh\nexport PBS_O_WORKDIR="$PWD" TMPDIR=/tmp\ncp "$1" {place}/$$.job\ncd /\n'
+        f"sh {place}/$$.job >/dev/null 2>&1 &\necho $! > {place}/$$.pid\necho $$\n"
+    )
+    cancel.write_text(f"#!/bin/sh\npkill -P $(cat {place}/$1.pid)\ntouch {place}/$1.gone\n")
+    submit.chmod(0o755), cancel.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    own = {"jobqueue": {request.param: {**QUEUED, **ONLY[request.param]}}}
+    with dask.config.set(dask.config.merge(dask.config.config, own)):
+        yield request.param, place
+
+
+def test_jobs_of_a_queue_are_as_asked_give_the_same_bits_and_end_with_the_run(queue, here, tmp_path):
+    name, place = queue
+    with workers(name, 1, tmp_path) as executor:
+        xr.testing.assert_identical(run(tmp_path / "study", executor), here)
+        keys = {path.name for path in tmp_path.glob(".dask-jobqueue.worker.*")}
+        assert len(keys) == 3 and all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.glob("*worker.key*"))
+    (job,) = place.glob("*.job")
+    written = job.read_text().splitlines()
+    assert all(line in written for line in DIRECTIVES[name])
+    assert "tls://" in written[-1] and all(key in written[-1] for key in keys)
+    assert len(list(place.glob("*.gone"))) == 1 and not list(tmp_path.glob(".dask-jobqueue.worker.*"))
+
+
+def test_without_a_queue_jobs_are_refused_at_once(monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setenv("PATH", "")
+    told = r"cluster: expected a machine .* as a login node is; there is no qsub here"
+    with pytest.raises(ValueError, match=told), workers("pbs", 1):
+        pass

@@ -13,7 +13,7 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from probgeo.likelihoods import Bernoulli, HeteroscedasticGaussian, Poisson
+from probgeo.likelihoods import Bernoulli, Gaussian, HeteroscedasticGaussian, Poisson
 from probgeo.models.decoders.bayesian import BayesianDecoder
 from probgeo.models.decoders.ensemble import EnsembleDecoder, RandomMember, SplitBatch
 from probgeo.models.decoders.gp import GPDecoder
@@ -25,7 +25,7 @@ from probgeo.models.vae import VAE, Warmup
 from probgeo.nn import MLP, Stacked, check_network
 from probgeo.seeds import stream
 from probgeo.training import stacks, storage
-from probgeo.training.fit import Training, TrainingDiverged, checked_seeds, fit
+from probgeo.training.fit import Training, TrainingDiverged, UnsuitableData, checked_seeds, fit
 from probgeo.training.objective import _GivenNoise
 from tests.fitted import NET, QUICK, SPECS, counted_epochs, data, interrupted_after, same, trained
 
@@ -273,6 +273,18 @@ def test_gradients_are_clipped_per_retraining():
         step = sum((value - before[name]).square().sum() for name, value in model.named_parameters()).sqrt()
         torch.testing.assert_close(step, torch.tensor(0.1), rtol=1e-4, atol=0)
         np.testing.assert_allclose(model.history.gradient_norm, 0.1, rtol=1e-4)
+
+
+def test_a_row_unlike_all_others_does_not_cost_the_training():
+    x = data().clone()
+    x[7] = torch.tensor([400.0, -400.0]).repeat(4)  # its log standard deviation is read far from where it was trained
+    spec = VAE(2, Decoder(NET), Gaussian(), encoder=NET)
+    training = Training(epochs=3, batch_size=16, learning_rate=1e-2, validation=0.0)
+    with pytest.warns(UnsuitableData, match="x: values reach 400"):
+        models = trained(spec, x, range(3), training)
+    for model in models:
+        assert np.isfinite(model.history.kl).all()
+        assert model.history.kl.max() < 1e5  # not e^(2 · 20)
 
 
 def test_warm_up_starts_without_the_divergence():

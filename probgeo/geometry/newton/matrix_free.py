@@ -133,8 +133,9 @@ class MatrixFree:
         return step, -(step * (model.gradient + curved / 2)).sum((1, 2))
 
     def num_floats(self, num_segments: int, latent: int) -> int:
-        """The vectors of conjugate gradients, two of them in double precision, and the tensors."""
-        return 20 * (num_segments + 1) * latent + (num_segments + 2 * NUM_TENSORS) * latent**2
+        """The vectors of conjugate gradients, two of them in double precision, and the tensors: of the segments, and
+        seven times those of the samples, of two models, what is kept of either, and in double precision."""
+        return 20 * (num_segments + 1) * latent + (num_segments + 7 * NUM_TENSORS) * latent**2
 
     def _gauss_newton_product(self, path: Tensor, vector: Tensor) -> Float[Tensor, "batch interior latent"]:
         """N Jᵀ(J v), J the Jacobian of all residuals of a path.

@@ -14,7 +14,7 @@ from torch import Tensor
 from probgeo.likelihoods import Likelihood, Mixed, OneHotCategorical
 from probgeo.models.base import Encoding
 from probgeo.models.conditional.masks import NoMask
-from probgeo.models.networks import Networks
+from probgeo.models.networks import Networks, in_range
 from probgeo.models.phase import Phase, Target, inside, start_from_data, with_decoder
 from probgeo.models.vae import data_plate, positive
 from probgeo.rows import StoredRows, row_blocks, rows_where, spread
@@ -193,7 +193,7 @@ class ConditionalModel(Networks):
         seen = filled(self.spec.likelihood.encoder_input(y))
         inputs = [conditions[..., :split], seen, present.to(y), conditions[..., split:]]
         mean, log_std = self.encoder(torch.cat(inputs, dim=-1)).chunk(2, dim=-1)
-        return Encoding(mean, log_std.exp())
+        return Encoding(mean, in_range(log_std).exp())
 
 
 # --- what training begins with ---------------------------------------------------------------------------------------

@@ -42,7 +42,8 @@ class ConditionalVAE(LatentSpec):
         likelihood: distribution of the modelled features given the decoder's output, one distribution per feature.
             Counts with a library size need `mask=NoMask()`: the total of the modelled columns, or one of these columns,
             counted without the covariates. Batch and library size: `covariates` are the batch's one-hot columns.
-        encoder: spec of the network [x; c] -> mean and log standard deviation of q(z | x, c).
+        encoder: spec of the network [x; c] -> mean and log standard deviation of q(z | x, c), the latter within [-20,
+            log 10], see `VAE`.
         beta: weight of KL(q ‖ N(0, I)) in the objective: a number, one number per latent dimension, or a `Warmup`.
         mask: how masks are drawn in training: `RandomMask(p)`, `RandomShare()`, or `NoMask()` for covariates alone.
         covariates: columns of x (labels, measured covariates) that are always conditions, and not modelled.

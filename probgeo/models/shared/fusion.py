@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from probgeo.models.networks import in_range
 from probgeo.models.vae import Encoding
 from probgeo.nn import Network
 from probgeo.specs import check_numbers
@@ -162,7 +163,7 @@ class Moments(nn.Module):
     def forward(self, outputs: Float[Tensor, "row view output"], given: Bool[Tensor, "row view"]) -> Encoding:
         weight, (means, log_std) = _weights(given, outputs), outputs.chunk(2, dim=-1)
         mean = (weight * means).sum(1)
-        variance = (weight * ((2 * log_std).exp() + (means - mean[:, None]).square())).sum(1)
+        variance = (weight * ((2 * in_range(log_std)).exp() + (means - mean[:, None]).square())).sum(1)
         return Encoding(mean, variance.sqrt())
 
 
@@ -175,4 +176,4 @@ class Averaged(nn.Module):
 
     def forward(self, outputs: Float[Tensor, "row view output"], given: Bool[Tensor, "row view"]) -> Encoding:
         mean, log_std = self.network((_weights(given, outputs) * outputs).sum(1)).chunk(2, dim=-1)
-        return Encoding(mean, log_std.exp())
+        return Encoding(mean, in_range(log_std).exp())
