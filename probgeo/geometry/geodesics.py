@@ -199,7 +199,8 @@ def _doubted(
     pairs = (status != Status.NONFINITE).nonzero()[:, 0]
     if len(pairs) and isinstance(metric, Metric):  # of another energy its chords alone tell
         missing = pairs[cut_lengths[pairs].isnan()]
-        cut_lengths = cut_lengths.index_copy(0, missing, cut(metric, found.path[missing])[1])
+        if len(missing):
+            cut_lengths = cut_lengths.index_copy(0, missing, cut(metric, found.path[missing])[1])
         status[pairs] = _unless_coarse(
             metric, found.path[pairs], found.length[pairs], cut_lengths[pairs], status[pairs]
         )
