@@ -134,9 +134,10 @@ def geodesic(
     Returns:
         Paths, energies, lengths, steps, status, and where several starts were tried `rivals` and `gap`: how many
         valleys they led to, and how much longer the second shortest path is. One alone is no proof that there are no
-        others; from the straight line alone a path may end beside a saddle, which looks like a minimum; a small gap says that a little change of the metric, as by retraining, may swap the two. At equal ends
-        the path is constant, energy and length are 0. Where the energy is not finite the status is NONFINITE, energy
-        and length NaN, and there are no rivals. Nothing that happens to one pair touches another.
+        others; from the straight line alone a path may end beside a saddle, which looks like a minimum; a small gap
+        says that a little change of the metric, as by retraining, may swap the two. At equal ends the path is constant,
+        energy and length are 0. Where the energy is not finite the status is NONFINITE, energy and length NaN, and
+        there are no rivals. Nothing that happens to one pair touches another.
 
     Raises:
         TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
