@@ -7,14 +7,17 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 PATIENCE = 0.5  # seconds between two looks
+CLOSING = 10.0  # seconds that the workers of a pool may take to end, from the first to the last
 _watched: set[Path] = set()  # by this worker, while it carries out tasks of theirs
 _watch: list[threading.Thread] = []
+_seen_off: weakref.WeakSet[ProcessPoolExecutor] = weakref.WeakSet()  # pools whose end is watched
 
 
 class Wanted:
@@ -66,6 +69,32 @@ def wanted(executor: Executor) -> Iterator[Wanted]:
         yield tasks
     finally:
         tasks.end()
+        if isinstance(executor, ProcessPoolExecutor) and executor not in _seen_off:
+            _seen_off.add(executor)
+            threading.Thread(target=_see_off, args=(weakref.ref(executor), executor._processes), daemon=True).start()
+
+
+def _see_off(pool: "weakref.ref[ProcessPoolExecutor]", workers: Mapping[int, Any] | None) -> None:
+    """End the workers of a pool that closes where they cannot: one that was killed then leaves the others a lock.
+
+    A pool that is closed sends its workers home when nothing is left to do, and waits for them without a limit. What
+    they computed is there by then.
+    """
+    closing = False
+    while not closing:
+        time.sleep(PATIENCE)
+        executor = pool()
+        if executor is not None and getattr(executor, "_max_tasks_per_child", None) is not None:
+            return  # such workers end while others are at work
+        closing = executor is None or bool(getattr(executor, "_shutdown_thread", True))
+        del executor
+    first = None
+    while there := {worker.sentinel: worker for worker in [*(workers or {}).values()] if worker.is_alive()}:
+        first = first or (time.monotonic() if len(there) < len(workers or {}) else None)
+        if first and time.monotonic() > first + CLOSING:
+            for worker in there.values():
+                worker.kill()
+        time.sleep(PATIENCE)
 
 
 def carried_out_while(place: Path, number: int, task: Callable, /, *args: Any) -> Any:

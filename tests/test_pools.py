@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from probgeo import pools
 from probgeo.jobs import carried_out
 
 # Of this process; others are begun with nothing but this file, so that they are there at once.
@@ -62,6 +64,31 @@ def test_a_pool_that_has_done_its_tasks_goes_on_to_others(tmp_path):
             time.sleep(1)  # longer than between two looks
     with ThreadPoolExecutor(1) as pool:
         assert carried_out(task, [(tmp_path, 4, 0)], pool, "training", progress=False) == [4]
+
+
+@pytest.mark.slow
+def test_a_pool_whose_worker_is_killed_while_it_closes_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(pools, "CLOSING", 1.0)
+    pool = ProcessPoolExecutor(2, **SPAWN)
+    lock = pool._call_queue._rlock  # that a worker holds which waits for a task, and keeps if it is killed
+
+    def take() -> None:
+        while len(names(tmp_path, "begun")) < 2:
+            time.sleep(0.01)
+        lock.acquire()
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    jobs = [(tmp_path, number, 2) for number in range(2)]
+    assert carried_out(task, jobs, pool, "training", progress=False) == [0, 1]
+    taker.join()
+    first, second = pool._processes.values()
+    pool.shutdown(wait=False)
+    time.sleep(1)
+    assert first.is_alive() and second.is_alive()
+    first.kill()
+    second.join(60)
+    assert second.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())

@@ -17,6 +17,7 @@ LONG = (
     "single_cell-haematopoiesis",
     "single_cell-batches",
     "validity",
+    "validity-sources",
     "identifiability-mnist-3",
     "identifiability-mnist",
     "identifiability-fashion-mnist",

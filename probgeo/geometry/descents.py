@@ -161,6 +161,8 @@ def _off_saddles(metric: Energy, newton: Any, descents: Descents, level: Level) 
     """
     left = (descents.status == Status.CONVERGED).nonzero()[:, 0]
     for _ in range(NUM_STRIDES):
+        if not len(left):
+            break
         path, energy = descents.path[left], descents.energy[left]
         step = torch.nn.functional.pad(newton.step(newton.linearized(path), torch.zeros_like(energy))[0], (0, 0, 1, 1))
         extent, tiny = (path - path[:, :1]).norm(dim=2).amax(1), torch.finfo(path.dtype).tiny
@@ -170,8 +172,6 @@ def _off_saddles(metric: Energy, newton: Any, descents: Descents, level: Level) 
         least, which = energies.nan_to_num(nan=torch.inf).min(0)
         falls = least < (1 - level.tolerance / 2) * energy
         left, which = left[falls], which[falls]
-        if not len(left):
-            break
         begun = descents.those(left)._replace(path=further[which, falls.nonzero()[:, 0]])
         found = _minimised(metric, newton, begun, level)
         lower = found.energy < descents.energy[left]
@@ -245,6 +245,8 @@ def _minimised(metric: Energy, newton: Any, descents: Descents, level: Level) ->
     A trial is linearised at once, as nearly all are accepted. Only a path's last step, which leaves less than the
     tolerance, is not: its energy is compared at the end, for all paths together; a tiny step is not taken at all.
     """
+    if not len(descents.path):
+        return descents
     path, steps, contraction = descents.path, descents.steps.clone(), descents.contraction.clone()
     status = torch.full_like(steps, Status.MAX_STEPS)
     path, proposed = path.clone(), path.clone()

@@ -134,9 +134,10 @@ def geodesic(
     Returns:
         Paths, energies, lengths, steps, status, and where several starts were tried `rivals` and `gap`: how many
         valleys they led to, and how much longer the second shortest path is. One alone is no proof that there are no
-        others; a small gap says that a little change of the metric, as by retraining, may swap the two. At equal ends
-        the path is constant, energy and length are 0. Where the energy is not finite the status is NONFINITE, energy
-        and length NaN, and there are no rivals. Nothing that happens to one pair touches another.
+        others; from the straight line alone a path may end beside a saddle, which looks like a minimum; a small gap
+        says that a little change of the metric, as by retraining, may swap the two. At equal ends the path is constant,
+        energy and length are 0. Where the energy is not finite the status is NONFINITE, energy and length NaN, and
+        there are no rivals. Nothing that happens to one pair touches another.
 
     Raises:
         TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
@@ -199,7 +200,8 @@ def _doubted(
     pairs = (status != Status.NONFINITE).nonzero()[:, 0]
     if len(pairs) and isinstance(metric, Metric):  # of another energy its chords alone tell
         missing = pairs[cut_lengths[pairs].isnan()]
-        cut_lengths = cut_lengths.index_copy(0, missing, cut(metric, found.path[missing])[1])
+        if len(missing):
+            cut_lengths = cut_lengths.index_copy(0, missing, cut(metric, found.path[missing])[1])
         status[pairs] = _unless_coarse(
             metric, found.path[pairs], found.length[pairs], cut_lengths[pairs], status[pairs]
         )

@@ -27,7 +27,8 @@ STORED = sorted((FOLDER / "results").glob("*.nc"))
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 EXPERIMENTS = {name: importlib.import_module(f"experiments.{name}") for name in NAMES}
 EXPERIMENTS["benchmarks"] = importlib.import_module("experiments.benchmarks.__main__")
-LATER = {name: importlib.import_module(f"experiments.benchmarks.{name}") for name in ("faults", "growth", "held_out")}
+ALONE = ("faults", "general_maps", "growth", "held_out")
+LATER = {name: importlib.import_module(f"experiments.benchmarks.{name}") for name in ALONE}
 READERS = EXPERIMENTS | LATER
 WITH = {
     option: [name for name, module in EXPERIMENTS.items() if option in module.Config.__dataclass_fields__]

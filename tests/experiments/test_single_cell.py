@@ -1,6 +1,7 @@
 """The single-cell experiment: one command computes, uses the trainings there, and tells what survives."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pandas as pd
@@ -139,6 +140,13 @@ def test_the_share_of_the_path_is_the_ratio_to_the_straight_line_and_takes_six_t
     ratio = float(cv.sel(measure="geodesic") / cv.sel(measure="straight"))
     assert f"CV of the geodesic over that of the straight line {ratio:.3f} [" in single_cell.of_the_path(distance)
     assert "takes six retrainings" in single_cell.of_the_path(distance.isel(retraining=slice(5)))
+
+
+@pytest.mark.skipif("PROBGEO_DATA" not in os.environ, reason="needs the counts of the neurons")
+def test_neurons_of_low_quality_or_hardly_any_reads_are_left_out():
+    cells = single_cell.cells_of(single_cell.PRESETS["neurons"])
+    assert cells.class_counts() == {"ET": 12, "IT": 42, "NP": 2, "Pvalb": 10, "Sst": 105}
+    assert cells.x.sum(1).min() >= 500
 
 
 def two_rings() -> torch.Tensor:

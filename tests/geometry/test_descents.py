@@ -102,3 +102,32 @@ def test_a_path_that_had_ended_on_a_saddle_goes_on_from_there():
     best = geodesic(metric, start, stop, init=found.path, solver=tight)
     assert (found.status == Status.CONVERGED).all()
     assert (found.energy <= 1.003 * best.energy).all()
+
+
+class Unasked(nn.Module):
+    """Two maps that cannot be called with no points at all."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        assert len(z) > 0
+        return torch.cat([z, z[:, :2].square()], dim=-1)
+
+
+@pytest.mark.parametrize("latent", [2, 24], ids=["matrices", "matrix-free"])
+@pytest.mark.parametrize("max_steps", [1, 30])
+def test_a_decoder_is_never_called_with_no_points_whichever_paths_are_left(latent, max_steps):
+    decoder = Unasked()
+    start, stop = torch.zeros(3, latent), torch.tensor([0.1, 1.0, 4.0])[:, None] * torch.ones(latent)
+    for metric in (
+        PullbackMetric(lambda z: decoder(z)),
+        PullbackMetric(decoder) + PullbackMetric(lambda z: decoder(z)),
+    ):
+        for some in (slice(0, 1), slice(2, 3), slice(None)):
+            found = geodesic(metric, start[some], stop[some], solver=GaussNewton(64, max_steps=max_steps))
+            assert found.length.isfinite().all()
+
+
+def test_paths_that_all_stop_before_they_converge_are_returned_under_a_field_of_tensors():
+    field = ConformalMetric(lambda z: torch.exp(-20 * z.square().sum(-1)), floor=1e-3)
+    start, stop = torch.tensor([[-1.0, 0.1]]), torch.tensor([[1.0, -0.2]])
+    found = geodesic(field, start, stop, solver=GaussNewton(64, max_steps=1, tolerance=1e-9, coarse_tolerance=1e-9))
+    assert found.status.item() == Status.MAX_STEPS and found.length.isfinite().all()
