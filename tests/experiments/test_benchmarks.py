@@ -347,6 +347,7 @@ def test_the_benchmark_of_general_maps_prints_its_table_and_prints_it_again_from
 # --- training ---
 
 
+@pytest.mark.slow
 def test_the_training_benchmark_prints_its_table_and_prints_it_again_from_the_result(tmp_path, capsys):
     tiny = ("--features", "4", "--batch-sizes", "8", "--decoders", "2", "--retrainings", "2", "--repeats", "1")
     options = ("--steps", "2", "--stacks", "1", "--sources", "dropout", "--out", str(tmp_path))

@@ -155,6 +155,7 @@ def test_results_keep_five_digits_and_what_is_not_finite(tmp_path):
     assert not (found.x.values[3:].astype(np.float32).view(np.uint32) % 2**7).any()  # the rest compresses away
 
 
+@pytest.mark.slow
 def test_a_diverged_retraining_costs_itself_alone(tmp_path, monkeypatch, capsys):
     spoilt(monkeypatch)  # seed 1
     with pytest.warns(pg.study.RetrainingLost, match="retraining 1: training diverged"):

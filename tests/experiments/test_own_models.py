@@ -1,5 +1,6 @@
 """Plain PyTorch models are audited from a command line, and a stored result is reported without training."""
 
+import pytest
 import torch
 
 import probgeo as pg
@@ -7,6 +8,7 @@ from experiments import own_models
 from experiments.common.results import load_result
 
 
+@pytest.mark.slow
 def test_a_tiny_audit_has_every_measure_and_reports_again_without_training(tmp_path, monkeypatch, capsys):
     options = ["--retrainings", "2", "--pairs", "4", "--epochs", "1", "--segments", "16", "--out", str(tmp_path)]
     state = torch.get_rng_state()
