@@ -23,7 +23,7 @@ from experiments.common.decoders import Source, decoders
 from experiments.common.lost import fitted, told_of_lost
 from experiments.common.options import Ensemble, Retrained
 from experiments.common.results import Groups, Shown, run
-from experiments.common.truths import KNOWN, REAL, gain, known, neighbours_that_join, rightness
+from experiments.common.truths import KNOWN, REAL, Known, gain, known, neighbours_that_join, rightness
 from experiments.common.validity_figure import MEASURES, OF_DATA, WITHOUT_MODEL, figure_of
 from probgeo.identifiability import (
     coefficient_of_variation,
@@ -122,9 +122,8 @@ QUICK = {
 PRESETS = {"whole": Config(preset="whole", data=(*KNOWN, *REAL), retrainings=10, segments=256)}
 
 
-def measured(config: Config, folder: Path, name: str) -> xr.Dataset:
+def measured(config: Config, folder: Path, name: str, data: Known) -> xr.Dataset:
     """All distances of the pairs of one data set, what is known of them, and the tight ones of a sample."""
-    data = known(name, config.rows, config.pairs, config.ambient, config.noise, config.latent)
     network = config.perceptron()
     sources = decoders(network, config.members)
     models: dict[str, Any] = {
@@ -187,7 +186,9 @@ def few_digits(values: Any) -> Any:
 
 def compute(config: Config, folder: Path) -> Groups:
     """Everything that takes time: trainings and distances, of one data set after the other."""
-    found = [measured(config, folder, name) for name in config.data]
+    sizes = config.rows, config.pairs, config.ambient, config.noise, config.latent
+    sets = {name: known(name, *sizes) for name in config.data}  # a file that is missing is said before any training
+    found = [measured(config, folder, name, data) for name, data in sets.items()]
     return {"distances": xr.concat(found, "data").assign_coords(data=list(config.data))}
 
 

@@ -115,7 +115,7 @@ class Config(Output):
     decoders: tuple[str, ...] = tuple(CASES)
     """Which of them."""
     width: int = 128
-    """Units of their hidden layers."""
+    """Units of the hidden layers of perceptrons and proportions."""
     pairs: int = 45
     """Random pairs, at most."""
     segments: int = 256

@@ -175,8 +175,8 @@ def _off_saddles(metric: Energy, newton: Any, descents: Descents, level: Level) 
         begun = descents.those(left)._replace(path=further[which, falls.nonzero()[:, 0]])
         found = _minimised(metric, newton, begun, level)
         lower = found.energy < descents.energy[left]
-        chosen_ones = torch.zeros_like(descents.pair, dtype=torch.bool).index_fill(0, left[lower], True)
-        descents, left = _joined(chosen_ones, found.those(lower), descents.those(~chosen_ones)), left[lower]
+        gone_on = torch.zeros_like(descents.pair, dtype=torch.bool).index_fill(0, left[lower], True)
+        descents, left = _joined(gone_on, found.those(lower), descents.those(~gone_on)), left[lower]
     return descents
 
 

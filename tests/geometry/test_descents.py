@@ -82,7 +82,7 @@ def test_on_a_smooth_map_few_segments_show_the_solution_and_no_derivative_is_tak
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-5])
 def test_what_is_left_of_the_energy_is_within_the_tolerance(tolerance):
-    """On one side of a paraboloid, where paths pass on one side of nothing; and of a hill far off."""
+    """Away from the axes of a paraboloid and of a hill, round which there are two ways."""
     torch.manual_seed(3)
     start, stop = 2 + torch.randn(2, 24, 2).double() / 2
     for metric in (PullbackMetric(paraboloid), PullbackMetric(hill)):
