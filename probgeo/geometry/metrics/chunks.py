@@ -8,7 +8,8 @@ from torch import Tensor
 
 from probgeo.geometry.immersions import is_wrapped, plainly
 from probgeo.geometry.jacobians import Maps
-from probgeo.geometry.metrics.metric import FROZEN_SHARE, Linearization, chunk_points
+from probgeo.geometry.metrics.memory import chunk_points
+from probgeo.geometry.metrics.metric import FROZEN_SHARE, Linearization
 
 
 def chunk_size(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None, order: int) -> int:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from probgeo.geometry.immersions import Derivative, called, plainly
+from probgeo.geometry.metrics.memory import chunk_points
 from probgeo.geometry.points import Points, points_of
 
 # Gauss–Newton takes the turning of the image along the path, ‖(J_{i+1} − J_i)δ‖², for stiffness, which the exact second
@@ -345,23 +346,6 @@ def finer(
         cuts: the points.
     """
     return torch.cat([torch.stack([path[:, :-1], cuts], dim=2).flatten(1, 2), path[:, -1:]], dim=1)
-
-
-def chunk_points(points: Float[Tensor, "point latent"], memory: int | None, num_floats: int, *, fused: bool) -> int:
-    """How many points fit the memory budget, two or more.
-
-    Args:
-        points: any of them.
-        memory: bytes; None for what suits the device. On a CPU: within the caches, which is faster by far, for fused
-            kernels, which are few; more for general maps, each evaluation of which takes the interpreter milliseconds.
-            On a GPU: many.
-        num_floats: what is held for one point.
-        fused: whether they are evaluated by a fused kernel.
-    """
-    if memory is None:
-        on_cpu = (3 * 2**19 if fused else 2**24) * torch.get_num_threads()
-        memory = on_cpu if points.device.type == "cpu" else 2**30
-    return max(2, memory // (points.element_size() * max(1, num_floats)))
 
 
 def from_residuals(
