@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probgeo.geometry.doubts import cut
+from probgeo.geometry.doubts import COARSE, cut, cuts
 from probgeo.geometry.metrics import Energy, Metric
 from probgeo.geometry.newton import (
     chosen,
@@ -30,6 +30,7 @@ LEAST_CONTRACTION = 0.1  # a smaller one is no promise that slower modes go as f
 NUM_STRIDES = 3  # of a path that may lie on a saddle, one after the other,
 STRIDES = (0.03, 0.2)  # of so much of its extent
 HOPE = 0.75  # of what may be missing of a solution with all segments, the share of what those with fewer fall short by
+FINE = COARSE / 4  # change of a path's length, with segments cut, that its last step does not make coarse
 ROUNDING = 10.0  # decrements of so many eps of the energy are none
 GRID_DIMENSIONS = 2  # up to which a graph is a grid, which sees every ridge
 
@@ -49,6 +50,7 @@ class Level(NamedTuple):
 
     tolerance: float  #: share of the energy that may be left
     max_steps: int  #: at most
+    begun: Callable[[Any, Tensor], tuple[Any, Tensor]]  #: their system's models, lengths with segments cut
     measured: Callable[[Energy, Tensor], tuple[Tensor, Tensor, Tensor]]  #: energy, durations, length with segments cut
 
 
@@ -83,7 +85,7 @@ def descended(
     """
     beaten = Beaten(descents.pair[:0], descents.energy[:0])
     first = descents.path.shape[1] - 1
-    coarse, valleys = Level(solver.coarse_tolerance, -(-solver.max_steps // 5), _measured), distinct
+    coarse, valleys = Level(solver.coarse_tolerance, -(-solver.max_steps // 5), _begun, _measured), distinct
     if CHEAP * first <= solver.num_segments:
         coarse = coarse._replace(max_steps=-(-solver.max_steps // 2))
         valleys = partial(distinct, than=torch.minimum, slack=SLACK / 2)
@@ -104,10 +106,10 @@ def descended(
             above = excess(descents.pair, descents.energy)
             beaten = Beaten(descents.pair[above > REACH], above[above > REACH])
             descents = descents.those(~(above > REACH))
-        if last and refined and not searched:
+        if refined and not searched and descents.path.shape[1] - 1 == first:
             descents = _off_saddles(metric, newton, descents, coarse._replace(tolerance=solver.tolerance))
         if last:
-            level = Level(solver.tolerance, solver.max_steps, _measured_cut)
+            level = Level(solver.tolerance, solver.max_steps, _begun_cut, _measured_cut)
             known = torch.zeros_like(descents.pair, dtype=torch.bool)
             if refined:
                 descents, known = _refined(metric, newton, descents, level, num_segments)
@@ -204,7 +206,7 @@ def _refined(
         fewer = metric.measure(coarse.path[:, ::2]).energy
         known = (coarse.status == Status.CONVERGED) & (coarse.energy - fewer <= 3 * HOPE * tolerance * coarse.energy)
         unsure = known & (coarse.left > (1 - HOPE) * tolerance * coarse.energy)
-        nearer = Level((1 - HOPE) * tolerance, -(-last.max_steps // 10), _measured)
+        nearer = Level((1 - HOPE) * tolerance, -(-last.max_steps // 10), _begun, _measured)
         surer = _minimised(metric, newton, coarse.those(unsure), nearer)
         coarse = _joined(unsure, surer, coarse.those(~unsure))
     path = resampled(coarse.path, coarse.durations, num_segments)
@@ -223,6 +225,16 @@ def _joined(which: Bool[Tensor, " start"], first: Descents, second: Descents) ->
         return second
     order = torch.cat([which.nonzero()[:, 0], (~which).nonzero()[:, 0]]).argsort()
     return Descents(*(torch.cat(pair)[order] for pair in zip(first, second, strict=True)))
+
+
+def _begun(newton: Any, path: Tensor) -> tuple[Any, Tensor]:
+    """Models around paths; no length with segments cut in two."""
+    return newton.linearized(path), path.new_full((len(path),), torch.nan)
+
+
+def _begun_cut(newton: Any, path: Tensor) -> tuple[Any, Tensor]:
+    """Models around paths, and where the system has it the length with segments cut in two."""
+    return newton.linearized_cut(path, cuts(path))
 
 
 def _measured(metric: Energy, path: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -250,11 +262,11 @@ def _minimised(metric: Energy, newton: Any, descents: Descents, level: Level) ->
     path, steps, contraction = descents.path, descents.steps.clone(), descents.contraction.clone()
     status = torch.full_like(steps, Status.MAX_STEPS)
     path, proposed = path.clone(), path.clone()
-    model = newton.linearized(path)
+    model, cut_lengths = level.begun(newton, path)
     energies, durations = model.energy.clone(), model.durations.clone()
     damping, before = torch.zeros_like(energies), torch.full_like(energies, torch.nan)
     above = torch.full_like(energies, torch.inf)
-    left_over, cut_lengths = above.clone(), torch.full_like(energies, torch.nan)
+    left_over = above.clone()
     active = finite(model) & (descents.status != Status.NONFINITE)
     status[~active] = Status.NONFINITE
     active, model, damping, before = active.nonzero()[:, 0], rows(model, active), damping[active], before[active]
@@ -291,6 +303,7 @@ def _minimised(metric: Energy, newton: Any, descents: Descents, level: Level) ->
         model = chosen(accepted, new, model)
         path[active] = proposed[active] = torch.where(accepted[:, None, None], trial, path[active])
         energies[active], durations[active] = model.energy, model.durations
+        cut_lengths[active[accepted]] = torch.nan
         before = torch.where(accepted, decrement, before)
         damping = torch.where(accepted, torch.where(good, damping / 8, damping), (6 * damping).clamp_min(1e-2))
         # Damping does not shorten what a secant adds: after a second refusal in a row it is let go.
@@ -320,13 +333,18 @@ def _with_last_steps(
         level: measures them.
     """
     moved = (proposed != descents.path).flatten(1).any(1).nonzero()[:, 0]
-    if len(moved):
-        energy, durations, cut_length = level.measured(metric, proposed[moved])
-        better = energy <= descents.energy[moved]
-        moved = moved[better]
-        descents.path[moved], descents.left[moved] = proposed[moved], left[moved]
-        descents.energy[moved], descents.durations[moved] = energy[better], durations[better]
-        descents.cut_length[moved] = cut_length[better]
+    change = descents.cut_length / descents.durations.sum(1)
+    fine = (change[moved] - 1).abs() <= FINE
+    for some, measured in ((moved[fine], _measured), (moved[~fine], level.measured)):
+        if not len(some):
+            continue
+        energy, durations, cut_length = measured(metric, proposed[some])
+        cut_length = torch.where(cut_length.isnan(), change[some] * durations.sum(1), cut_length)
+        better = energy <= descents.energy[some]
+        some = some[better]
+        descents.path[some], descents.left[some] = proposed[some], left[some]
+        descents.energy[some], descents.durations[some] = energy[better], durations[better]
+        descents.cut_length[some] = cut_length[better]
     return descents
 
 

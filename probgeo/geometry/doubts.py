@@ -87,19 +87,25 @@ def steps(chords: Float[Tensor, "batch segment"]) -> Bool[Tensor, "batch segment
     return chosen & (stands_out | far)
 
 
+def cuts(path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment latent"]:
+    """Where segments are cut in two: about the middle, each elsewhere, so that no ridges are as far from each other.
+
+    Args:
+        path: nodes.
+    """
+    share = 0.3 + 0.4 * (GOLDEN * torch.arange(1, path.shape[1], dtype=torch.float64) % 1)
+    return torch.lerp(path[:, :-1], path[:, 1:], share.to(path)[:, None])
+
+
 def cut(metric: Metric, path: Float[Tensor, "batch node latent"]) -> tuple[Evaluation, Float[Tensor, " batch"]]:
     """E and durations of paths, and how long they are with each segment cut in two.
-
-    Cut about the middle, each elsewhere, so that no ridges are as far from each other as the cuts.
 
     Args:
         metric: a metric.
         path: n segments each.
     """
-    share = 0.3 + 0.4 * (GOLDEN * torch.arange(1, path.shape[1], dtype=torch.float64) % 1)
-    cuts = torch.lerp(path[:, :-1], path[:, 1:], share.to(path)[:, None])
     with plainly(path):
-        squares, parts = metric.cut_residuals(path, cuts)
+        squares, parts = metric.cut_residuals(path, cuts(path))
     return Evaluation((path.shape[1] - 1) / 2 * squares.sum(1), squares.sqrt()), parts.sqrt().sum((1, 2))
 
 

@@ -12,8 +12,9 @@ from probgeo.geometry.metrics.memory import chunk_points
 from probgeo.geometry.metrics.metric import FROZEN_SHARE, Linearization
 
 
-def chunk_size(maps: Maps, points: Float[Tensor, "point latent"], memory: int | None, order: int) -> int:
+def chunk_size(maps: Maps, points: Float[Tensor, "*batch latent"], memory: int | None, order: int) -> int:
     """How many points' values (order 1) or jets (order 1 + latent) fit the memory budget."""
+    points = points.reshape(-1, points.shape[-1])
     return chunk_points(points, memory, order * maps.num_floats(points), fused=maps.fused)
 
 
@@ -25,36 +26,37 @@ def point_chunks(
 
 
 def over_chunks(
-    maps: Maps,
-    evaluate: Callable[[Tensor], Tensor],
     pieces: Callable[[Tensor], tuple[Tensor, ...]],
     path: Float[Tensor, "batch node latent"],
-    memory: int | None,
-    order: int,
+    size: int,
     reach: int = 1,
 ) -> tuple[Tensor, ...]:
-    """`pieces` of the values or jets along all paths, each (batch, node, …), evaluated chunk by chunk.
+    """`pieces` of the points of all paths, each (batch, node, …), evaluated chunk by chunk.
 
     All nodes of all paths form one sequence, in chunks that overlap by `reach` points; a piece has one entry per point,
     or one per pair of points up to so far apart (then the last entries of each path, which link it to the next path,
     mean nothing).
+
+    Args:
+        pieces: of some points.
+        path: nodes, with whatever else belongs to each.
+        size: points of a chunk.
+        reach: how far apart points may be of which a piece is.
     """
     if not len(path):  # of no paths there is nothing, whatever it is
-        return tuple(
-            piece[:0].unflatten(0, (0, path.shape[1]))
-            for piece in pieces(evaluate(path.new_zeros(1 + reach, path.shape[2])))
-        )
+        nothing = pieces(path.new_zeros(1 + reach, path.shape[2]))
+        return tuple(piece[:0].unflatten(0, (0, path.shape[1])) for piece in nothing)
     points = path.flatten(0, 1)
-    size = max(1 + reach, chunk_size(maps, points, memory, order))
+    size = max(1 + reach, size)
     shape, starts = path.shape[:2], range(0, len(points) - reach, size - reach)
     if is_wrapped(path) or path.requires_grad:  # neither likes what is written in place
-        found = [pieces(evaluate(points[start : start + size])) for start in starts]
+        found = [pieces(points[start : start + size]) for start in starts]
         cut = [tuple(piece[: size - reach] for piece in chunk) for chunk in found[:-1]]
         joined = (torch.cat(parts) for parts in zip(*cut, found[-1], strict=True))
         return tuple(_padded(piece, len(points)).unflatten(0, shape) for piece in joined)
     whole: list[Tensor] = []
     for start in starts:
-        chunk = pieces(evaluate(points[start : start + size]))
+        chunk = pieces(points[start : start + size])
         # All in one place from the first chunk on: small pieces kept between the large tensors of one chunk and of the
         # next leave holes that none fits in, and the memory of some hundred chunks is taken.
         whole = whole or [piece.new_zeros(len(points), *piece.shape[1:]) for piece in chunk]
@@ -102,10 +104,10 @@ def squared_chords(
 ) -> Float[Tensor, "batch segment"]:
     """The maps' mean of ‖f_s(z_{i+1}) − f_s(z_i)‖²."""
 
-    def pieces(values: Tensor) -> tuple[Tensor]:
-        return (values.diff(dim=0).square().sum((1, 2)),)
+    def pieces(points: Tensor) -> tuple[Tensor]:
+        return (maps.values(points).diff(dim=0).square().sum((1, 2)),)
 
-    (squares,) = over_chunks(maps, maps.values, pieces, path, memory, 1)
+    (squares,) = over_chunks(pieces, path, chunk_size(maps, path, memory, 1))
     return squares[:, :-1] / maps.num_maps
 
 
@@ -114,10 +116,11 @@ def cut_chords(
 ) -> tuple[Float[Tensor, "batch segment"], Float[Tensor, "batch segment 2"]]:
     """Squared chords of segments that every other node cuts in two, and of their parts."""
 
-    def pieces(values: Tensor) -> tuple[Tensor, Tensor]:
+    def pieces(points: Tensor) -> tuple[Tensor, Tensor]:
+        values = maps.values(points)
         return tuple((values[step:] - values[:-step]).square().sum((1, 2)) / maps.num_maps for step in (2, 1))  # type: ignore[return-value]
 
-    whole, parts = over_chunks(maps, maps.values, pieces, finer, memory, 1, reach=2)
+    whole, parts = over_chunks(pieces, finer, chunk_size(maps, finer, memory, 1), reach=2)
     return whole[:, :-1:2], parts[:, :-1].unflatten(1, (-1, 2))
 
 
@@ -136,11 +139,30 @@ def rounding_lengths(maps: Maps, points: Float[Tensor, "point latent"], memory: 
 def pullback_linearization(maps: Maps, path: Float[Tensor, "batch node latent"], memory: int | None) -> Linearization:
     """E, gradient and Gauss–Newton blocks of the maps' mean energy."""
 
-    def pieces(jets: Tensor) -> tuple[Tensor, Tensor]:
-        return grams(jets.flatten(2))
+    def pieces(points: Tensor) -> tuple[Tensor, Tensor]:
+        return grams(maps.jets(points).flatten(2))
 
-    own, link = over_chunks(maps, maps.jets, pieces, path, memory, 1 + path.shape[2])
+    own, link = over_chunks(pieces, path, chunk_size(maps, path, memory, 1 + path.shape[2]))
     return from_grams(own / maps.num_maps, link / maps.num_maps)
+
+
+def cut_linearization(
+    maps: Maps,
+    path: Float[Tensor, "batch node latent"],
+    cuts: Float[Tensor, "batch segment latent"],
+    memory: int | None,
+) -> tuple[Linearization, Float[Tensor, "batch segment 2"]]:
+    """The same, and squared chords of the parts that a point cuts each segment into: no value is computed twice."""
+
+    def pieces(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        node, cut = points.chunk(2, dim=1)
+        jets, between = maps.jets(node.contiguous()), maps.values(cut.contiguous())[:-1]
+        parts = [(between - ends).square().sum((1, 2)) for ends in (jets[:-1, 0], jets[1:, 0])]
+        return *grams(jets.flatten(2)), torch.stack(parts, dim=1)
+
+    both = torch.cat([path, torch.cat([cuts, path[:, -1:]], dim=1)], dim=2)
+    own, link, parts = over_chunks(pieces, both, chunk_size(maps, path, memory, 1 + path.shape[2]))
+    return from_grams(own / maps.num_maps, link / maps.num_maps), parts[:, :-1] / maps.num_maps
 
 
 def pullback_tensor(

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probgeo.geometry.jacobians import Maps, Members
-from probgeo.geometry.metrics.chunks import from_grams, grams, over_chunks, point_chunks, rounding_lengths
+from probgeo.geometry.metrics.chunks import chunk_size, from_grams, grams, over_chunks, point_chunks, rounding_lengths
 from probgeo.geometry.metrics.metric import Energy, Evaluation, Linearization
 
 
@@ -55,23 +55,25 @@ class DecorrelatedEnergy(Energy):
     def measure(self, path: Float[Tensor, "batch node latent"]) -> Evaluation:
         """E of each path, and equal durations: a path's speed is part of what is minimised."""
 
-        def pieces(values: Tensor) -> tuple[Tensor, Tensor]:
+        def pieces(points: Tensor) -> tuple[Tensor, Tensor]:
+            values = self._maps.values(points)
             mean = values.mean(1)
             return mean.diff(dim=0).square().sum(-1), (values - mean[:, None]).square().mean(1).sum(-1)
 
-        chords, variance = over_chunks(self._maps, self._maps.values, pieces, path, self._memory, 1)
+        chords, variance = over_chunks(pieces, path, chunk_size(self._maps, path, self._memory, 1))
         return Evaluation(self._energy(chords, variance), torch.ones_like(path[:, 1:, 0]))
 
     def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """E, gradient, and the Gauss–Newton blocks of both terms."""
 
-        def pieces(jets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def pieces(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            jets = self._maps.jets(points)
             mean = jets.mean(2)
             spread = (jets - mean[:, :, None]).flatten(2)
             return *grams(mean), spread @ spread.mT / jets.shape[2]
 
-        order = 1 + path.shape[2]
-        own, link, spread = over_chunks(self._maps, self._maps.jets, pieces, path, self._memory, order)
+        size = chunk_size(self._maps, path, self._memory, 1 + path.shape[2])
+        own, link, spread = over_chunks(pieces, path, size)
         mean = from_grams(own, link)
         weight = self.segments**2 / (path.shape[1] - 1)
         return Linearization(
@@ -85,12 +87,13 @@ class DecorrelatedEnergy(Energy):
     def squared_residuals(self, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch segment"]:
         """‖Δm‖² + (Δ√v)²: chords of the members' mean and standard deviation, by which rounding and leaps are told."""
 
-        def pieces(values: Tensor) -> tuple[Tensor]:
+        def pieces(points: Tensor) -> tuple[Tensor]:
+            values = self._maps.values(points)
             mean = values.mean(1)
             std = (values - mean[:, None]).square().mean(1).sum(-1).sqrt()
             return (mean.diff(dim=0).square().sum(-1) + std.diff(dim=0).square(),)
 
-        (squares,) = over_chunks(self._maps, self._maps.values, pieces, path, self._memory, 1)
+        (squares,) = over_chunks(pieces, path, chunk_size(self._maps, path, self._memory, 1))
         return squares[:, :-1]
 
     def resolution(self, points: Float[Tensor, "point latent"]) -> Float[Tensor, " point"]:

@@ -20,7 +20,7 @@ def chunk_points(points: Float[Tensor, "point latent"], memory: int | None, num_
     """
     _keep_freed()
     if memory is None:
-        on_cpu = (3 * 2**19 if fused else 2**24) * torch.get_num_threads()
+        on_cpu = (3 * 2**19 if fused else 2**25) * torch.get_num_threads()
         memory = on_cpu if points.device.type == "cpu" else 2**30
     return max(2, memory // (points.element_size() * max(1, num_floats)))
 
