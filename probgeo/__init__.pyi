@@ -36,7 +36,7 @@ from .geometry.metrics import (
     TensorMetric,
 )
 from .geometry.neighbours import neighbours
-from .geometry.newton import BlockTridiagonal, MatrixFree
+from .geometry.newton import BlockTridiagonal, Interpolated, MatrixFree
 from .likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood
 from .models.base import Encoding, LatentModel, ModelSpec
 from .models.conditional.spec import ConditionalVAE
@@ -78,6 +78,7 @@ __all__ = [
     "Geodesic",
     "Geodesics",
     "HeteroscedasticGaussian",
+    "Interpolated",
     "LatentModel",
     "Likelihood",
     "MatrixFree",

@@ -75,7 +75,7 @@ PUBLIC_SPECS = sorted(
         for name in dir(importlib.import_module(place))
         # Linear systems are named, and made of a metric.
         if not name.startswith("_")
-        and name not in ("BlockTridiagonal", "MatrixFree")
+        and name not in ("BlockTridiagonal", "Interpolated", "MatrixFree")
         and dataclasses.is_dataclass(getattr(importlib.import_module(place), name))
     }
 )

@@ -22,7 +22,7 @@ from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.routes import REACH, SLACK, Beaten, distinct, excess, firsts, ranked
 from probgeo.geometry.solver import GaussNewton, Status
 
-REVISION = 4  # of the search: raised when the same options find other paths, or end them by another status
+REVISION = 5  # of the search: raised when the same options find other paths, or end them by another status
 MAX_DAMPING = 1e3
 CHEAP = 4  # times as many segments on the last level as on the first
 UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured
@@ -295,7 +295,7 @@ def _minimised(metric: Energy, newton: Any, descents: Descents, level: Level) ->
         model, secants = rows(model, ~little), secants.those(~little)
         if not len(active):
             break
-        new = newton.linearized(trial)
+        new = newton.updated(model, trial)
         gain = model.energy - new.energy
         accepted = (gain > 0) & finite(new)
         good = accepted & (gain > promised / 2)

@@ -164,7 +164,7 @@ def geodesic(
     start, stop = _checked(metric, start, stop)
     with torch.no_grad(), plainly(start):
         starts = _initial(init, start, stop, min(metric.line_segments, solver.num_segments))
-        newton: Any = (solver.system or default_system(metric, start.shape[1]))(metric)
+        newton: Any = (solver.system or default_system(metric, torch.cat([start, stop])))(metric)
         num_floats = newton.num_floats(solver.num_segments, start.shape[1])
         count = max(1, solver.memory // (num_floats * start.element_size()))
         searched = isinstance(init, Search)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from probgeo.geometry.newton import BlockTridiagonal, MatrixFree, System
+from probgeo.geometry.newton import BlockTridiagonal, Interpolated, MatrixFree, System
 from probgeo.specs import ADDED_LATER, check_numbers
 
 
@@ -43,8 +43,9 @@ class GaussNewton:
             What one chunk of decoder outputs takes is a choice of the metric. The C library may hold a few times as
             much, in holes between tensors of many sizes; under Linux not with MALLOC_MMAP_THRESHOLD_=1048576 in the
             environment, which takes a little more time.
-        system: class of the linear systems, `newton.BlockTridiagonal` or `newton.MatrixFree`; None for matrix-free ones
-            from 20 latent dimensions on, where the energy is a metric.
+        system: class of the linear systems, `BlockTridiagonal`, `Interpolated` or `MatrixFree`; None for the first
+            below six latent dimensions, the last from 20 on, and those between them where a metric has a derivative in
+            reverse mode.
 
     Example:
         >>> import torch, probgeo as pg
@@ -71,7 +72,7 @@ class GaussNewton:
             raise ValueError(
                 f"tolerance: expected positive, finite tolerances; got {self.tolerance}, {self.coarse_tolerance}."
             )
-        if self.system not in (None, BlockTridiagonal, MatrixFree):
+        if self.system not in (None, BlockTridiagonal, Interpolated, MatrixFree):
             raise TypeError(
-                f"system: expected newton.BlockTridiagonal, newton.MatrixFree or None; got {self.system!r}."
+                f"system: expected BlockTridiagonal, Interpolated, MatrixFree or None; got {self.system!r}."
             )

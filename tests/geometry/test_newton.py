@@ -11,6 +11,7 @@ from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
 from probgeo.geometry.metrics import ConformalMetric, Energy, ExpectedMetric, Metric, PullbackMetric, TensorMetric
 from probgeo.geometry.newton import (
     BlockTridiagonal,
+    Interpolated,
     MatrixFree,
     chosen,
     corrected_step,
@@ -96,7 +97,7 @@ def test_step_promises_what_the_blocks_promise_where_the_metric_varies_little(da
 def test_solutions_are_those_of_the_blocks(latent: int) -> None:
     metric, path = ExpectedMetric(decoders(latent)), curves(latent)
     solver = GaussNewton(num_segments=32, tolerance=1e-6, coarse_tolerance=1e-4)
-    assert default_system(metric, latent) is MatrixFree
+    assert default_system(metric, path[:, 0]) is MatrixFree
     free = geodesic(metric, path[:, 0], path[:, -1], solver=solver, throw=True)
     blocks = replace(solver, system=BlockTridiagonal)
     dense = geodesic(metric, path[:, 0], path[:, -1], solver=blocks, throw=True)
@@ -137,8 +138,8 @@ def test_few_dimensions_and_energies_without_a_length_have_matrices() -> None:
 
         linearize = edge_weights = measure
 
-    assert default_system(PullbackMetric(nn.Identity()), 2) is BlockTridiagonal
-    assert default_system(Other(), 128) is BlockTridiagonal
+    assert default_system(PullbackMetric(nn.Identity()), torch.randn(2, 2)) is BlockTridiagonal
+    assert default_system(Other(), torch.randn(2, 128)) is BlockTridiagonal
     with pytest.raises(TypeError, match="system: MatrixFree needs a metric's residuals; Other has none"):
         geodesic(Other(), torch.zeros(1, 3), torch.ones(1, 3), solver=GaussNewton(system=MatrixFree))
 
@@ -214,7 +215,7 @@ def test_a_decoder_without_reverse_mode_is_refused_where_reverse_mode_is_needed_
 # --- secants ---
 
 
-@pytest.mark.parametrize("system", [BlockTridiagonal, MatrixFree])
+@pytest.mark.parametrize("system", [BlockTridiagonal, Interpolated, MatrixFree])
 def test_a_step_without_a_secant_is_the_systems_own_and_promises_the_same(system) -> None:
     metric, path = ExpectedMetric(decoders(3)), curves(3)
     newton = system(metric)

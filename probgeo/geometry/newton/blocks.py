@@ -44,17 +44,37 @@ class BlockTridiagonal:
         model, parts = self.energy.linearize_cut(path, cuts)
         return model, parts.sqrt().sum((1, 2))
 
+    def updated(self, model: Linearization, path: Float[Tensor, "batch node latent"]) -> Linearization:
+        """The first, of paths near those of a model, of which nothing is kept."""
+        return self.linearized(path)
+
     def step(self, model: Linearization, damping: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
         """δ, and −g·δ − ½ δᵀHδ."""
-        scale = model.diagonal.diagonal(dim1=-2, dim2=-1)
-        # Directions in which the metric vanishes get a share of the largest entry, so that the sum is definite there.
-        scale = torch.maximum(scale, 1e-3 * scale.amax((1, 2), keepdim=True)).clamp_min(torch.finfo(scale.dtype).tiny)
-        ridge = damping[:, None, None] + torch.finfo(scale.dtype).eps
-        damped = model.diagonal + (ridge * scale).diag_embed()
-        step = block_tridiagonal_solution(damped, model.off_diagonal, -model.gradient)
-        product = block_tridiagonal_product(model.diagonal, model.off_diagonal, step)
-        return step, -(step * (model.gradient + product / 2)).sum((1, 2))
+        return damped_step(model.diagonal, model.off_diagonal, model.gradient, damping)
 
     def num_floats(self, num_segments: int, latent: int) -> int:
         """The matrix's blocks, their update and the copies of both, some nine for each node; paths, steps, secants."""
         return (num_segments + 1) * (9 * latent**2 + 20 * latent)
+
+
+def damped_step(
+    diagonal: Float[Tensor, "batch interior latent latent"],
+    off_diagonal: Float[Tensor, "batch link latent latent"],
+    gradient: Float[Tensor, "batch interior latent"],
+    damping: Float[Tensor, " batch"],
+) -> tuple[Tensor, Tensor]:
+    """δ of (H + λ diag H) δ = −g, and −g·δ − ½ δᵀHδ.
+
+    Args:
+        diagonal: H's blocks of single nodes.
+        off_diagonal: H's blocks of a node and the next one.
+        gradient: g.
+        damping: λ of each path.
+    """
+    scale = diagonal.diagonal(dim1=-2, dim2=-1)
+    # Directions in which the metric vanishes get a share of the largest entry, so that the sum is definite there.
+    scale = torch.maximum(scale, 1e-3 * scale.amax((1, 2), keepdim=True)).clamp_min(torch.finfo(scale.dtype).tiny)
+    ridge = damping[:, None, None] + torch.finfo(scale.dtype).eps
+    step = block_tridiagonal_solution(diagonal + (ridge * scale).diag_embed(), off_diagonal, -gradient)
+    product = block_tridiagonal_product(diagonal, off_diagonal, step)
+    return step, -(step * (gradient + product / 2)).sum((1, 2))

@@ -1,16 +1,17 @@
 """Newton systems where a Jacobian's columns are too many for matrices: products with it, in conjugate gradients."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from probgeo.geometry.immersions import Derivative, called, pulled_back
+from probgeo.geometry.immersions import called, pulled_back
 from probgeo.geometry.metrics import Metric
 from probgeo.geometry.metrics.metric import FROZEN_SHARE
+from probgeo.geometry.newton.interpolated import between_samples
+from probgeo.geometry.newton.reverse import Reverse, check_transposed, within_paths
 
 NUM_TENSORS = 9
 MAX_ITERATIONS = 10
@@ -51,8 +52,7 @@ class MatrixFree:
     """
 
     metric: Any  # a Metric, which is checked here: systems are chosen by their class
-    derivative: Derivative = field(init=False, repr=False, compare=False)  # of its residuals
-    tried: list[bool] = field(init=False, repr=False, compare=False, default_factory=list)  # once reverse mode was
+    variation: Reverse = field(init=False, repr=False, compare=False)
     # P is as H is in all modes, so that a step is about 1/(1 + λ) of the whole one, and promises no less than that.
     trusted_damping: ClassVar[float] = 10.0
 
@@ -62,30 +62,16 @@ class MatrixFree:
                 f"system: MatrixFree needs a metric's residuals; {type(self.metric).__name__} has none. "
                 "Use BlockTridiagonal, or None."
             )
-        object.__setattr__(self, "derivative", Derivative(self.metric.residuals))
+        object.__setattr__(self, "variation", Reverse(self.metric))
 
     def linearized(self, path: Float[Tensor, "batch node latent"]) -> Products:
         """E and g, by one forward and one backward pass at every node, and G at a few nodes."""
-        batch, nodes, _ = path.shape
-        points, real = path.flatten(0, 1), _within_paths(path)
-        squares, pulled = path.new_zeros(len(points)), torch.zeros_like(points)
-        for part in self._parts(points):
-            with called(self.metric.argument):
-                residuals, pull = pulled_back(self.metric.residuals, points[part])
-                residuals = torch.where(real[part][:-1, None], residuals, 0)
-                if not self.tried and bool(residuals.isfinite().all()):
-                    self._try_reverse(points[part], residuals, pull)
-            squares[part][:-1] = residuals.square().sum(1)
-            pulled[part] += pull(residuals)
-        lengths = squares.view(batch, nodes)[:, :-1]
-        samples = torch.linspace(0, nodes - 1, min(NUM_TENSORS, nodes), device=path.device).round().long()
-        return Products(
-            (nodes - 1) / 2 * lengths.sum(1),
-            lengths.sqrt(),
-            (nodes - 1) * pulled.view_as(path)[:, 1:-1],
-            path,
-            self.metric.tensor(path[:, samples]),
-        )
+        samples = torch.linspace(0, path.shape[1] - 1, min(NUM_TENSORS, path.shape[1]), device=path.device)
+        return Products(*self.variation(path), path, self.metric.tensor(path[:, samples.round().long()]))
+
+    def updated(self, model: Products, path: Float[Tensor, "batch node latent"]) -> Products:
+        """The same, of paths near those of a model, of which nothing is kept."""
+        return self.linearized(path)
 
     def linearized_cut(
         self, path: Float[Tensor, "batch node latent"], cuts: Float[Tensor, "batch segment latent"]
@@ -104,7 +90,7 @@ class MatrixFree:
         mean = mean + ridge[:, None, None] * torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
         root = torch.linalg.cholesky_ex(mean)[0]
         inverse = _inverse_second_difference(segments, mean) / segments
-        between = _between(model.tensors, segments)
+        between = between_samples(model.tensors, segments)
 
         def preconditioned(vector: Tensor) -> Tensor:
             """P⁻¹ v."""
@@ -149,61 +135,18 @@ class MatrixFree:
         Raises:
             ValueError: Jᵀ, by reverse mode, is not the transpose of J, by forward mode: ⟨v, Jᵀ(J v)⟩ is not ‖J v‖².
         """
-        points, directions, real = path.flatten(0, 1), vector.flatten(0, 1), _within_paths(path)
+        points, directions, real = path.flatten(0, 1), vector.flatten(0, 1), within_paths(path)
         pulled, squares = torch.zeros_like(points), path.new_zeros(len(points))
-        for part in self._parts(points):
+        for part in self.variation.parts(points):
             with called(self.metric.argument):
                 pull = pulled_back(self.metric.residuals, points[part])[1]
-                pushed = self.derivative(points[part], directions[part])[1]
+                pushed = self.variation.derivative(points[part], directions[part])[1]
             pushed = torch.where(real[part][:-1, None], pushed, 0)
             squares[part][:-1] = pushed.square().sum(1)
             pulled[part] += pull(pushed)
         with called(self.metric.argument):
-            _check_transposed(squares.view(path.shape[:2]).sum(1), vector, pulled.view_as(path))
+            check_transposed(squares.view(path.shape[:2]).sum(1), vector, pulled.view_as(path))
         return (path.shape[1] - 1) * pulled.view_as(path)[:, 1:-1]
-
-    def _try_reverse(
-        self,
-        points: Float[Tensor, "point latent"],
-        residuals: Float[Tensor, "segment residual"],
-        pull: Callable[[Tensor], Tensor],
-    ) -> None:
-        """Refuses metrics whose change from place to place is lost in reverse mode: ⟨u, J v⟩ is to be ⟨Jᵀu, v⟩.
-
-        When all nodes move alike, v, chords change by nothing else; u are the residuals, with weights that fall.
-        """
-        v = torch.randn(points.shape[1], generator=torch.Generator().manual_seed(0)).to(points).expand_as(points)
-        u = residuals * torch.linspace(1, 0, len(residuals)).to(residuals)[:, None]
-        pushed = (u * self.derivative(points, v.contiguous())[1]).sum()
-        _check_transposed(pushed[None], v[None], pull(u)[None])
-        self.tried.append(True)
-
-    def _parts(self, points: Float[Tensor, "point latent"]) -> list[slice]:
-        """Slices of all paths' nodes, as one sequence, that overlap by one node."""
-        size = self.metric.num_points(points)
-        return [slice(start, start + size) for start in range(0, len(points) - 1, size - 1)]
-
-
-def _check_transposed(
-    product: Float[Tensor, " batch"],
-    vector: Float[Tensor, "batch node latent"],
-    pulled: Float[Tensor, "batch node latent"],
-) -> None:
-    """Raise ValueError where ⟨v, Jᵀu⟩ is not ⟨J v, u⟩, by more than rounding; u may be J v."""
-    rounding = 1e3 * torch.finfo(product.dtype).eps * (vector.square().sum((1, 2)) * pulled.square().sum((1, 2))).sqrt()
-    wrong = (product - (vector * pulled).sum((1, 2))).abs() > 0.01 * product.abs() + rounding
-    if wrong.any():
-        raise ValueError(
-            "decoder: its derivative in reverse mode does not belong to its values, as Jᵀ is not the transpose of J. "
-            "It has something computed without gradients (no_grad, detach, a backward of its own); use differentiable "
-            "operations throughout, or GaussNewton(system=BlockTridiagonal), which needs forward mode alone."
-        )
-
-
-def _within_paths(path: Float[Tensor, "batch node latent"]) -> Bool[Tensor, " point"]:
-    """Whether the segment that begins at each node of the sequence of all paths belongs to one path."""
-    nodes = path.shape[1]
-    return torch.arange(path.shape[0] * nodes, device=path.device) % nodes != nodes - 1
 
 
 def _inverse_second_difference(segments: int, like: Tensor) -> Float[Tensor, "interior interior"]:
@@ -211,19 +154,3 @@ def _inverse_second_difference(segments: int, like: Tensor) -> Float[Tensor, "in
     index = torch.arange(1, segments, dtype=like.dtype, device=like.device)
     low, high = torch.minimum(index[:, None], index), torch.maximum(index[:, None], index)
     return low * (segments - high) / segments
-
-
-def _between(tensors: Float[Tensor, "batch sample latent latent"], segments: int) -> Tensor:
-    """Tensors at the middles of the segments, linear between the samples."""
-    gaps = tensors.shape[1] - 1
-    place = (torch.arange(segments) + 0.5) / segments * gaps
-    left = place.long().clamp_max(gaps - 1)
-    share = (place - left).to(tensors)[:, None, None]
-    # Gap by gap, in place: what is gathered for all segments at once would take as much again, twice.
-    found = tensors.new_empty(tensors.shape[0], segments, *tensors.shape[2:])
-    begin = 0
-    for sample, count in enumerate(torch.bincount(left, minlength=gaps).tolist()):
-        some = slice(begin, begin + count)
-        found[:, some] = torch.lerp(tensors[:, sample, None], tensors[:, sample + 1, None], share[some])
-        begin += count
-    return found

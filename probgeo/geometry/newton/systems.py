@@ -3,28 +3,37 @@
 from typing import TypeVar
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probgeo.geometry.metrics import Energy, Linearization, Metric
 from probgeo.geometry.newton.blocks import BlockTridiagonal
+from probgeo.geometry.newton.interpolated import Interpolated, Interpolation
 from probgeo.geometry.newton.matrix_free import MatrixFree, Products
+from probgeo.geometry.newton.reverse import has_reverse_mode
 
+# From so many latent dimensions on
+INTERPOLATED_DIMENSIONS = 6
 MATRIX_FREE_DIMENSIONS = 20
 
-Model = Linearization | Products
-System = type[BlockTridiagonal] | type[MatrixFree]
-AnyModel = TypeVar("AnyModel", Linearization, Products)
+Model = Linearization | Interpolation | Products
+System = type[BlockTridiagonal] | type[Interpolated] | type[MatrixFree]
+AnyModel = TypeVar("AnyModel", Linearization, Interpolation, Products)
 
 
-def default_system(energy: Energy, latent: int) -> System:
-    """The system that suits an energy on a latent space of so many dimensions.
+def default_system(energy: Energy, points: Float[Tensor, "point latent"]) -> System:
+    """The system that suits an energy on a latent space.
 
     Args:
-        energy: a metric or another energy; only metrics have matrix-free systems.
-        latent: number of latent dimensions.
+        energy: a metric or another energy; only metrics have other systems than blocks of Gauss–Newton.
+        points: some of the space, two or more.
     """
-    return MatrixFree if latent >= MATRIX_FREE_DIMENSIONS and isinstance(energy, Metric) else BlockTridiagonal
+    latent = points.shape[1]
+    if latent < INTERPOLATED_DIMENSIONS or not isinstance(energy, Metric):
+        return BlockTridiagonal
+    if latent >= MATRIX_FREE_DIMENSIONS:
+        return MatrixFree
+    return Interpolated if has_reverse_mode(energy, points) else BlockTridiagonal
 
 
 def finite(model: Model) -> Bool[Tensor, " batch"]:

@@ -1,0 +1,123 @@
+"""Newton systems of the metric's tensor at a few nodes of a path: matrices without Jacobians at all nodes."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probgeo.geometry.metrics import Metric
+from probgeo.geometry.newton.blocks import damped_step
+from probgeo.geometry.newton.reverse import Reverse
+
+NUM_TENSORS = 5  # of each path, at least,
+SPACING = 16  # and one for so many segments
+STALE = 1 / 16  # of a path's extent, by which nodes may have moved since tensors were taken at them
+
+
+class Interpolation(NamedTuple):
+    """What an interpolated model needs around each path."""
+
+    energy: Float[Tensor, " batch"]
+    durations: Float[Tensor, "batch segment"]
+    gradient: Float[Tensor, "batch interior latent"]
+    places: Float[Tensor, "batch sample latent"]  #: where tensors were taken
+    tensors: Float[Tensor, "batch sample latent latent"]  #: G there
+
+
+@final
+@dataclass(frozen=True)
+class Interpolated:
+    """(H + λ diag H) δ = −g with the blocks of ½ N Σ (δ_{i+1} − δ_i)ᵀG_i(δ_{i+1} − δ_i), G_i interpolated.
+
+    G is taken at few nodes of a path, and taken again once these have moved; g by reverse mode at all nodes. An
+    evaluation costs about as much whatever the latent dimension is, but more of them are needed than with all blocks of
+    Gauss–Newton.
+
+    Args:
+        metric: a metric.
+
+    Raises:
+        TypeError: an energy that is no metric.
+
+    Example:
+        >>> import torch, probgeo as pg
+        >>> plane = pg.PullbackMetric(lambda z: 2 * z)
+        >>> solver = pg.GaussNewton(num_segments=16, system=pg.Interpolated)
+        >>> pg.geodesic(plane, torch.zeros(1, 9), torch.ones(1, 9), solver=solver).length  # 2 · √9
+        tensor([6.])
+    """
+
+    metric: Any  # a Metric, which is checked here: systems are chosen by their class
+    variation: Reverse = field(init=False, repr=False, compare=False)
+    trusted_damping: ClassVar[float] = 1e-2  # as of other matrices
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, Metric):
+            raise TypeError(
+                f"system: Interpolated needs a metric's residuals; {type(self.metric).__name__} has none. "
+                "Use BlockTridiagonal, or None."
+            )
+        object.__setattr__(self, "variation", Reverse(self.metric))
+
+    def linearized(self, path: Float[Tensor, "batch node latent"]) -> Interpolation:
+        """E and g, and G at some nodes."""
+        places = _places(path)
+        return Interpolation(*self.variation(path), places, self.metric.tensor(places))
+
+    def updated(self, model: Interpolation, path: Float[Tensor, "batch node latent"]) -> Interpolation:
+        """The same of paths near those of a model, G taken again only where a path has moved away."""
+        places, tensors, now = model.places.clone(), model.tensors.clone(), _places(path)
+        extent = (path - path[:, :1]).norm(dim=2).amax(1)
+        moved = ~((now - places).norm(dim=2).amax(1) <= STALE * extent)
+        if moved.any():
+            places[moved], tensors[moved] = now[moved], self.metric.tensor(now[moved])
+        return Interpolation(*self.variation(path), places, tensors)
+
+    def linearized_cut(
+        self, path: Float[Tensor, "batch node latent"], cuts: Float[Tensor, "batch segment latent"]
+    ) -> tuple[Interpolation, Float[Tensor, " batch"]]:
+        """The first, and NaN: lengths with segments cut in two are cheap enough to be taken at the end, once."""
+        return self.linearized(path), path.new_full((len(path),), torch.nan)
+
+    def step(self, model: Interpolation, damping: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
+        """δ, and −g·δ − ½ δᵀHδ."""
+        segments = model.durations.shape[1]
+        between = segments * between_samples(model.tensors, segments)
+        return damped_step(between[:, 1:] + between[:, :-1], -between[:, 1:-1], model.gradient, damping)
+
+    def num_floats(self, num_segments: int, latent: int) -> int:
+        """As of all blocks, and those between the nodes; tensors of two models."""
+        samples = max(NUM_TENSORS, num_segments // SPACING + 1)
+        return (num_segments + 1) * (11 * latent**2 + 20 * latent) + 3 * samples * latent**2
+
+
+def _places(path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch sample latent"]:
+    """Some of the nodes, evenly spaced, ends included."""
+    segments = path.shape[1] - 1
+    count = min(max(NUM_TENSORS, segments // SPACING + 1), segments + 1)
+    return path[:, torch.linspace(0, segments, count, device=path.device).round().long()]
+
+
+def between_samples(
+    tensors: Float[Tensor, "batch sample latent latent"], segments: int
+) -> Float[Tensor, "batch segment latent latent"]:
+    """Tensors at the middles of the segments, linear between samples at evenly spaced nodes.
+
+    Args:
+        tensors: samples.
+        segments: of a path.
+    """
+    gaps = tensors.shape[1] - 1
+    place = (torch.arange(segments) + 0.5) / segments * gaps
+    left = place.long().clamp_max(gaps - 1)
+    share = (place - left).to(tensors)[:, None, None]
+    # Gap by gap, in place: what is gathered for all segments at once would take as much again, twice.
+    found = tensors.new_empty(tensors.shape[0], segments, *tensors.shape[2:])
+    begin = 0
+    for sample, count in enumerate(torch.bincount(left, minlength=gaps).tolist()):
+        some = slice(begin, begin + count)
+        found[:, some] = torch.lerp(tensors[:, sample, None], tensors[:, sample + 1, None], share[some])
+        begin += count
+    return found
