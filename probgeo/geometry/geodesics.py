@@ -164,7 +164,8 @@ def geodesic(
     start, stop = _checked(metric, start, stop)
     with torch.no_grad(), plainly(start):
         starts = _initial(init, start, stop, min(metric.line_segments, solver.num_segments))
-        newton: Any = (solver.system or default_system(metric, torch.cat([start, stop])))(metric)
+        between = torch.stack([start, torch.lerp(start, stop, 0.5), stop], dim=1).flatten(0, 1)
+        newton: Any = (solver.system or default_system(metric, between))(metric)
         num_floats = newton.num_floats(solver.num_segments, start.shape[1])
         count = max(1, solver.memory // (num_floats * start.element_size()))
         searched = isinstance(init, Search)
