@@ -23,7 +23,6 @@ from probgeo.geometry.routes import REACH, SLACK, Beaten, distinct, excess, firs
 from probgeo.geometry.solver import GaussNewton, Status
 
 REVISION = 5  # of the search: raised when the same options find other paths, or end them by another status
-MAX_DAMPING = 1e3
 CHEAP = 4  # times as many segments on the last level as on the first
 UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured
 LEAST_CONTRACTION = 0.1  # a smaller one is no promise that slower modes go as fast
@@ -255,7 +254,8 @@ def _minimised(metric: Energy, newton: Any, descents: Descents, level: Level) ->
     """Damped Gauss–Newton steps, corrected by a secant, on one level, each path until its own end.
 
     A trial is linearised at once, as nearly all are accepted. Only a path's last step, which leaves less than the
-    tolerance, is not: its energy is compared at the end, for all paths together; a tiny step is not taken at all.
+    tolerance, is not: its energy is compared at the end, for all paths together; a tiny step is not taken at all. What
+    an inexact system does not solve, an exact one goes on with.
     """
     if not len(descents.path):
         return descents
@@ -308,12 +308,16 @@ def _minimised(metric: Energy, newton: Any, descents: Descents, level: Level) ->
         damping = torch.where(accepted, torch.where(good, damping / 8, damping), (6 * damping).clamp_min(1e-2))
         # Damping does not shorten what a secant adds: after a second refusal in a row it is let go.
         secants = secants.where(damping <= newton.trusted_damping)
-        stalled = damping > MAX_DAMPING
-        status[active[stalled]] = Status.STALLED
-        active, model, damping, before = active[~stalled], rows(model, ~stalled), damping[~stalled], before[~stalled]
-        secants = secants.those(~stalled)
+        left = damping <= newton.most_damping
+        status[active[~left]] = Status.STALLED
+        active, model, damping, before = active[left], rows(model, left), damping[left], before[left]
+        secants = secants.those(left)
     found = Descents(path, descents.pair, energies, durations, steps, status, contraction, above, cut_lengths)
-    return _with_last_steps(metric, found, proposed, left_over, level)
+    found = _with_last_steps(metric, found, proposed, left_over, level)
+    if newton.exact is None:
+        return found
+    over = (found.status == Status.MAX_STEPS) | (found.status == Status.STALLED)
+    return _joined(over, _minimised(metric, newton.exact, found.those(over), level), found.those(~over))
 
 
 def _with_last_steps(

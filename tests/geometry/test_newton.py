@@ -224,6 +224,21 @@ def test_pairs_that_need_damping_converge_without_matrices_as_with_them() -> Non
     assert (free.energy <= 1.02 * dense.energy).all()
 
 
+def test_paths_that_few_tensors_mislead_are_solved_as_by_the_blocks() -> None:
+    """Waves in eight dimensions, shorter than what lies between two tensors."""
+
+    def waves(z: Tensor) -> Tensor:
+        return torch.cat([z, 0.3 * (9 * z[..., :3] + z[..., 3:6]).sin()], dim=-1)
+
+    start, stop = torch.randn(2, 10, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    metric, solver = PullbackMetric(waves), GaussNewton(128)
+    found = geodesic(metric, start, stop, solver=solver)
+    dense = geodesic(metric, start, stop, solver=replace(solver, system=BlockTridiagonal))
+    assert default_system(metric, start) is Interpolated
+    assert ((found.status == Status.CONVERGED) >= (dense.status == Status.CONVERGED)).all()
+    assert (found.energy <= 1.01 * dense.energy).all()
+
+
 def test_a_decoder_without_reverse_mode_is_refused_where_reverse_mode_is_needed_and_right_elsewhere():
     def hill(z: torch.Tensor) -> torch.Tensor:
         return torch.cat([z, 3 * torch.exp(-2 * z.square().sum(-1, keepdim=True))], dim=-1)

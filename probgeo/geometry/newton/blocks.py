@@ -30,6 +30,8 @@ class BlockTridiagonal:
     energy: Energy
     # Up to which damping a small promise means convergence: diag H is far larger than H in the slow modes.
     trusted_damping: ClassVar[float] = 1e-2
+    most_damping: ClassVar[float] = 1e3  # beyond which no step is looked for
+    exact: ClassVar[None] = None
 
     def linearized(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """E, g and the blocks of H."""

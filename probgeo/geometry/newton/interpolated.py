@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probgeo.geometry.metrics import Metric
-from probgeo.geometry.newton.blocks import damped_step
+from probgeo.geometry.newton.blocks import BlockTridiagonal, damped_step
 from probgeo.geometry.newton.reverse import Reverse
 
 NUM_TENSORS = 5  # of each path, at least,
@@ -33,7 +33,8 @@ class Interpolated:
 
     G is taken at few nodes of a path, and taken again once these have moved; g by reverse mode at all nodes. An
     evaluation costs about as much whatever the latent dimension is, but more of them are needed than with all blocks of
-    Gauss–Newton.
+    Gauss–Newton. Paths that it does not solve, where a metric changes more than is seen at these nodes, go on
+    with `BlockTridiagonal`.
 
     Args:
         metric: a metric.
@@ -51,7 +52,9 @@ class Interpolated:
 
     metric: Any  # a Metric, which is checked here: systems are chosen by their class
     variation: Reverse = field(init=False, repr=False, compare=False)
+    exact: BlockTridiagonal = field(init=False, repr=False, compare=False)  # goes on with what this does not solve
     trusted_damping: ClassVar[float] = 1e-2  # as of other matrices
+    most_damping: ClassVar[float] = 0.5  # three steps refused: then the metric changes more than is seen at few nodes
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, Metric):
@@ -60,6 +63,7 @@ class Interpolated:
                 "Use BlockTridiagonal, or None."
             )
         object.__setattr__(self, "variation", Reverse(self.metric))
+        object.__setattr__(self, "exact", BlockTridiagonal(self.metric))
 
     def linearized(self, path: Float[Tensor, "batch node latent"]) -> Interpolation:
         """E and g, and G at some nodes."""

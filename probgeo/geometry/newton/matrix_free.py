@@ -55,6 +55,8 @@ class MatrixFree:
     variation: Reverse = field(init=False, repr=False, compare=False)
     # P is as H is in all modes, so that a step is about 1/(1 + λ) of the whole one, and promises no less than that.
     trusted_damping: ClassVar[float] = 10.0
+    most_damping: ClassVar[float] = 1e3
+    exact: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, Metric):
