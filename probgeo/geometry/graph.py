@@ -88,7 +88,8 @@ class Graph:
 
     @cached_property
     def _tree(self) -> cKDTree:
-        return cKDTree(self._nodes.double().cpu().numpy())
+        # Few points are looked up in it: a tree that is made at once is better than one that answers at once.
+        return cKDTree(self._nodes.double().cpu().numpy(), compact_nodes=False, balanced_tree=False)
 
     def __getstate__(self) -> Mapping[str, Any]:
         # The tree of the nodes is made where it is needed: it would be sent with its own copy of them.

@@ -287,6 +287,15 @@ def test_edge_weights_are_lengths_of_single_segments():
         assert torch.allclose(metric.edge_weights(nodes, edges), length(metric, nodes[edges]), rtol=1e-12)
 
 
+@pytest.mark.parametrize("memory", [None, 1])
+@pytest.mark.parametrize("edges", [[(n, n + k) for k in (1, 4, 0) for n in range(12 - k)], [(3, 7), (0, 1)], []])
+def test_edge_weights_are_the_same_in_runs_as_a_grid_has_them_and_one_by_one(edges, memory):
+    nodes, metric = paths(nodes=12)[0], ExpectedMetric(members(), memory=memory)
+    edges = torch.tensor(edges, dtype=torch.int64).view(-1, 2)
+    alone = [length(metric, nodes[edge][None]) for edge in edges]
+    assert torch.allclose(metric.edge_weights(nodes, edges), torch.cat([nodes.new_zeros(0), *alone]), rtol=1e-12)
+
+
 def test_tensor_that_is_not_positive_definite_is_not_finite():
     metric = TensorMetric(lambda z: torch.diag_embed(torch.stack([z[..., 0], z[..., 0] + 1], dim=-1)))
     path = paths(batch=2) + torch.tensor([[[50.0, 0.0]], [[-50.0, 0.0]]], dtype=torch.float64)
