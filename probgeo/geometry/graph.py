@@ -27,6 +27,7 @@ MEMORY = 2**28  # bytes of shortest paths that are held at a time, roughly
 REACH = 0.1
 SHARE = 0.3
 MOST = 12
+SEEN = 0.8  # of the longest route, how far trees of shortest paths reach from either end
 
 
 @final
@@ -171,16 +172,20 @@ class Graph:
         ends, number = torch.unique(torch.cat([start, stop]), dim=0, return_inverse=True)
         first, second = number.view(2, -1).cpu().numpy()
         near, weights = self._exits(ends)
-        # No route is sought that is longer than this.
+        # No route is sought that is longer than 1 + reach straight lines. Nodes that it passes by one end need not be seen
+        # from the other: what matters of a plateau lies further in.
+        nearest = weights.min(1)  # never NaN
+        out = np.where(np.isfinite(nearest), nearest, 0)[np.stack([first, second])]
+        limits = out + SEEN * np.maximum((1 + reach) * lines - out.sum(0), 0)
         limit = np.zeros(len(ends))
-        for side in (first, second):
-            np.maximum.at(limit, side, (1 + reach) * lines)
+        for side, furthest in zip((first, second), limits, strict=True):
+            np.maximum.at(limit, side, furthest)
         found, lengths, pairs = [start.new_zeros(0, self._metric.graph_segments + 1, start.shape[1])], [], []
         for rows in _groups(first, second, max(2, MEMORY // (12 * len(self._nodes)))):
             used = np.unique([first[rows], second[rows]])
             trees = _trees(*_parts(self._graph), near[used], weights[used], limit[used])
             one, two = np.searchsorted(used, first[rows]), np.searchsorted(used, second[rows])
-            via = vias(trees, one, two, reach, share, most)
+            via = vias(trees, one, two, limits[:, rows], reach, share, most)
             from_one, from_two = one[via.pair], two[via.pair]
             ahead, back = (
                 trails(trees.previous, from_one, via.node),

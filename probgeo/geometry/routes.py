@@ -62,6 +62,7 @@ def vias(
     trees: Trees,
     first: Int[np.ndarray, " pair"],
     second: Int[np.ndarray, " pair"],
+    limits: Float[np.ndarray, "2 pair"],
     reach: float,
     share: float,
     most: int,
@@ -72,6 +73,7 @@ def vias(
         trees: of all ends.
         first: number of each pair's first end.
         second: of its second end.
+        limits: how far from the first and from the second end its nodes may be; the trees reach as far.
         reach: such paths are at most 1 + reach times as long as the shortest.
         share: least length of a plateau, over that of the path.
         most: nodes of a pair at most.
@@ -79,18 +81,20 @@ def vias(
     Returns:
         Pairs and nodes; none for a pair that the graph does not join.
     """
-    found = [
-        _vias_of_pair(trees, a, b, reach, share)[:most] for a, b in zip(first.tolist(), second.tolist(), strict=True)
-    ]
+    pairs = zip(first.tolist(), second.tolist(), *limits.tolist(), strict=True)
+    found = [_vias_of_pair(trees, *pair, reach, share)[:most] for pair in pairs]
     pair = np.repeat(np.arange(len(found)), [len(nodes) for nodes in found])
     return Vias(pair, np.concatenate([*found, np.zeros(0, dtype=np.int64)]))
 
 
-def _vias_of_pair(trees: Trees, first: int, second: int, reach: float, share: float) -> Int[np.ndarray, " via"]:
+def _vias_of_pair(
+    trees: Trees, first: int, second: int, from_first: float, from_second: float, reach: float, share: float
+) -> Int[np.ndarray, " via"]:
     nodes = trees.distance.shape[1] - len(trees.distance)
     to_first, to_second = trees.distance[first, :nodes], trees.distance[second, :nodes]
     before, after = trees.previous[first], trees.previous[second]
-    total = to_first + to_second
+    # Trees reach further where other pairs ask for it, which is nothing to this one.
+    total = np.where((to_first <= from_first) & (to_second <= from_second), to_first + to_second, np.inf)
     shortest = total.argmin()
     if not np.isfinite(total[shortest]):
         return np.zeros(0, dtype=np.int64)

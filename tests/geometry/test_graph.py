@@ -79,6 +79,15 @@ def test_graph_reaches_ends_far_from_the_encodings():
     assert length(metric, Graph(metric, encodings)(start, stop)).item() == pytest.approx(31.4, rel=0.01)
 
 
+def test_the_way_around_a_hill_is_found_from_an_end_far_from_the_encodings():
+    metric = PullbackMetric(hill)
+    encodings = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start, stop = torch.tensor([[-60.0, 0.0]]).double(), torch.tensor([[2.0, 0.0]]).double()
+    path = Graph(metric, encodings)(start, stop)
+    assert path[..., 1].abs().max() > 0.5
+    assert length(metric, path) < length(metric, Straight(256)(start, stop)) - 5
+
+
 def test_graph_of_another_metric_starts_any_energy():
     torch.manual_seed(0)
     members = [mlp([2, 16, 12]).double() for _ in range(3)]

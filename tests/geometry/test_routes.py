@@ -207,10 +207,12 @@ def test_nodes_of_both_sides_of_a_square_are_ways_from_corner_to_corner():
         np.array([[0.0, 1.0, 2.0, 1.05, 0.0, infinite], [2.0, 1.0, 0.0, 1.05, infinite, 0.0]]),
         np.array([[4, 0, 1, 0, -9, -9], [1, 2, 5, 2, -9, -9]]),
     )
-    one, two = np.array([0]), np.array([1])
-    assert vias(trees, one, two, reach=0.1, share=0.0, most=4).node.tolist() in ([0, 3], [1, 3], [2, 3])
-    assert len(vias(trees, one, two, reach=0.01, share=0.0, most=4).node) == 1
-    assert len(vias(trees, one, two, reach=0.1, share=0.0, most=1).node) == 1
+    one, two, limits = np.array([0]), np.array([1]), np.array([[2.0], [2.0]])
+    assert vias(trees, one, two, limits, reach=0.1, share=0.0, most=4).node.tolist() in ([0, 3], [1, 3], [2, 3])
+    assert len(vias(trees, one, two, limits, reach=0.01, share=0.0, most=4).node) == 1
+    assert len(vias(trees, one, two, limits, reach=0.1, share=0.0, most=1).node) == 1
+    assert len(vias(trees, one, two, np.array([[1.02], [2.0]]), reach=0.1, share=0.0, most=4).node) == 1
+    assert not len(vias(trees, one, two, np.array([[0.9], [0.9]]), reach=0.1, share=0.0, most=4).node)
 
 
 def test_the_angle_at_a_corner_with_two_ways_to_one_side_is_ambiguous(graph):
