@@ -27,7 +27,7 @@ MEMORY = 2**28  # bytes of shortest paths that are held at a time, roughly
 REACH = 0.1
 SHARE = 0.3
 MOST = 12
-SEEN = 0.8  # of the longest route, how far trees of shortest paths reach from either end
+SEEN = 1 - SHARE / 2  # of the longest route, how far trees of shortest paths reach from either end
 
 
 @final
@@ -172,8 +172,8 @@ class Graph:
         ends, number = torch.unique(torch.cat([start, stop]), dim=0, return_inverse=True)
         first, second = number.view(2, -1).cpu().numpy()
         near, weights = self._exits(ends)
-        # No route is sought that is longer than 1 + reach straight lines. Nodes that it passes by one end need not be seen
-        # from the other: what matters of a plateau lies further in.
+        # No route is sought that is longer than 1 + reach straight lines. Nodes that it passes by one end need not be
+        # seen from the other: what matters of a plateau lies further in.
         nearest = weights.min(1)  # never NaN
         out = np.where(np.isfinite(nearest), nearest, 0)[np.stack([first, second])]
         limits = out + SEEN * np.maximum((1 + reach) * lines - out.sum(0), 0)
@@ -356,6 +356,9 @@ def _neighbours(
 def _symmetric(edges: np.ndarray, weights: np.ndarray, num_nodes: int) -> csr_array:
     """The undirected graph's matrix; edges without a finite weight are left out, no weight is zero."""
     finite = np.isfinite(weights)
-    (first, second), weight = edges[finite].T, np.maximum(weights[finite], np.finfo(np.float64).tiny)
+    if not finite.all():
+        edges, weights = edges[finite], weights[finite]
+    first, second = edges.T.astype(np.int32)
+    weight = np.maximum(weights, np.finfo(np.float64).tiny)
     both = (np.concatenate([first, second]), np.concatenate([second, first]))
     return coo_array((np.concatenate([weight, weight]), both), shape=(num_nodes, num_nodes)).tocsr()

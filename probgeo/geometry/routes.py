@@ -16,9 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probgeo.geometry.metrics import Energy
+from probgeo.geometry.metrics import Energy, Metric
+from probgeo.geometry.paths import resampled
 
 REACH = 0.05
+FAR = 0.1  # of paths solved with few segments, which misjudge a rough metric by some percent
 SLACK = 0.01
 
 
@@ -160,6 +162,45 @@ def excess(pair: Int[Tensor, " start"], energy: Float[Tensor, " start"]) -> Floa
     least = energy.new_empty(len(energy))
     least[order] = energy[order][firsts(pair[order])][group]
     return torch.where(energy > least, (energy / least).sqrt() - 1, 0 * energy)
+
+
+def out_of_reach(
+    metric: Energy,
+    path: Float[Tensor, "start node latent"],
+    pair: Int[Tensor, " start"],
+    energy: Float[Tensor, " start"],
+    durations: Float[Tensor, "start segment"],
+    left: Float[Tensor, " start"],
+    num_segments: int,
+) -> tuple[Float[Tensor, " start"], Bool[Tensor, " start"]]:
+    """How much longer paths are than the best of their pair, and which are too far above it to come down to it.
+
+    Paths with M segments are told apart by these as far as `FAR`; of a metric those nearer are compared with N
+    segments, resampled, E_N each. Where segments are chords, which are no longer when joined, a path cannot come down
+    below what it has with M at its best. It is lost where it would have to come down more than halfway there, to be as
+    low as the best of its pair is already: it is known to come down by a fourth.
+
+    Args:
+        metric: gives E.
+        path: nodes of paths with M segments, solved.
+        pair: whose path each is.
+        energy: E_M of each.
+        durations: of the segments.
+        left: of E_M above its least in the valley.
+        num_segments: N.
+    """
+    above = excess(pair, energy)
+    lost = above > (FAR if isinstance(metric, Metric) else REACH)
+    near = (~lost).nonzero()[:, 0]
+    near = near[torch.bincount(pair[near])[pair[near]] > 1]
+    if isinstance(metric, Metric) and len(near):
+        finer = metric.measure(resampled(path[near], durations[near], num_segments)).energy
+        above[near] = excess(pair[near], finer)
+        lost[near] = above[near] > REACH
+        if metric.chordal and num_segments % durations.shape[1] == 0:
+            best = finer / (1 + above[near]) ** 2
+            lost[near] |= (above[near] > 0) & ((finer + energy[near] - left[near]) / 2 > best)
+    return above, lost
 
 
 def split(starts: Starts, count: int) -> Iterator[Starts]:
