@@ -178,7 +178,7 @@ def out_of_reach(
     Paths with M segments are told apart by these as far as `FAR`; of a metric those nearer are compared with N
     segments, resampled, E_N each. Where segments are chords, which are no longer when joined, a path cannot come down
     below what it has with M at its best. It is lost where it would have to come down more than halfway there, to be as
-    low as the best of its pair is already: it is known to come down by a fourth.
+    low as the best of its pair is already: it is known to come down by a fourth. Elsewhere it is lost beyond `REACH`.
 
     Args:
         metric: gives E.
@@ -199,7 +199,8 @@ def out_of_reach(
         lost[near] = above[near] > REACH
         if metric.chordal and num_segments % durations.shape[1] == 0:
             best = finer / (1 + above[near]) ** 2
-            lost[near] |= (above[near] > 0) & ((finer + energy[near] - left[near]) / 2 > best)
+            halfway = (finer + energy[near] - left[near]) / 2
+            lost[near] = torch.where(halfway.isfinite(), (above[near] > 0) & (halfway > best), lost[near])
     return above, lost
 
 
