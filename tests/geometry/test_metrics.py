@@ -288,9 +288,9 @@ def test_edge_weights_are_lengths_of_single_segments():
 
 
 @pytest.mark.parametrize("memory", [None, 1])
-@pytest.mark.parametrize("edges", [[(n, n + k) for k in (1, 4, 0) for n in range(12 - k)], [(3, 7), (0, 1)], []])
-def test_edge_weights_are_the_same_in_runs_as_a_grid_has_them_and_one_by_one(edges, memory):
-    nodes, metric = paths(nodes=12)[0], ExpectedMetric(members(), memory=memory)
+@pytest.mark.parametrize("edges", [[(3, 7), (0, 1), (2, 2), (7, 3), (5, 4)], []])
+def test_edge_weights_do_not_depend_on_the_memory_and_may_be_none(edges, memory):
+    nodes, metric = paths()[0], ExpectedMetric(members(), memory=memory)
     edges = torch.tensor(edges, dtype=torch.int64).view(-1, 2)
     alone = [length(metric, nodes[edge][None]) for edge in edges]
     assert torch.allclose(metric.edge_weights(nodes, edges), torch.cat([nodes.new_zeros(0), *alone]), rtol=1e-12)

@@ -1,6 +1,6 @@
 """Sums along paths, evaluated chunk by chunk under a memory budget, and the Gauss–Newton blocks made of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -185,31 +185,11 @@ def chord_lengths(
 ) -> Float[Tensor, " edge"]:
     """(mean_s ‖f_s(y) − f_s(z)‖²)^½ of every edge."""
     values = torch.cat([maps.values(chunk).flatten(1) for chunk in point_chunks(maps, nodes, memory, 1)])
-    size = chunk_points(nodes, memory, values.shape[1], fused=maps.fused)
-    shifts, counts = (edges[:, 1] - edges[:, 0]).unique_consecutive(return_counts=True)
-    if 0 < len(shifts) * len(nodes) <= 2 * len(edges) and (shifts >= 0).all():
-        lengths = _shifted_lengths(values, edges[:, 0].split(counts.tolist()), shifts.tolist(), size)
-    else:
-        # Gathered into a tensor that the difference is then written to.
-        pairs = (some.unbind(1) for some in edges.split(size))
-        lengths = [
-            torch.linalg.vector_norm(values.index_select(0, first).sub_(values.index_select(0, second)), dim=1)
-            for first, second in pairs
-        ]
+    size = chunk_points(nodes, memory, values.shape[1], fused=True)  # what is done with values is
+    pairs = (some.unbind(1) for some in edges.split(size))
+    # Gathered into a tensor that the difference is then written to: half the time of values[first] − values[second].
+    lengths = [
+        torch.linalg.vector_norm(values.index_select(0, first).sub_(values.index_select(0, second)), dim=1)
+        for first, second in pairs
+    ]
     return torch.cat(lengths) / maps.num_maps**0.5
-
-
-def _shifted_lengths(
-    values: Float[Tensor, "node value"], firsts: Sequence[Tensor], shifts: Sequence[int], size: int
-) -> list[Tensor]:
-    """Lengths of runs of edges, each run's from nodes to those numbered so many later, as a grid's are by direction.
-
-    Of every node the length is taken, in slices of the values, which is cheaper by far than to gather those of ends,
-    and all runs' for some nodes after each other, whose values are in the caches then.
-    """
-    found: list[list[Tensor]] = [[] for _ in shifts]
-    for begin in range(0, len(values), size):
-        for lengths, shift in zip(found, shifts, strict=True):
-            later = values[begin + shift : begin + shift + size]
-            lengths.append(torch.linalg.vector_norm(later - values[begin : begin + len(later)], dim=1))
-    return [torch.cat(lengths)[first] for lengths, first in zip(found, firsts, strict=True)]
