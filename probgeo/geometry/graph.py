@@ -85,9 +85,8 @@ class Graph:
             middle = (start + stop) // 2  # the number of the point halfway
             halves = torch.from_numpy(np.stack([start, middle, middle, stop], axis=1).reshape(-1, 2))
             with torch.no_grad():
-                weights = (
-                    metric.edge_weights(points, halves.to(points.device)).double().view(-1, 2).sum(1).cpu().numpy()
-                )
+                pieces = metric.edge_weights(points, halves.to(points.device))
+            weights = pieces.double().view(-1, self._pieces).sum(1).cpu().numpy()
         else:
             self._nodes, edges = _neighbours(encodings, num_nodes or 2000, num_neighbours=12)
             weights = line_lengths(metric, self._nodes, edges, self._pieces, progress)
