@@ -30,7 +30,7 @@ LEAST_CONTRACTION = 0.1  # a smaller one is no promise that slower modes go as f
 NUM_STRIDES = 3  # of a path that may lie on a saddle, one after the other,
 STRIDES = (0.03, 0.2)  # of so much of its extent
 HOPE = 0.75  # of what may be missing of a solution with all segments, the share of what those with fewer fall short by
-FINE = COARSE / 4  # change of a path's length, with segments cut, that its last step does not make coarse
+FINE = 0.75 * COARSE  # change of a path's length, with segments cut, that its last step does not make coarse
 ROUNDING = 10.0  # decrements of so many eps of the energy are none
 GRID_DIMENSIONS = 2  # up to which a graph is a grid, which sees every ridge
 

@@ -110,10 +110,10 @@ def cut(metric: Metric, path: Float[Tensor, "batch node latent"]) -> tuple[Evalu
 
 
 def too_coarse(
-    metric: Metric,
     path: Float[Tensor, "batch node latent"],
     length: Float[Tensor, " batch"],
     cut_length: Float[Tensor, " batch"],
+    noise: Float[Tensor, " batch"],
 ) -> Bool[Tensor, " batch"]:
     """Which paths pass by what the decoder does within their segments: |L₂ₙ/Lₙ − 1| > `COARSE`, and above rounding.
 
@@ -121,31 +121,32 @@ def too_coarse(
     every ridge is short by its chords, and long by what lies between them.
 
     Args:
-        metric: a metric.
         path: n segments each.
         length: Lₙ of each.
         cut_length: L₂ₙ, as `cut` has it.
+        noise: as `noise_of` has it.
     """
     change = (cut_length - length).abs()
-    noise = 2 * (path.shape[1] - 1) * _noise(metric, path)
-    return (path[:, 0] != path[:, -1]).any(1) & (change > COARSE * length + noise)
+    return (path[:, 0] != path[:, -1]).any(1) & (change > COARSE * length + 2 * (path.shape[1] - 1) * noise)
 
 
-def worth_a_look(
-    metric: Chords, path: Float[Tensor, "batch node latent"], chords: Float[Tensor, "batch segment"]
-) -> Bool[Tensor, " batch"]:
+def worth_a_look(chords: Float[Tensor, "batch segment"], noise: Float[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
     """Paths that may have doubts: with a step in their speed, or hardly longer than their rounding.
+
+    Args:
+        chords: lengths of the segments.
+        noise: as `noise_of` has it.
+    """
+    return steps(chords).any(1) | (chords.sum(1) <= 4 * chords.shape[1] * noise)
+
+
+def noise_of(metric: Chords, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, " batch"]:
+    """Lengths of segments that are no more than rounding, at two nodes.
 
     Args:
         metric: a metric, or chords.
         path: nodes.
-        chords: lengths of their segments.
     """
-    return steps(chords).any(1) | (chords.sum(1) <= 4 * (path.shape[1] - 1) * _noise(metric, path))
-
-
-def _noise(metric: Chords, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, " batch"]:
-    """Lengths of segments that are no more than rounding, at two nodes."""
     return metric.resolution(path[:, [0, path.shape[1] // 2]].flatten(0, 1)).view(-1, 2).amax(1)
 
 

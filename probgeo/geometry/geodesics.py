@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probgeo.geometry.descents import UNKNOWN_CONTRACTION, Descents, descended
-from probgeo.geometry.doubts import Chords, cut, doubts, too_coarse, worth_a_look
+from probgeo.geometry.doubts import Chords, cut, doubts, noise_of, too_coarse, worth_a_look
 from probgeo.geometry.immersions import plainly
 from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Evaluation, Metric
 from probgeo.geometry.metrics.metric import check_energy
@@ -164,7 +164,8 @@ def geodesic(
     start, stop = _checked(metric, start, stop)
     with torch.no_grad(), plainly(start):
         starts = _initial(init, start, stop, min(metric.line_segments, solver.num_segments))
-        newton: Any = (solver.system or default_system(metric, torch.cat([start, stop])))(metric)
+        between = torch.stack([start, torch.lerp(start, stop, 0.5), stop], dim=1).flatten(0, 1)
+        newton: Any = (solver.system or default_system(metric, between))(metric)
         num_floats = newton.num_floats(solver.num_segments, start.shape[1])
         count = max(1, solver.memory // (num_floats * start.element_size()))
         searched = isinstance(init, Search)
@@ -202,10 +203,9 @@ def _doubted(
         missing = pairs[cut_lengths[pairs].isnan()]
         if len(missing):
             cut_lengths = cut_lengths.index_copy(0, missing, cut(metric, found.path[missing])[1])
-        status[pairs] = _unless_coarse(
-            metric, found.path[pairs], found.length[pairs], cut_lengths[pairs], status[pairs]
-        )
-        pairs = pairs[worth_a_look(metric, found.path[pairs], chords[pairs])]
+        path, noise = found.path[pairs], noise_of(metric, found.path[pairs])
+        status[pairs] = _unless_coarse(path, found.length[pairs], cut_lengths[pairs], noise, status[pairs])
+        pairs = pairs[worth_a_look(chords[pairs], noise)]
     if len(pairs):
         path = found.path[pairs]
         chords = chords[pairs] if isinstance(metric, Metric) else metric.squared_residuals(path).sqrt()
@@ -229,14 +229,14 @@ def with_doubts(
         cut_lengths: of the paths with each segment cut in two, as `doubts.cut` has them.
         status: what is known otherwise.
     """
-    status = _unless_coarse(metric, path, chords.sum(1), cut_lengths, status)
+    status = _unless_coarse(path, chords.sum(1), cut_lengths, noise_of(metric, path), status)
     return _unless_torn(metric, path, chords, status)
 
 
 def _unless_coarse(
-    metric: Metric, path: Tensor, length: Tensor, cut_length: Tensor, status: Tensor
+    path: Tensor, length: Tensor, cut_length: Tensor, noise: Tensor, status: Tensor
 ) -> Int[Tensor, " batch"]:
-    coarse = too_coarse(metric, path, length, cut_length) & (status != Status.NONFINITE)
+    coarse = too_coarse(path, length, cut_length, noise) & (status != Status.NONFINITE)
     return torch.where(coarse, int(Status.COARSE), status)
 
 

@@ -120,10 +120,9 @@ def test_a_graph_of_thin_encodings_leads_around_a_hill_in_their_way():
     along = torch.linspace(-2, 2, 200, dtype=torch.float64)
     encodings = torch.stack([along, 1e-3 * torch.sin(7 * along)], dim=1)
     metric, start, stop = PullbackMetric(hill), encodings[:1], encodings[-1:]
-    over = geodesic(metric, start, stop, throw=True)
     around = geodesic(metric, start, stop, init=Graph(metric, encodings), throw=True)
     assert around.path[..., 1].abs().max() > 0.5
     tight = GaussNewton(tolerance=1e-8, coarse_tolerance=1e-6, max_steps=200)
     best = geodesic(metric, start, stop, init=Graph(metric, encodings), solver=tight, throw=True)
     assert around.length < 1.001 * best.length
-    assert around.length < over.length
+    assert around.length < 0.9 * length(metric, Straight(256)(start, stop))  # over the top

@@ -1,6 +1,7 @@
 """Newton systems: products with Jacobians say what matrices say."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -55,26 +56,32 @@ def metrics(latent: int) -> dict[str, Metric]:
     }
 
 
+REVERSE = pytest.mark.parametrize("system", [Interpolated, MatrixFree])
+
+
+@REVERSE
 @pytest.mark.parametrize("name", metrics(3))
-def test_energy_durations_and_gradient_are_those_of_the_blocks(name: str) -> None:
+def test_energy_durations_and_gradient_are_those_of_the_blocks(name: str, system) -> None:
     metric, path = metrics(3)[name], curves(3)
-    free, dense = MatrixFree(metric).linearized(path), BlockTridiagonal(metric).linearized(path)
+    free, dense = system(metric).linearized(path), BlockTridiagonal(metric).linearized(path)
     for one, other in zip(free[:3], dense[:3], strict=True):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
-def test_chunks_change_nothing() -> None:
-    one = MatrixFree(ExpectedMetric(decoders(3), memory=2**30)).linearized(curves(3))
-    many = MatrixFree(ExpectedMetric(decoders(3), memory=1)).linearized(curves(3))
+@REVERSE
+def test_chunks_change_nothing(system) -> None:
+    one = system(ExpectedMetric(decoders(3), memory=2**30)).linearized(curves(3))
+    many = system(ExpectedMetric(decoders(3), memory=1)).linearized(curves(3))
     for x, y in zip(one, many, strict=True):
         assert torch.allclose(x, y, rtol=1e-12, atol=1e-14)
 
 
-def test_first_step_in_a_constant_metric_is_exact() -> None:
+@REVERSE
+def test_first_step_in_a_constant_metric_is_exact(system) -> None:
     weight = torch.randn(24, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     metric, path = PullbackMetric(lambda z: z @ weight), curves(24)
-    model = MatrixFree(metric).linearized(path)
-    step, promised = MatrixFree(metric).step(model, path.new_zeros(len(path)))
+    model = system(metric).linearized(path)
+    step, promised = system(metric).step(model, path.new_zeros(len(path)))
     line = torch.lerp(path[:, :1], path[:, -1:], torch.linspace(0, 1, 17, dtype=path.dtype)[:, None])
     least = metric.measure(line).energy
     assert torch.allclose(promised, model.energy - least, rtol=2e-2)
@@ -93,11 +100,26 @@ def test_step_promises_what_the_blocks_promise_where_the_metric_varies_little(da
     assert (free[1] > 0).all() and (dense[1] > 0).all()
 
 
-@pytest.mark.parametrize("latent", [20, 50])
-def test_solutions_are_those_of_the_blocks(latent: int) -> None:
+def test_tensors_are_taken_again_once_their_nodes_have_moved_by_a_sixteenth_of_the_path() -> None:
+    metric, path = ExpectedMetric(decoders(8)), curves(8)
+    newton = Interpolated(metric)
+    model, extent = newton.linearized(path), (path - path[:, :1]).norm(dim=2).amax(1)
+    near, far = path.clone(), path.clone()
+    near[:, 8] += 0.05 * extent[:, None] / 8**0.5
+    far[2, 8] += 0.08 * extent[2] / 8**0.5
+    kept, taken = newton.updated(model, near), newton.updated(model, far)
+    assert torch.equal(kept.tensors, model.tensors) and torch.equal(kept.places, model.places)
+    assert torch.equal(kept.gradient, newton.linearized(near).gradient)
+    others = torch.arange(5) != 2
+    assert torch.equal(taken.tensors[others], model.tensors[others])
+    torch.testing.assert_close(taken.tensors[2], metric.tensor(far[2, ::4]))
+
+
+@pytest.mark.parametrize(("latent", "system"), [(8, Interpolated), (20, MatrixFree), (50, MatrixFree)])
+def test_solutions_are_those_of_the_blocks(latent: int, system) -> None:
     metric, path = ExpectedMetric(decoders(latent)), curves(latent)
     solver = GaussNewton(num_segments=32, tolerance=1e-6, coarse_tolerance=1e-4)
-    assert default_system(metric, path[:, 0]) is MatrixFree
+    assert default_system(metric, path[0]) is system
     free = geodesic(metric, path[:, 0], path[:, -1], solver=solver, throw=True)
     blocks = replace(solver, system=BlockTridiagonal)
     dense = geodesic(metric, path[:, 0], path[:, -1], solver=blocks, throw=True)
@@ -140,8 +162,9 @@ def test_few_dimensions_and_energies_without_a_length_have_matrices() -> None:
 
     assert default_system(PullbackMetric(nn.Identity()), torch.randn(2, 2)) is BlockTridiagonal
     assert default_system(Other(), torch.randn(2, 128)) is BlockTridiagonal
-    with pytest.raises(TypeError, match="system: MatrixFree needs a metric's residuals; Other has none"):
-        geodesic(Other(), torch.zeros(1, 3), torch.ones(1, 3), solver=GaussNewton(system=MatrixFree))
+    for system in (Interpolated, MatrixFree):
+        with pytest.raises(TypeError, match=f"system: {system.__name__} needs a metric's residuals; Other has none"):
+            geodesic(Other(), torch.zeros(1, 3), torch.ones(1, 3), solver=GaussNewton(system=system))
 
 
 def test_a_solver_with_the_default_system_is_known_by_the_same_key_and_others_by_others() -> None:
@@ -159,14 +182,18 @@ def test_matrix_free_models_hold_little() -> None:
 
 
 @pytest.mark.slow
-def test_what_matrix_free_systems_count_is_what_their_geodesics_hold_at_most() -> None:
+@pytest.mark.parametrize(("latent", "system"), [(10, Interpolated), (30, MatrixFree)])
+def test_what_systems_count_is_what_their_geodesics_hold_at_most(latent: int, system) -> None:
     torch.manual_seed(0)
-    metric = PullbackMetric(nn.Sequential(nn.Linear(30, 8), nn.Tanh(), nn.Linear(8, 5)), memory=(chunk := 1_000_000))
-    start, stop = torch.randn(2, 60, 30, generator=torch.Generator().manual_seed(0))
+    decoder = nn.Sequential(nn.Linear(latent, 8), nn.Tanh(), nn.Linear(8, 5))
+    metric = PullbackMetric(decoder, memory=(chunk := 1_000_000))
+    start, stop = torch.randn(2, 60, latent, generator=torch.Generator().manual_seed(0))
+    solve = partial(geodesic, metric, start, stop, solver=GaussNewton(32, max_steps=2, system=system))
+    solve()  # what the first use of a metric tries is not counted
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        geodesic(metric, start, stop, solver=GaussNewton(32, max_steps=2, system=MatrixFree))
+        solve()
     changes = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    counted = 60 * MatrixFree(metric).num_floats(32, 30) * start.element_size()
+    counted = 60 * system(metric).num_floats(32, latent) * start.element_size()
     assert 0.5 * counted < np.cumsum(changes).max() < counted + chunk
 
 
@@ -210,6 +237,11 @@ def test_a_decoder_without_reverse_mode_is_refused_where_reverse_mode_is_needed_
     right = geodesic(PullbackMetric(hill), start, stop).length
     forward = geodesic(without, start, stop, solver=GaussNewton(system=BlockTridiagonal)).length
     torch.testing.assert_close(forward, right, rtol=5e-3, atol=0)
+    fewer = start[:, :8], stop[:, :8]
+    with pytest.raises(ValueError, match=r"reverse mode does not belong to its values.*system=BlockTridiagonal"):
+        geodesic(without, *fewer, solver=GaussNewton(system=Interpolated))
+    assert default_system(PullbackMetric(hill), torch.cat(fewer)) is Interpolated
+    torch.testing.assert_close(geodesic(without, *fewer).length, right, rtol=5e-3, atol=0)
 
 
 # --- secants ---

@@ -48,7 +48,8 @@ class Reverse:
                 residuals, pull = pulled_back(self.metric.residuals, points[part])
                 residuals = torch.where(real[part][:-1, None], residuals, 0)
                 if not self._tried and bool(residuals.isfinite().all()):
-                    check_transposed(*_both_ways(self.derivative, points[part], residuals, pull))
+                    some = points[part]
+                    check_transposed(*_both_ways(self.derivative, some, residuals, pull, _alike(some)))
                     self._tried = True
             squares[part][:-1] = residuals.square().sum(1)
             pulled[part] += pull(residuals)
@@ -69,13 +70,15 @@ def has_reverse_mode(metric: Metric, points: Float[Tensor, "point latent"]) -> b
         metric: a metric.
         points: two or more, at some of which it is tried.
     """
-    points = points[: max(2, min(NUM_TRIED, metric.num_points(points)))]
+    few = points[: max(2, min(NUM_TRIED, metric.num_points(points)))]
+    each = torch.randn(few.shape, generator=torch.Generator().manual_seed(1)).to(few)
     try:
         with called(metric.argument):
-            residuals, pull = pulled_back(metric.residuals, points)
-            return not _apart(*_both_ways(Derivative(metric.residuals), points, residuals, pull)).any()
+            residuals, pull = pulled_back(metric.residuals, few)
+            seen = [_both_ways(Derivative(metric.residuals), few, residuals, pull, v) for v in (_alike(few), each)]
     except NotImplementedError:  # torch has no such derivative of an operation
         return False
+    return not any(_apart(*ways).any() for ways in seen)
 
 
 def check_transposed(
@@ -112,17 +115,19 @@ def _apart(product: Tensor, vector: Tensor, pulled: Tensor) -> Bool[Tensor, " ba
     return (product - (vector * pulled).sum((1, 2))).abs() > 0.01 * product.abs() + rounding
 
 
+def _alike(points: Float[Tensor, "point latent"]) -> Float[Tensor, "point latent"]:
+    """One direction for all nodes: chords change by nothing but what the metric does from place to place."""
+    v = torch.randn(points.shape[1], generator=torch.Generator().manual_seed(0))
+    return v.to(points).repeat(len(points), 1)
+
+
 def _both_ways(
     derivative: Derivative,
     points: Float[Tensor, "point latent"],
     residuals: Float[Tensor, "segment residual"],
     pull: Callable[[Tensor], Tensor],
+    v: Float[Tensor, "point latent"],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """⟨u, J v⟩, v and Jᵀu, a batch of one, that tell of metrics whose change from place to place reverse mode loses.
-
-    When all nodes move alike, v, chords change by nothing else; u are the residuals, with weights that fall.
-    """
-    v = torch.randn(points.shape[1], generator=torch.Generator().manual_seed(0)).to(points).expand_as(points)
+    """⟨u, J v⟩, v and Jᵀu, a batch of one; u are the residuals, with weights that fall."""
     u = residuals * torch.linspace(1, 0, len(residuals)).to(residuals)[:, None]
-    pushed = (u * derivative(points, v.contiguous())[1]).sum()
-    return pushed[None], v[None], pull(u)[None]
+    return (u * derivative(points, v)[1]).sum()[None], v[None], pull(u)[None]
