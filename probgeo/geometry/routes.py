@@ -83,7 +83,7 @@ def vias(
     Returns:
         Pairs and nodes; none for a pair that the graph does not join.
     """
-    pairs = zip(first.tolist(), second.tolist(), *limits.tolist(), strict=True)
+    pairs = zip(first.tolist(), second.tolist(), limits[0].tolist(), limits[1].tolist(), strict=True)
     found = [_vias_of_pair(trees, *pair, reach, share)[:most] for pair in pairs]
     pair = np.repeat(np.arange(len(found)), [len(nodes) for nodes in found])
     return Vias(pair, np.concatenate([*found, np.zeros(0, dtype=np.int64)]))
