@@ -292,8 +292,8 @@ def test_edge_weights_are_lengths_of_single_segments():
 def test_edge_weights_do_not_depend_on_the_memory_and_may_be_none(edges, memory):
     nodes, metric = paths()[0], ExpectedMetric(members(), memory=memory)
     edges = torch.tensor(edges, dtype=torch.int64).view(-1, 2)
-    alone = [length(metric, nodes[edge][None]) for edge in edges]
-    assert torch.allclose(metric.edge_weights(nodes, edges), torch.cat([nodes.new_zeros(0), *alone]), rtol=1e-12)
+    alone = torch.cat([nodes.new_zeros(0), *(length(metric, nodes[edge][None]) for edge in edges)])
+    assert torch.allclose(metric.edge_weights(nodes, edges), alone, rtol=1e-12)
 
 
 def test_tensor_that_is_not_positive_definite_is_not_finite():
