@@ -19,10 +19,10 @@ from probgeo.geometry.newton import (
     rows,
 )
 from probgeo.geometry.paths import Straight, resampled
-from probgeo.geometry.routes import REACH, SLACK, Beaten, distinct, excess, firsts, ranked
+from probgeo.geometry.routes import SLACK, Beaten, distinct, excess, firsts, out_of_reach, ranked
 from probgeo.geometry.solver import GaussNewton, Status
 
-REVISION = 5  # of the search: raised when the same options find other paths, or end them by another status
+REVISION = 6  # of the search: raised when the same options find other paths, or end them by another status
 CHEAP = 4  # times as many segments on the last level as on the first
 UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured
 LEAST_CONTRACTION = 0.1  # a smaller one is no promise that slower modes go as fast
@@ -102,9 +102,9 @@ def descended(
         last, refined = num_segments == solver.num_segments, num_segments != descents.path.shape[1] - 1
         if last and refined and searched:
             descents = descents.those(distinct(metric, *descents[:3]))
-            above = excess(descents.pair, descents.energy)
-            beaten = Beaten(descents.pair[above > REACH], above[above > REACH])
-            descents = descents.those(~(above > REACH))
+            above, lost = out_of_reach(metric, *descents[:4], descents.left, num_segments)
+            beaten = Beaten(descents.pair[lost], above[lost])
+            descents = descents.those(~lost)
         if refined and not searched and descents.path.shape[1] - 1 == first:
             descents = _off_saddles(metric, newton, descents, coarse._replace(tolerance=solver.tolerance))
         if last:

@@ -27,20 +27,22 @@ MEMORY = 2**28  # bytes of shortest paths that are held at a time, roughly
 REACH = 0.1
 SHARE = 0.3
 MOST = 12
+SEEN = 1 - SHARE / 2  # of the longest route, how far trees of shortest paths reach from either end
 
 
 @final
 class Graph:
     """Shortest paths in a graph over the encodings, and others nearly as short: starts near the global minimum.
 
-    In two dimensions the graph is a square grid around the encodings, in more a neighbour graph of the encodings.
+    In two dimensions the graph is a square grid around the encodings, in more a neighbour graph of the encodings; its
+    edges are weighed in two or four pieces.
     It is built once, from the encodings alone, and then gives the paths of any pair, whatever other pairs are asked for
     with it. As `geodesic(..., init=graph)` it gives `starts`; `init=graph.__call__` tries the shortest path alone.
 
     Args:
         metric: gives the edges their weights.
         encodings: latent points of data, (point, latent).
-        num_nodes: nodes of the graph, roughly; default a grid of 120 × 120 in two dimensions, 2000 encodings in more.
+        num_nodes: nodes of the graph, roughly; default a grid of 72 × 72 in two dimensions, 2000 encodings in more.
         progress: show a progress bar of its edges, in more than two dimensions.
 
     Raises:
@@ -75,12 +77,16 @@ class Graph:
                 f"got {tuple(encodings.shape) if encodings.isfinite().all() else 'non-finite values'}."
             )
         self._metric = metric
-        self._pieces = 1 if encodings.shape[1] <= 2 else 4
+        self._pieces = 2 if encodings.shape[1] <= 2 else 4
         if encodings.shape[1] <= 2:
-            self._nodes, edges = _grid(encodings, round((num_nodes or 14_400) ** (1 / encodings.shape[1])))
+            points, number, edges = _grid(encodings, round((num_nodes or 5184) ** (1 / encodings.shape[1])))
+            self._nodes = points[torch.from_numpy(number).to(points.device)]
+            start, stop = number[edges].T
+            middle = (start + stop) // 2  # the number of the point halfway
+            halves = torch.from_numpy(np.stack([start, middle, middle, stop], axis=1).reshape(-1, 2))
             with torch.no_grad():
-                links = torch.from_numpy(edges).to(encodings.device)
-                weights = metric.edge_weights(self._nodes, links).double().cpu().numpy()
+                pieces = metric.edge_weights(points, halves.to(points.device))
+            weights = pieces.double().view(-1, self._pieces).sum(1).cpu().numpy()
         else:
             self._nodes, edges = _neighbours(encodings, num_nodes or 2000, num_neighbours=12)
             weights = line_lengths(metric, self._nodes, edges, self._pieces, progress)
@@ -88,7 +94,8 @@ class Graph:
 
     @cached_property
     def _tree(self) -> cKDTree:
-        return cKDTree(self._nodes.double().cpu().numpy())
+        # Few points are looked up in it: a tree that is made at once is better than one that answers at once.
+        return cKDTree(self._nodes.double().cpu().numpy(), compact_nodes=False, balanced_tree=False)
 
     def __getstate__(self) -> Mapping[str, Any]:
         # The tree of the nodes is made where it is needed: it would be sent with its own copy of them.
@@ -170,16 +177,20 @@ class Graph:
         ends, number = torch.unique(torch.cat([start, stop]), dim=0, return_inverse=True)
         first, second = number.view(2, -1).cpu().numpy()
         near, weights = self._exits(ends)
-        # No route is sought that is longer than this.
+        # No route is sought that is longer than 1 + reach straight lines. Nodes that it passes by one end need not be
+        # seen from the other: what matters of a plateau lies further in.
+        nearest = weights.min(1)  # never NaN
+        out = np.where(np.isfinite(nearest), nearest, 0)[np.stack([first, second])]
+        limits = out + SEEN * np.maximum((1 + reach) * lines - out.sum(0), 0)
         limit = np.zeros(len(ends))
-        for side in (first, second):
-            np.maximum.at(limit, side, (1 + reach) * lines)
+        for side, furthest in zip((first, second), limits, strict=True):
+            np.maximum.at(limit, side, furthest)
         found, lengths, pairs = [start.new_zeros(0, self._metric.graph_segments + 1, start.shape[1])], [], []
         for rows in _groups(first, second, max(2, MEMORY // (12 * len(self._nodes)))):
             used = np.unique([first[rows], second[rows]])
             trees = _trees(*_parts(self._graph), near[used], weights[used], limit[used])
             one, two = np.searchsorted(used, first[rows]), np.searchsorted(used, second[rows])
-            via = vias(trees, one, two, reach, share, most)
+            via = vias(trees, one, two, limits[:, rows], reach, share, most)
             from_one, from_two = one[via.pair], two[via.pair]
             ahead, back = (
                 trails(trees.previous, from_one, via.node),
@@ -313,17 +324,24 @@ def reached(arrays: Sequence[np.ndarray], near: np.ndarray, weights: np.ndarray)
     return found
 
 
-def _grid(encodings: Float[Tensor, "point latent"], num_nodes: int) -> tuple[Tensor, np.ndarray]:
-    """Square grid of num_nodes per axis around the encodings, a tenth to spare, every node joined to the 24 around it.
+def _grid(encodings: Float[Tensor, "point latent"], num_nodes: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Square grid of num_nodes per axis around the encodings, a tenth to spare, each node joined to the 24 around it.
 
-    Square, because paths may bend far aside where the encodings are thin: in dimensions that a model does not use.
+    Square, because paths may bend far aside where the encodings are thin: in dimensions that a model does not use. What
+    is between its nodes is seen all the same: points of a grid twice as fine halve the edges.
+
+    Returns:
+        Points of the finer grid; the numbers among them of the nodes, in the order of the nodes; edges between nodes.
     """
     low, high = encodings.amin(0), encodings.amax(0)
     half = 0.6 * (high - low).amax().clamp_min(torch.finfo(encodings.dtype).tiny)
-    share = torch.linspace(-1, 1, num_nodes).to(encodings)
+    finer = 2 * num_nodes - 1
+    share = torch.linspace(-1, 1, finer).to(encodings)
     axes = [middle + half * share for middle in (low + high) / 2]
-    nodes = torch.cartesian_prod(*axes).view(-1, len(axes))
-    index = np.arange(len(nodes)).reshape((num_nodes,) * len(axes))
+    points = torch.cartesian_prod(*axes).view(-1, len(axes))
+    every_other = (slice(None, None, 2),) * len(axes)
+    number = np.arange(len(points)).reshape((finer,) * len(axes))[every_other].ravel()
+    index = np.arange(len(number)).reshape((num_nodes,) * len(axes))
     edges = []
     for offset in np.ndindex((5,) * len(axes)):
         shift = [o - 2 for o in offset]
@@ -331,7 +349,7 @@ def _grid(encodings: Float[Tensor, "point latent"], num_nodes: int) -> tuple[Ten
             near = tuple(slice(max(0, -o), num_nodes - max(0, o)) for o in shift)
             far = tuple(slice(max(0, o), num_nodes - max(0, -o)) for o in shift)
             edges.append(np.stack([index[near].ravel(), index[far].ravel()], axis=1))
-    return nodes, np.concatenate(edges)
+    return points, number, np.concatenate(edges)
 
 
 def _neighbours(
@@ -350,6 +368,9 @@ def _neighbours(
 def _symmetric(edges: np.ndarray, weights: np.ndarray, num_nodes: int) -> csr_array:
     """The undirected graph's matrix; edges without a finite weight are left out, no weight is zero."""
     finite = np.isfinite(weights)
-    (first, second), weight = edges[finite].T, np.maximum(weights[finite], np.finfo(np.float64).tiny)
+    if not finite.all():
+        edges, weights = edges[finite], weights[finite]
+    first, second = edges.T.astype(np.int32)
+    weight = np.maximum(weights, np.finfo(np.float64).tiny)
     both = (np.concatenate([first, second]), np.concatenate([second, first]))
     return coo_array((np.concatenate([weight, weight]), both), shape=(num_nodes, num_nodes)).tocsr()

@@ -16,9 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probgeo.geometry.metrics import Energy
+from probgeo.geometry.metrics import Energy, Metric
+from probgeo.geometry.paths import resampled
 
 REACH = 0.05
+FAR = 0.1  # of paths solved with few segments, which misjudge a rough metric by some percent
 SLACK = 0.01
 
 
@@ -62,6 +64,7 @@ def vias(
     trees: Trees,
     first: Int[np.ndarray, " pair"],
     second: Int[np.ndarray, " pair"],
+    limits: Float[np.ndarray, "2 pair"],
     reach: float,
     share: float,
     most: int,
@@ -72,6 +75,7 @@ def vias(
         trees: of all ends.
         first: number of each pair's first end.
         second: of its second end.
+        limits: how far from the first and from the second end its nodes may be; the trees reach as far.
         reach: such paths are at most 1 + reach times as long as the shortest.
         share: least length of a plateau, over that of the path.
         most: nodes of a pair at most.
@@ -79,18 +83,20 @@ def vias(
     Returns:
         Pairs and nodes; none for a pair that the graph does not join.
     """
-    found = [
-        _vias_of_pair(trees, a, b, reach, share)[:most] for a, b in zip(first.tolist(), second.tolist(), strict=True)
-    ]
+    pairs = zip(first.tolist(), second.tolist(), limits[0].tolist(), limits[1].tolist(), strict=True)
+    found = [_vias_of_pair(trees, *pair, reach, share)[:most] for pair in pairs]
     pair = np.repeat(np.arange(len(found)), [len(nodes) for nodes in found])
     return Vias(pair, np.concatenate([*found, np.zeros(0, dtype=np.int64)]))
 
 
-def _vias_of_pair(trees: Trees, first: int, second: int, reach: float, share: float) -> Int[np.ndarray, " via"]:
+def _vias_of_pair(
+    trees: Trees, first: int, second: int, from_first: float, from_second: float, reach: float, share: float
+) -> Int[np.ndarray, " via"]:
     nodes = trees.distance.shape[1] - len(trees.distance)
     to_first, to_second = trees.distance[first, :nodes], trees.distance[second, :nodes]
     before, after = trees.previous[first], trees.previous[second]
-    total = to_first + to_second
+    # Trees reach further where other pairs ask for it, which is nothing to this one.
+    total = np.where((to_first <= from_first) & (to_second <= from_second), to_first + to_second, np.inf)
     shortest = total.argmin()
     if not np.isfinite(total[shortest]):
         return np.zeros(0, dtype=np.int64)
@@ -156,6 +162,46 @@ def excess(pair: Int[Tensor, " start"], energy: Float[Tensor, " start"]) -> Floa
     least = energy.new_empty(len(energy))
     least[order] = energy[order][firsts(pair[order])][group]
     return torch.where(energy > least, (energy / least).sqrt() - 1, 0 * energy)
+
+
+def out_of_reach(
+    metric: Energy,
+    path: Float[Tensor, "start node latent"],
+    pair: Int[Tensor, " start"],
+    energy: Float[Tensor, " start"],
+    durations: Float[Tensor, "start segment"],
+    left: Float[Tensor, " start"],
+    num_segments: int,
+) -> tuple[Float[Tensor, " start"], Bool[Tensor, " start"]]:
+    """How much longer paths are than the best of their pair, and which are too far above it to come down to it.
+
+    Paths with M segments are told apart by these as far as `FAR`; of a metric those nearer are compared with N
+    segments, resampled, E_N each. Where segments are chords, which are no longer when joined, a path cannot come down
+    below what it has with M at its best. It is lost where it would have to come down more than halfway there, to be as
+    low as the best of its pair is already: it is known to come down by a fourth. Elsewhere it is lost beyond `REACH`.
+
+    Args:
+        metric: gives E.
+        path: nodes of paths with M segments, solved.
+        pair: whose path each is.
+        energy: E_M of each.
+        durations: of the segments.
+        left: of E_M above its least in the valley.
+        num_segments: N.
+    """
+    above = excess(pair, energy)
+    lost = above > (FAR if isinstance(metric, Metric) else REACH)
+    near = (~lost).nonzero()[:, 0]
+    near = near[torch.bincount(pair[near])[pair[near]] > 1]
+    if isinstance(metric, Metric) and len(near):
+        finer = metric.measure(resampled(path[near], durations[near], num_segments)).energy
+        above[near] = excess(pair[near], finer)
+        lost[near] = above[near] > REACH
+        if metric.chordal and num_segments % durations.shape[1] == 0:
+            best = finer / (1 + above[near]) ** 2
+            halfway = (finer + energy[near] - left[near]) / 2
+            lost[near] = torch.where(halfway.isfinite(), (above[near] > 0) & (halfway > best), lost[near])
+    return above, lost
 
 
 def split(starts: Starts, count: int) -> Iterator[Starts]:

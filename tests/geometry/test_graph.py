@@ -79,6 +79,26 @@ def test_graph_reaches_ends_far_from_the_encodings():
     assert length(metric, Graph(metric, encodings)(start, stop)).item() == pytest.approx(31.4, rel=0.01)
 
 
+def test_the_way_around_a_hill_is_found_from_an_end_far_from_the_encodings():
+    metric = PullbackMetric(hill)
+    encodings = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start, stop = torch.tensor([[-60.0, 0.0]]).double(), torch.tensor([[2.0, 0.0]]).double()
+    path = Graph(metric, encodings)(start, stop)
+    assert path[..., 1].abs().max() > 0.5
+    assert length(metric, path) < length(metric, Straight(256)(start, stop)) - 5
+
+
+def test_edges_of_a_grid_see_a_ridge_between_its_nodes():
+    spacing = 2.4 / 39  # of forty nodes from −1.2 to 1.2, which a ridge at the origin, 5 high, lies halfway between
+
+    def ridged(z: Tensor) -> Tensor:
+        return torch.cat([z, 5 * torch.exp(-((6 * z / spacing) ** 2))], dim=-1)
+
+    start, stop = torch.tensor([[-1.0], [1.0]], dtype=torch.float64).unbind()
+    graph = Graph(PullbackMetric(ridged), torch.stack([start, stop]), num_nodes=40)
+    assert graph.distances(start[None], stop[None]).item() == pytest.approx(12, rel=0.1)
+
+
 def test_graph_of_another_metric_starts_any_energy():
     torch.manual_seed(0)
     members = [mlp([2, 16, 12]).double() for _ in range(3)]

@@ -287,6 +287,15 @@ def test_edge_weights_are_lengths_of_single_segments():
         assert torch.allclose(metric.edge_weights(nodes, edges), length(metric, nodes[edges]), rtol=1e-12)
 
 
+@pytest.mark.parametrize("memory", [None, 1])
+@pytest.mark.parametrize("edges", [[(3, 7), (0, 1), (2, 2), (7, 3), (5, 4)], []])
+def test_edge_weights_do_not_depend_on_the_memory_and_may_be_none(edges, memory):
+    nodes, metric = paths()[0], ExpectedMetric(members(), memory=memory)
+    edges = torch.tensor(edges, dtype=torch.int64).view(-1, 2)
+    alone = torch.cat([nodes.new_zeros(0), *(length(metric, nodes[edge][None]) for edge in edges)])
+    assert torch.allclose(metric.edge_weights(nodes, edges), alone, rtol=1e-12)
+
+
 def test_tensor_that_is_not_positive_definite_is_not_finite():
     metric = TensorMetric(lambda z: torch.diag_embed(torch.stack([z[..., 0], z[..., 0] + 1], dim=-1)))
     path = paths(batch=2) + torch.tensor([[[50.0, 0.0]], [[-50.0, 0.0]]], dtype=torch.float64)

@@ -12,7 +12,7 @@ from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
 from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import DecorrelatedEnergy, PullbackMetric
 from probgeo.geometry.paths import Straight
-from probgeo.geometry.routes import Starts, Trees, distinct, excess, split, vias
+from probgeo.geometry.routes import Starts, Trees, distinct, excess, out_of_reach, split, vias
 from probgeo.nn import mlp
 
 
@@ -190,6 +190,35 @@ def test_excess_is_the_relative_length_above_the_shortest_of_the_pair():
     assert excess(pair, energy)[:5].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
 
 
+def test_a_path_that_looks_short_with_few_segments_is_lost_where_more_show_the_ridges_that_it_climbs():
+    """Ridges at y = 0, a 16th apart, that nodes a 32nd apart do not see; the way around them is longer, and free."""
+
+    def ridged(z: Tensor) -> Tensor:
+        x, y = z.unbind(-1)
+        return torch.stack([x, y, 0.05 * torch.exp(-((30 * y) ** 2)) * torch.sin(32 * math.pi * x)], dim=-1)
+
+    metric, x = PullbackMetric(ridged), torch.linspace(0, 1, 33, dtype=torch.float64)
+    path = torch.stack([torch.stack([x, height * (math.pi * x).sin()], dim=1) for height in (0.0, 0.15)])
+    pair, unknown = torch.zeros(2, dtype=torch.int64), torch.full((2,), torch.inf, dtype=torch.float64)
+    energy, durations = metric.measure(path)
+    assert energy[0] < energy[1]
+    above, lost = out_of_reach(metric, path, pair, energy, durations, unknown, 256)
+    assert lost.tolist() == [True, False]
+    assert above[0] > 1
+    assert above[1] == 0
+
+
+def test_a_path_is_lost_where_it_could_not_come_down_to_the_best_of_its_pair_alone():
+    x = torch.linspace(0, 1, 33, dtype=torch.float64)
+    heights = (0.0, 0.1, 0.2, 0.4)
+    path = torch.stack([torch.stack([x, height * (math.pi * x).sin()], dim=1) for height in heights])
+    plane, pair = PullbackMetric(lambda z: z), torch.tensor([0, 0, 0, 1])
+    energy, durations = plane.measure(path)
+    for share, kept in ((0.0, [0, 3]), (0.1, [0, 1, 3]), (0.5, [0, 1, 2, 3])):
+        lost = out_of_reach(plane, path, pair, energy, durations, share * energy, 256)[1]
+        assert (~lost).nonzero()[:, 0].tolist() == kept
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 100])
 def test_parts_keep_the_starts_of_a_pair_together(count):
     pair = torch.tensor([0, 0, 1, 2, 2, 2, 3])
@@ -207,10 +236,12 @@ def test_nodes_of_both_sides_of_a_square_are_ways_from_corner_to_corner():
         np.array([[0.0, 1.0, 2.0, 1.05, 0.0, infinite], [2.0, 1.0, 0.0, 1.05, infinite, 0.0]]),
         np.array([[4, 0, 1, 0, -9, -9], [1, 2, 5, 2, -9, -9]]),
     )
-    one, two = np.array([0]), np.array([1])
-    assert vias(trees, one, two, reach=0.1, share=0.0, most=4).node.tolist() in ([0, 3], [1, 3], [2, 3])
-    assert len(vias(trees, one, two, reach=0.01, share=0.0, most=4).node) == 1
-    assert len(vias(trees, one, two, reach=0.1, share=0.0, most=1).node) == 1
+    one, two, limits = np.array([0]), np.array([1]), np.array([[2.0], [2.0]])
+    assert vias(trees, one, two, limits, reach=0.1, share=0.0, most=4).node.tolist() in ([0, 3], [1, 3], [2, 3])
+    assert len(vias(trees, one, two, limits, reach=0.01, share=0.0, most=4).node) == 1
+    assert len(vias(trees, one, two, limits, reach=0.1, share=0.0, most=1).node) == 1
+    assert len(vias(trees, one, two, np.array([[1.02], [2.0]]), reach=0.1, share=0.0, most=4).node) == 1
+    assert not len(vias(trees, one, two, np.array([[0.9], [0.9]]), reach=0.1, share=0.0, most=4).node)
 
 
 def test_the_angle_at_a_corner_with_two_ways_to_one_side_is_ambiguous(graph):

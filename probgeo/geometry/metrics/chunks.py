@@ -184,9 +184,19 @@ def chord_lengths(
     maps: Maps, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"], memory: int | None
 ) -> Float[Tensor, " edge"]:
     """(mean_s ‖f_s(y) − f_s(z)‖²)^½ of every edge."""
-    values = torch.cat([maps.values(chunk).flatten(1) for chunk in point_chunks(maps, nodes, memory, 1)])
-    size = chunk_points(nodes, memory, values.shape[1], fused=maps.fused)
+    first, *others = point_chunks(maps, nodes, memory, 1)
+    some = maps.values(first)
+    # Tens of megabytes: written to one place they are not held twice.
+    values = some.new_empty(len(nodes), *some.shape[1:])
+    values[: len(first)] = some
+    for begin, chunk in zip(range(len(first), len(nodes), len(first)), others, strict=True):
+        values[begin : begin + len(chunk)] = maps.values(chunk)
+    values = values.flatten(1)
+    size = chunk_points(nodes, memory, values.shape[1], fused=True)  # what is done with values is
+    pairs = (some.unbind(1) for some in edges.split(size))
+    # Gathered into a tensor that the difference is then written to: half the time of values[first] − values[second].
     lengths = [
-        (values[first] - values[second]).norm(dim=1) for first, second in (e.unbind(1) for e in edges.split(size))
+        torch.linalg.vector_norm(values.index_select(0, first).sub_(values.index_select(0, second)), dim=1)
+        for first, second in pairs
     ]
     return torch.cat(lengths) / maps.num_maps**0.5
