@@ -251,14 +251,22 @@ def _measured_cut(metric: Energy, path: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _minimised(metric: Energy, newton: Any, descents: Descents, level: Level) -> Descents:
+    """Paths solved on one level; what an inexact system does not solve, an exact one goes on with."""
+    if not len(descents.path):
+        return descents
+    found = _stepped(metric, newton, descents, level)
+    if newton.exact is None:
+        return found
+    over = (found.status == Status.MAX_STEPS) | (found.status == Status.STALLED)
+    return _joined(over, _minimised(metric, newton.exact, found.those(over), level), found.those(~over))
+
+
+def _stepped(metric: Energy, newton: Any, descents: Descents, level: Level) -> Descents:
     """Damped Gauss–Newton steps, corrected by a secant, on one level, each path until its own end.
 
     A trial is linearised at once, as nearly all are accepted. Only a path's last step, which leaves less than the
-    tolerance, is not: its energy is compared at the end, for all paths together; a tiny step is not taken at all. What
-    an inexact system does not solve, an exact one goes on with.
+    tolerance, is not: its energy is compared at the end, for all paths together; a tiny step is not taken at all.
     """
-    if not len(descents.path):
-        return descents
     path, steps, contraction = descents.path, descents.steps.clone(), descents.contraction.clone()
     status = torch.full_like(steps, Status.MAX_STEPS)
     path, proposed = path.clone(), path.clone()
@@ -313,11 +321,7 @@ def _minimised(metric: Energy, newton: Any, descents: Descents, level: Level) ->
         active, model, damping, before = active[left], rows(model, left), damping[left], before[left]
         secants = secants.those(left)
     found = Descents(path, descents.pair, energies, durations, steps, status, contraction, above, cut_lengths)
-    found = _with_last_steps(metric, found, proposed, left_over, level)
-    if newton.exact is None:
-        return found
-    over = (found.status == Status.MAX_STEPS) | (found.status == Status.STALLED)
-    return _joined(over, _minimised(metric, newton.exact, found.those(over), level), found.those(~over))
+    return _with_last_steps(metric, found, proposed, left_over, level)
 
 
 def _with_last_steps(
