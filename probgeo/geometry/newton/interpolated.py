@@ -94,7 +94,7 @@ class Interpolated:
     def num_floats(self, num_segments: int, latent: int) -> int:
         """As of all blocks, those between the nodes and what is made of them; tensors of two models."""
         samples = max(NUM_TENSORS, num_segments // SPACING + 1)
-        return (num_segments + 1) * (13 * latent**2 + 20 * latent) + 3 * samples * latent**2
+        return (num_segments + 1) * (15 * latent**2 + 20 * latent) + 3 * samples * latent**2
 
 
 def _places(path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch sample latent"]:
