@@ -33,7 +33,8 @@ class Geodesics(NamedTuple):
         steps: Gauss–Newton steps tried, over all levels, (batch).
         status: a `Status` each, (batch).
         rivals: distinct locally shortest paths that were found, (batch); −1 where none were looked for.
-        gap: L₂/L₁ − 1 of the second shortest of them, (batch); NaN where there is none.
+        gap: L₂/L₁ − 1 of the second shortest of them, (batch); NaN where there is none. Of a path that was left before
+            it was solved, as it came no nearer, L₂ is what it had then.
 
     Example:
         >>> import torch, probgeo as pg

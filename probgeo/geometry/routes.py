@@ -178,7 +178,8 @@ def out_of_reach(
     Paths with M segments are told apart by these as far as `FAR`; of a metric those nearer are compared with N
     segments, resampled, E_N each. Where segments are chords, which are no longer when joined, a path cannot come down
     below what it has with M at its best. It is lost where it would have to come down more than halfway there, to be as
-    low as the best of its pair is already: it is known to come down by a fourth. Elsewhere it is lost beyond `REACH`.
+    low as the best of its pair is already: as measured, it comes down by about a fourth, which is no proof. Elsewhere
+    it is lost beyond `REACH`.
 
     Args:
         metric: gives E.

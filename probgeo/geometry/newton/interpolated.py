@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probgeo.geometry.metrics import Metric
 from probgeo.geometry.newton.blocks import BlockTridiagonal, damped_step
 from probgeo.geometry.newton.reverse import Reverse
 
@@ -50,19 +49,14 @@ class Interpolated:
         tensor([6.])
     """
 
-    metric: Any  # a Metric, which is checked here: systems are chosen by their class
+    metric: Any
     variation: Reverse = field(init=False, repr=False, compare=False)
     exact: BlockTridiagonal = field(init=False, repr=False, compare=False)  # goes on with what this does not solve
     trusted_damping: ClassVar[float] = 1e-2  # as of other matrices
     most_damping: ClassVar[float] = 0.5  # three steps refused: then the metric changes more than is seen at few nodes
 
     def __post_init__(self) -> None:
-        if not isinstance(self.metric, Metric):
-            raise TypeError(
-                f"system: Interpolated needs a metric's residuals; {type(self.metric).__name__} has none. "
-                "Use BlockTridiagonal, or None."
-            )
-        object.__setattr__(self, "variation", Reverse(self.metric))
+        object.__setattr__(self, "variation", Reverse(self.metric, "Interpolated"))
         object.__setattr__(self, "exact", BlockTridiagonal(self.metric))
 
     def linearized(self, path: Float[Tensor, "batch node latent"]) -> Interpolation:
@@ -98,10 +92,18 @@ class Interpolated:
 
 
 def _places(path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch sample latent"]:
-    """Some of the nodes, evenly spaced, ends included."""
-    segments = path.shape[1] - 1
-    count = min(max(NUM_TENSORS, segments // SPACING + 1), segments + 1)
-    return path[:, torch.linspace(0, segments, count, device=path.device).round().long()]
+    return evenly_spaced(path, max(NUM_TENSORS, (path.shape[1] - 1) // SPACING + 1))
+
+
+def evenly_spaced(path: Float[Tensor, "batch node latent"], count: int) -> Float[Tensor, "batch sample latent"]:
+    """Some of the nodes, ends included.
+
+    Args:
+        path: nodes.
+        count: how many, if the path has them.
+    """
+    nodes = torch.linspace(0, path.shape[1] - 1, min(count, path.shape[1]), device=path.device)
+    return path[:, nodes.round().long()]
 
 
 def between_samples(

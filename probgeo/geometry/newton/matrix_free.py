@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probgeo.geometry.immersions import called, pulled_back
-from probgeo.geometry.metrics import Metric
 from probgeo.geometry.metrics.metric import FROZEN_SHARE
-from probgeo.geometry.newton.interpolated import between_samples
+from probgeo.geometry.newton.interpolated import between_samples, evenly_spaced
 from probgeo.geometry.newton.reverse import Reverse, check_transposed, within_paths
 
 NUM_TENSORS = 9
@@ -51,7 +50,7 @@ class MatrixFree:
         tensor([20.])
     """
 
-    metric: Any  # a Metric, which is checked here: systems are chosen by their class
+    metric: Any
     variation: Reverse = field(init=False, repr=False, compare=False)
     # P is as H is in all modes, so that a step is about 1/(1 + λ) of the whole one, and promises no less than that.
     trusted_damping: ClassVar[float] = 10.0
@@ -59,17 +58,11 @@ class MatrixFree:
     exact: ClassVar[None] = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.metric, Metric):
-            raise TypeError(
-                f"system: MatrixFree needs a metric's residuals; {type(self.metric).__name__} has none. "
-                "Use BlockTridiagonal, or None."
-            )
-        object.__setattr__(self, "variation", Reverse(self.metric))
+        object.__setattr__(self, "variation", Reverse(self.metric, "MatrixFree"))
 
     def linearized(self, path: Float[Tensor, "batch node latent"]) -> Products:
         """E and g, by one forward and one backward pass at every node, and G at a few nodes."""
-        samples = torch.linspace(0, path.shape[1] - 1, min(NUM_TENSORS, path.shape[1]), device=path.device)
-        return Products(*self.variation(path), path, self.metric.tensor(path[:, samples.round().long()]))
+        return Products(*self.variation(path), path, self.metric.tensor(evenly_spaced(path, NUM_TENSORS)))
 
     def updated(self, model: Products, path: Float[Tensor, "batch node latent"]) -> Products:
         """The same, of paths near those of a model, of which nothing is kept."""

@@ -1,7 +1,7 @@
 """Energies of paths and their gradients by reverse mode, whose cost does not grow with the latent dimension."""
 
 from collections.abc import Callable
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,9 +27,18 @@ class Reverse:
 
     Args:
         metric: a metric.
+        system: what needs it, as errors call it.
+
+    Raises:
+        TypeError: an energy that is no metric.
     """
 
-    def __init__(self, metric: Metric) -> None:
+    def __init__(self, metric: Any, system: str) -> None:
+        if not isinstance(metric, Metric):  # systems are chosen by their class, for any energy
+            raise TypeError(
+                f"system: {system} needs a metric's residuals; {type(metric).__name__} has none. "
+                "Use BlockTridiagonal, or None."
+            )
         self.metric = metric
         self.derivative = Derivative(metric.residuals)
         self._tried = False
