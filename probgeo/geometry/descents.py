@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probgeo.geometry.doubts import COARSE, cut, cuts
+from probgeo.geometry.doubts import cut
 from probgeo.geometry.metrics import Energy, Metric
 from probgeo.geometry.newton import (
     chosen,
@@ -22,14 +22,14 @@ from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.routes import SLACK, Beaten, distinct, excess, firsts, out_of_reach, ranked
 from probgeo.geometry.solver import GaussNewton, Status
 
-REVISION = 6  # of the search: raised when the same options find other paths, or end them by another status
+REVISION = 7  # of the search: raised when the same options find other paths, or end them by another status
 CHEAP = 4  # times as many segments on the last level as on the first
 UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured
 LEAST_CONTRACTION = 0.1  # a smaller one is no promise that slower modes go as fast
 NUM_STRIDES = 3  # of a path that may lie on a saddle, one after the other,
 STRIDES = (0.03, 0.2)  # of so much of its extent
 HOPE = 0.75  # of what may be missing of a solution with all segments, the share of what those with fewer fall short by
-FINE = 0.75 * COARSE  # change of a path's length, with segments cut, that its last step does not make coarse
+ROUGH = 16  # tolerances that paths of the last but one level fall short by, from which one more level is cheaper
 ROUNDING = 10.0  # decrements of so many eps of the energy are none
 GRID_DIMENSIONS = 2  # up to which a graph is a grid, which sees every ridge
 
@@ -49,7 +49,6 @@ class Level(NamedTuple):
 
     tolerance: float  #: share of the energy that may be left
     max_steps: int  #: at most
-    begun: Callable[[Any, Tensor], tuple[Any, Tensor]]  #: their system's models, lengths with segments cut
     measured: Callable[[Energy, Tensor], tuple[Tensor, Tensor, Tensor]]  #: energy, durations, length with segments cut
 
 
@@ -84,7 +83,7 @@ def descended(
     """
     beaten = Beaten(descents.pair[:0], descents.energy[:0])
     first = descents.path.shape[1] - 1
-    coarse, valleys = Level(solver.coarse_tolerance, -(-solver.max_steps // 5), _begun, _measured), distinct
+    coarse, valleys = Level(solver.coarse_tolerance, -(-solver.max_steps // 5), _measured), distinct
     if CHEAP * first <= solver.num_segments:
         coarse = coarse._replace(max_steps=-(-solver.max_steps // 2))
         valleys = partial(distinct, than=torch.minimum, slack=SLACK / 2)
@@ -108,14 +107,14 @@ def descended(
         if refined and not searched and descents.path.shape[1] - 1 == first:
             descents = _off_saddles(metric, newton, descents, coarse._replace(tolerance=solver.tolerance))
         if last:
-            level = Level(solver.tolerance, solver.max_steps, _begun_cut, _measured_cut)
+            level = Level(solver.tolerance, solver.max_steps, _measured_cut)
             known = torch.zeros_like(descents.pair, dtype=torch.bool)
             if refined:
-                descents, known = _refined(metric, newton, descents, level, num_segments)
+                descents, known = _refined(metric, newton, descents, coarse, level, num_segments)
             descents = _joined(known, descents.those(known), _minimised(metric, newton, descents.those(~known), level))
         else:
-            path = resampled(descents.path, descents.durations, num_segments) if refined else descents.path
-            descents = _minimised(metric, newton, descents._replace(path=path), coarse)
+            descents = _with_segments(descents, num_segments) if refined else descents
+            descents = _minimised(metric, newton, descents, coarse)
     if searched:
         descents = descents.those(distinct(metric, *descents[:3]))
         descents = descents.those(ranked(descents.pair, descents.energy))
@@ -182,7 +181,7 @@ def _off_saddles(metric: Energy, newton: Any, descents: Descents, level: Level) 
 
 
 def _refined(
-    metric: Energy, newton: Any, coarse: Descents, last: Level, num_segments: int
+    metric: Energy, newton: Any, coarse: Descents, level: Level, last: Level, num_segments: int
 ) -> tuple[Descents, Bool[Tensor, " start"]]:
     """Descents with all segments, after those with fewer; and which of them are solutions, as those with fewer show.
 
@@ -190,32 +189,42 @@ def _refined(
     through each (N/M)-th of its nodes: the least E_N of a valley is at least the least E_M, which is at least
     E_M − what is left there. Where E_N of a resampled path is within the tolerance of that, it is solved, and no
     derivative with N segments is taken. Only those are tried whose E_M and E_{M/2} let hope for it: E_M falls short of
-    its limit by a third of what it is above E_{M/2}, as chords fall short of smooth curves by 1/M².
+    its limit by a third of what it is above E_{M/2}, as chords fall short of smooth curves by 1/M². Those that fall
+    short by `ROUGH` tolerances are solved with 2M first: from M they would take more than one of the dear steps.
 
     Args:
         metric: gives E.
         newton: its systems.
         coarse: solved with M segments.
-        last: how paths of N segments are solved.
+        level: how paths of 2M segments are solved.
+        last: how paths of N segments are.
         num_segments: N.
     """
     tolerance, few = last.tolerance, coarse.path.shape[1] - 1
-    known = torch.zeros_like(coarse.pair, dtype=torch.bool)
+    known, rough = torch.zeros_like(coarse.pair, dtype=torch.bool), torch.zeros_like(coarse.pair, dtype=torch.bool)
     if metric.chordal and few % 2 == 0 and num_segments % few == 0:
-        fewer = metric.measure(coarse.path[:, ::2]).energy
-        known = (coarse.status == Status.CONVERGED) & (coarse.energy - fewer <= 3 * HOPE * tolerance * coarse.energy)
+        shortfall = (coarse.energy - metric.measure(coarse.path[:, ::2]).energy) / 3
+        known = (coarse.status == Status.CONVERGED) & (shortfall <= HOPE * tolerance * coarse.energy)
         unsure = known & (coarse.left > (1 - HOPE) * tolerance * coarse.energy)
-        nearer = Level((1 - HOPE) * tolerance, -(-last.max_steps // 10), _begun, _measured)
-        surer = _minimised(metric, newton, coarse.those(unsure), nearer)
-        coarse = _joined(unsure, surer, coarse.those(~unsure))
-    path = resampled(coarse.path, coarse.durations, num_segments)
-    energy, durations, cut_length = coarse.energy.clone(), path[..., 1:, 0].clone(), coarse.cut_length.clone()
+        nearer = Level((1 - HOPE) * tolerance, -(-last.max_steps // 10), _measured)
+        coarse = _joined(unsure, _minimised(metric, newton, coarse.those(unsure), nearer), coarse.those(~unsure))
+        rough = (shortfall > ROUGH * tolerance * coarse.energy) & (2 * few < num_segments)
+    twice = _with_segments(coarse.those(rough), 2 * few)
+    twice = _with_segments(_minimised(metric, newton, twice, level), num_segments)
+    found = _joined(rough, twice, _with_segments(coarse.those(~rough), num_segments))
     if known.any():
-        energy[known], durations[known], cut_length[known] = last.measured(metric, path[known])
-        known = (
-            known & (coarse.status == Status.CONVERGED) & (energy <= (1 + tolerance) * (coarse.energy - coarse.left))
-        )
-    return coarse._replace(path=path, energy=energy, durations=durations, cut_length=cut_length), known
+        energy, durations, cut_length = last.measured(metric, found.path[known])
+        found.energy[known], found.durations[known], found.cut_length[known] = energy, durations, cut_length
+        solved = energy <= (1 + tolerance) * (coarse.energy - coarse.left)[known]
+        known = known.masked_scatter(known, solved & (coarse.status[known] == Status.CONVERGED))
+    return found, known
+
+
+def _with_segments(descents: Descents, num_segments: int) -> Descents:
+    """The same paths with another number of segments, of which neither energy nor durations are known yet."""
+    path = resampled(descents.path, descents.durations, num_segments)
+    unknown = torch.full_like(path[:, 1:, 0], torch.nan)
+    return descents._replace(path=path, durations=unknown, energy=unknown[:, 0].clone())
 
 
 def _joined(which: Bool[Tensor, " start"], first: Descents, second: Descents) -> Descents:
@@ -224,16 +233,6 @@ def _joined(which: Bool[Tensor, " start"], first: Descents, second: Descents) ->
         return second
     order = torch.cat([which.nonzero()[:, 0], (~which).nonzero()[:, 0]]).argsort()
     return Descents(*(torch.cat(pair)[order] for pair in zip(first, second, strict=True)))
-
-
-def _begun(newton: Any, path: Tensor) -> tuple[Any, Tensor]:
-    """Models around paths; no length with segments cut in two."""
-    return newton.linearized(path), path.new_full((len(path),), torch.nan)
-
-
-def _begun_cut(newton: Any, path: Tensor) -> tuple[Any, Tensor]:
-    """Models around paths, and where the system has it the length with segments cut in two."""
-    return newton.linearized_cut(path, cuts(path))
 
 
 def _measured(metric: Energy, path: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -270,7 +269,7 @@ def _stepped(metric: Energy, newton: Any, descents: Descents, level: Level) -> D
     path, steps, contraction = descents.path, descents.steps.clone(), descents.contraction.clone()
     status = torch.full_like(steps, Status.MAX_STEPS)
     path, proposed = path.clone(), path.clone()
-    model, cut_lengths = level.begun(newton, path)
+    model = newton.linearized(path)
     energies, durations = model.energy.clone(), model.durations.clone()
     damping, before = torch.zeros_like(energies), torch.full_like(energies, torch.nan)
     above = torch.full_like(energies, torch.inf)
@@ -311,7 +310,6 @@ def _stepped(metric: Energy, newton: Any, descents: Descents, level: Level) -> D
         model = chosen(accepted, new, model)
         path[active] = proposed[active] = torch.where(accepted[:, None, None], trial, path[active])
         energies[active], durations[active] = model.energy, model.durations
-        cut_lengths[active[accepted]] = torch.nan
         before = torch.where(accepted, decrement, before)
         damping = torch.where(accepted, torch.where(good, damping / 8, damping), (6 * damping).clamp_min(1e-2))
         # Damping does not shorten what a secant adds: after a second refusal in a row it is let go.
@@ -320,7 +318,8 @@ def _stepped(metric: Energy, newton: Any, descents: Descents, level: Level) -> D
         status[active[~left]] = Status.STALLED
         active, model, damping, before = active[left], rows(model, left), damping[left], before[left]
         secants = secants.those(left)
-    found = Descents(path, descents.pair, energies, durations, steps, status, contraction, above, cut_lengths)
+    unknown = torch.full_like(energies, torch.nan)
+    found = Descents(path, descents.pair, energies, durations, steps, status, contraction, above, unknown)
     return _with_last_steps(metric, found, proposed, left_over, level)
 
 
@@ -341,18 +340,14 @@ def _with_last_steps(
         level: measures them.
     """
     moved = (proposed != descents.path).flatten(1).any(1).nonzero()[:, 0]
-    change = descents.cut_length / descents.durations.sum(1)
-    fine = (change[moved] - 1).abs() <= FINE
-    for some, measured in ((moved[fine], _measured), (moved[~fine], level.measured)):
-        if not len(some):
-            continue
-        energy, durations, cut_length = measured(metric, proposed[some])
-        cut_length = torch.where(cut_length.isnan(), change[some] * durations.sum(1), cut_length)
-        better = energy <= descents.energy[some]
-        some = some[better]
-        descents.path[some], descents.left[some] = proposed[some], left[some]
-        descents.energy[some], descents.durations[some] = energy[better], durations[better]
-        descents.cut_length[some] = cut_length[better]
+    if not len(moved):
+        return descents
+    energy, durations, cut_length = level.measured(metric, proposed[moved])
+    better = energy <= descents.energy[moved]
+    moved = moved[better]
+    descents.path[moved], descents.left[moved] = proposed[moved], left[moved]
+    descents.energy[moved], descents.durations[moved] = energy[better], durations[better]
+    descents.cut_length[moved] = cut_length[better]
     return descents
 
 

@@ -126,8 +126,10 @@ def too_coarse(
         cut_length: L₂ₙ, as `cut` has it.
         noise: as `noise_of` has it.
     """
-    change = (cut_length - length).abs()
-    return (path[:, 0] != path[:, -1]).any(1) & (change > COARSE * length + 2 * (path.shape[1] - 1) * noise)
+    # Lengths ε of rounding beside a chord c make it longer by ε²/c, or by ε where they are all of it.
+    rounding = 2 * (path.shape[1] - 1) * noise
+    rounding = rounding * (rounding / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_max(1)
+    return (path[:, 0] != path[:, -1]).any(1) & ((cut_length - length).abs() > COARSE * length + rounding)
 
 
 def worth_a_look(chords: Float[Tensor, "batch segment"], noise: Float[Tensor, " batch"]) -> Bool[Tensor, " batch"]:

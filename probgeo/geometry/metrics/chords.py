@@ -13,7 +13,6 @@ from probgeo.geometry.metrics.chunks import (
     chord_residuals,
     chunk_size,
     cut_chords,
-    cut_linearization,
     pullback_linearization,
     pullback_tensor,
     rounding_lengths,
@@ -75,13 +74,6 @@ class ChordMetric(Metric):
     def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """E, gradient, and the maps' mean of blocks 2N J_iᵀJ_i and −N J_iᵀJ_{i+1}."""
         return pullback_linearization(self._maps, path, self._memory)
-
-    @final
-    def linearize_cut(
-        self, path: Float[Tensor, "batch node latent"], cuts: Float[Tensor, "batch segment latent"]
-    ) -> tuple[Linearization, Float[Tensor, "batch segment 2"]]:
-        """The same, and the maps' mean of squared chords of the segments' parts, of values that are computed once."""
-        return cut_linearization(self._maps, path, cuts, self._memory)
 
     @final
     def pulled_back(self, embedding: nn.Linear) -> "Metric":

@@ -146,25 +146,6 @@ def pullback_linearization(maps: Maps, path: Float[Tensor, "batch node latent"],
     return from_grams(own / maps.num_maps, link / maps.num_maps)
 
 
-def cut_linearization(
-    maps: Maps,
-    path: Float[Tensor, "batch node latent"],
-    cuts: Float[Tensor, "batch segment latent"],
-    memory: int | None,
-) -> tuple[Linearization, Float[Tensor, "batch segment 2"]]:
-    """The same, and squared chords of the parts that a point cuts each segment into: no value is computed twice."""
-
-    def pieces(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        node, cut = points.chunk(2, dim=1)
-        jets, between = maps.jets(node.contiguous()), maps.values(cut.contiguous())[:-1]
-        parts = [(between - ends).square().sum((1, 2)) for ends in (jets[:-1, 0], jets[1:, 0])]
-        return *grams(jets.flatten(2)), torch.stack(parts, dim=1)
-
-    both = torch.cat([path, torch.cat([cuts, path[:, -1:]], dim=1)], dim=2)
-    own, link, parts = over_chunks(pieces, both, chunk_size(maps, path, memory, 1 + path.shape[2]))
-    return from_grams(own / maps.num_maps, link / maps.num_maps), parts[:, :-1] / maps.num_maps
-
-
 def pullback_tensor(
     maps: Maps, z: Float[Tensor, "*batch latent"], memory: int | None
 ) -> Float[Tensor, "*batch latent latent"]:

@@ -190,12 +190,6 @@ class Metric(Energy):
         )
         return from_residuals(residual, by_start, by_stop, self.tensor(path))
 
-    def linearize_cut(
-        self, path: Float[Tensor, "batch node latent"], cuts: Float[Tensor, "batch segment latent"]
-    ) -> tuple[Linearization, Float[Tensor, "batch segment 2"]]:
-        """The linearisation, and ‖r_i‖² of the two parts that a point cuts each segment into."""
-        return self.linearize(path), self.squared_residuals(finer(path, cuts)).unflatten(1, (-1, 2))
-
     def pulled_back(self, embedding: nn.Linear) -> "Metric":
         """The metric Wᵀ G(W u + b) W of the affine subspace z = W u + b, in its coordinates u.
 
@@ -298,13 +292,6 @@ class SumMetric(Metric):
     def linearize(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """The two linearisations added."""
         return _added(self.first.linearize(path), self.second.linearize(path))
-
-    def linearize_cut(
-        self, path: Float[Tensor, "batch node latent"], cuts: Float[Tensor, "batch segment latent"]
-    ) -> tuple[Linearization, Float[Tensor, "batch segment 2"]]:
-        """The same, and ‖r_i‖² of the first plus that of the second, of the segments' parts."""
-        first, second = self.first.linearize_cut(path, cuts), self.second.linearize_cut(path, cuts)
-        return _added(first[0], second[0]), first[1] + second[1]
 
     def tensor(self, z: Points) -> Float[Tensor, "*batch latent latent"]:
         """G_1(z) + G_2(z) at points (*batch, latent)."""

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probgeo.geometry.linalg import block_tridiagonal_product, block_tridiagonal_solution
-from probgeo.geometry.metrics import Energy, Linearization, Metric
+from probgeo.geometry.metrics import Energy, Linearization
 
 
 @final
@@ -36,15 +36,6 @@ class BlockTridiagonal:
     def linearized(self, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """E, g and the blocks of H."""
         return self.energy.linearize(path)
-
-    def linearized_cut(
-        self, path: Float[Tensor, "batch node latent"], cuts: Float[Tensor, "batch segment latent"]
-    ) -> tuple[Linearization, Float[Tensor, " batch"]]:
-        """The same, and the paths' lengths with each segment cut in two at a point; NaN of an energy without."""
-        if not isinstance(self.energy, Metric):
-            return self.linearized(path), path.new_full((len(path),), torch.nan)
-        model, parts = self.energy.linearize_cut(path, cuts)
-        return model, parts.sqrt().sum((1, 2))
 
     def updated(self, model: Linearization, path: Float[Tensor, "batch node latent"]) -> Linearization:
         """The first, of paths near those of a model, of which nothing is kept."""

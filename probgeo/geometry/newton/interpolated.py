@@ -73,12 +73,6 @@ class Interpolated:
             places[moved], tensors[moved] = now[moved], self.metric.tensor(now[moved])
         return Interpolation(*self.variation(path), places, tensors)
 
-    def linearized_cut(
-        self, path: Float[Tensor, "batch node latent"], cuts: Float[Tensor, "batch segment latent"]
-    ) -> tuple[Interpolation, Float[Tensor, " batch"]]:
-        """The first, and NaN: lengths with segments cut in two are cheap enough to be taken at the end, once."""
-        return self.linearized(path), path.new_full((len(path),), torch.nan)
-
     def step(self, model: Interpolation, damping: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
         """δ, and −g·δ − ½ δᵀHδ."""
         segments = model.durations.shape[1]

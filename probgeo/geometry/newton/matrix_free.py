@@ -68,12 +68,6 @@ class MatrixFree:
         """The same, of paths near those of a model, of which nothing is kept."""
         return self.linearized(path)
 
-    def linearized_cut(
-        self, path: Float[Tensor, "batch node latent"], cuts: Float[Tensor, "batch segment latent"]
-    ) -> tuple[Products, Float[Tensor, " batch"]]:
-        """The same, and NaN: values at the cuts are cheap enough to be taken at the end, once."""
-        return self.linearized(path), path.new_full((len(path),), torch.nan)
-
     def step(self, model: Products, damping: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
         """δ, and −g·δ − ½ δᵀHδ; few iterations, as the preconditioner is close."""
         segments = model.path.shape[1] - 1
