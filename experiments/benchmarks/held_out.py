@@ -1,8 +1,9 @@
 """The default search on decoders that nothing of it was chosen by: against the best of many tight ones, and the bar.
 
-Each decoder is trained here. From the graph over its codes, as studies do, the geodesics of random pairs are sought by
-default, and again to a tolerance of 1e-5 from the graph's routes, the straight line and bent lines. Then, for some of
-the ensembles, the decorrelated energy, by default and by the published optimiser. Run again, it resumes.
+Each decoder is trained here. From the graph over its codes, as studies do, the geodesics between some of them are
+sought by default, and again to a tolerance of 1e-5 from the graph's routes, the straight line and bent lines. Then, for
+some of the ensembles, the decorrelated energy, by default, by the published optimiser, and as tightly. Run again, it
+resumes.
 """
 
 import time
@@ -76,8 +77,8 @@ class Config(Output):
     """Beside them, npz files of ensembles, here or below $PROBGEO_DATA, that were looked at while choosing."""
     decorrelated: tuple[str, ...] = DECORRELATED
     """Ensembles whose decorrelated energy is held against the published optimiser's too."""
-    pairs: int = 45
-    """Random pairs of codes."""
+    points: int = 15
+    """Random codes, of which all pairs are sought."""
     segments: int = 256
     """Segments of a geodesic, and of the floor."""
     bends: int = 12
@@ -103,7 +104,7 @@ class Config(Output):
 QUICK = {
     "decoders": ("moons, ensemble", "counts, 5-D rbf"),
     "decorrelated": ("moons, ensemble",),
-    "pairs": 6,
+    "points": 4,
     "segments": 64,
     "bends": 1,
     "members": 2,
@@ -134,8 +135,14 @@ def trained(case: Case, config: Config, folder: Path) -> Trained:
     model = pg.fit(spec, x, [case.seed], training=training, folder=folder / "trainings", progress=False)[0]
     with torch.no_grad():
         codes = model.encode(x).mean
-    rows = pg.sample_pairs(torch.zeros(len(codes)), num_pairs=config.pairs, seed=case.seed)
-    return Trained(model, codes, *codes[rows].unbind(1))
+    return Trained(model, codes, *ends(codes, config.points, case.seed))
+
+
+def ends(codes: Tensor, num_points: int, seed: int) -> tuple[Tensor, Tensor]:
+    """All pairs of some of the codes, (pair, latent) each."""
+    some = codes[torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))[:num_points]]
+    first, second = torch.combinations(torch.arange(len(some))).unbind(1)
+    return some[first], some[second]
 
 
 @dataclass(frozen=True)
@@ -151,8 +158,8 @@ class Stored:
 
 def stored(file: Path, config: Config) -> Trained:
     """The ensemble of a file, and its pairs."""
-    problem = stored_ensemble(file).first(config.pairs)
-    return Trained(Stored(problem.members), problem.encodings, problem.start, problem.stop)
+    problem = stored_ensemble(file)
+    return Trained(Stored(problem.members), problem.encodings, *ends(problem.encodings, config.points, seed=0))
 
 
 def energy_of(metric: pg.Metric, path: Tensor) -> Tensor:
@@ -202,13 +209,24 @@ def searched(given: Trained, config: Config) -> xr.Dataset:
 
 
 def decorrelated(given: Trained, config: Config) -> xr.Dataset:
-    """The published energy by default and by the published optimiser, (pair)."""
+    """The published energy by default, by the published optimiser, and of the best of many, (pair)."""
     members = [given.model.draws().member(index) for index in range(config.members)]
-    problem = Problem(frozen(members), given.start, given.stop, given.codes).first(config.published_pairs)
-    ours = decorrelated_from_graph(problem, config.segments, config.published_times - 1)()
+    spread = torch.linspace(0, len(given.start) - 1, config.published_pairs).round().long()
+    start, stop, segments = given.start[spread], given.stop[spread], config.published_times - 1
+    problem = Problem(frozen(members), start, stop, given.codes)
+    ours = decorrelated_from_graph(problem, config.segments, segments)()
     published = adam_on_spline(problem, config.published_steps, config.published_times)()
-    score = partial(decorrelated_energy, problem, num_segments=config.published_times - 1)
-    return xr.Dataset({"probgeo": ("pair", score(ours).numpy()), "published": ("pair", score(published).numpy())})
+    nodes = torch.linspace(0, segments, config.segments + 1).round().long()
+    tight = pg.GaussNewton(config.segments, tolerance=1e-5, coarse_tolerance=1e-5, max_steps=100)
+    metric = pg.DecorrelatedEnergy(problem.members, segments=segments)
+    starts = [pg.paths.Graph(metric, given.codes), None, ours, published[:, nodes]]
+    starts += [bent(start, stop, index) for index in range(config.bends)]
+    score = partial(decorrelated_energy, problem, num_segments=segments)
+    energies = {"probgeo": score(ours), "published": score(published)}
+    with torch.no_grad():
+        others = [score(pg.geodesic(metric, start, stop, init=init, solver=tight).path) for init in starts]
+    best = torch.stack([*energies.values(), *others]).nan_to_num(nan=torch.inf).amin(0)
+    return xr.Dataset({name: ("pair", value.numpy()) for name, value in {**energies, "best": best}.items()})
 
 
 def compute(config: Config, folder: Path) -> Groups:
@@ -256,8 +274,12 @@ def table_of(found: xr.Dataset) -> pd.DataFrame:
 
 def decorrelated_table(found: xr.Dataset) -> pd.DataFrame:
     """A row per ensemble: total energy over the published optimiser's, and whether the bar is met."""
-    ratio = found.probgeo.sum("pair") / found.published.sum("pair")
-    table = pd.DataFrame({"probgeo/published": ratio.values}, index=found.decoder.values)
+    total = found.sum("pair")
+    columns = {
+        "probgeo/published": total.probgeo / total.published,
+        "best known/published": total.best / total.published,
+    }
+    table = pd.DataFrame({name: values.values for name, values in columns.items()}, index=found.decoder.values)
     return table.assign(bar=np.where(table["probgeo/published"] <= DECORRELATED_BAR, "met", "not met"))
 
 
@@ -275,7 +297,10 @@ def report(groups: Groups) -> Shown:
     if "decorrelated" in groups:
         tables["decorrelated"] = decorrelated_table(groups["decorrelated"])
         print(tables["decorrelated"].to_string(float_format="{:.3f}".format))
-        print(f"decorrelated energy by default over that of the published optimiser; bar: {DECORRELATED_BAR}.")
+        print(
+            f"decorrelated energy by default over that of the published optimiser; bar: {DECORRELATED_BAR}, where the "
+            "best known is no higher."
+        )
     return tables, {}
 
 

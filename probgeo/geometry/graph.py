@@ -18,7 +18,7 @@ from probgeo.geometry.metrics import Energy
 from probgeo.geometry.metrics.metric import check_energy
 from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, check_alike, check_latent, latent_points
-from probgeo.geometry.routes import Starts, Trees, interpolated, trails, vias
+from probgeo.geometry.routes import Starts, Trees, interpolated, trails, vias, waits
 from probgeo.jobs import all_of, carried_out
 from probgeo.specs import check_whole
 
@@ -91,6 +91,9 @@ class Graph:
             self._nodes, edges = _neighbours(encodings, num_nodes or 2000, num_neighbours=12)
             weights = line_lengths(metric, self._nodes, edges, self._pieces, progress)
         self._graph = _symmetric(edges, weights, len(self._nodes))
+        with torch.no_grad():
+            stays = metric.node_weights(self._nodes)
+        self._stays = None if stays is None else stays.double().nan_to_num(nan=torch.inf).cpu().numpy()
 
     @cached_property
     def _tree(self) -> cKDTree:
@@ -141,7 +144,8 @@ class Graph:
             stop: last points, (batch, latent).
             reach: routes are at most 1 + reach times as long as the shortest, in the graph's weights.
             share: for at least this share of its length a route is shortest seen from both ends.
-            most: routes of a pair at most.
+            most: routes of a pair at most; of an energy whose minima wait somewhere (`node_weights`) half as many such
+                places, and the shortest path.
 
         Returns:
             Paths of `metric.graph_segments` segments whose ends are exactly `start` and `stop`, and whose they are; the
@@ -185,12 +189,19 @@ class Graph:
         limit = np.zeros(len(ends))
         for side, furthest in zip((first, second), limits, strict=True):
             np.maximum.at(limit, side, furthest)
+        stays = self._stays if most > 1 else None
+        if stays is not None:
+            # The least way with a stay costs no more than to stay at either end's node and take the straight line.
+            stay = stays[near[:, 0]] + 2 * weights[:, 0]
+            furthest = np.minimum(stay[first], stay[second]) + lines - stays.min()
+            for side in (first, second):
+                np.maximum.at(limit, side, np.where(np.isfinite(furthest), furthest, np.inf))
         found, lengths, pairs = [start.new_zeros(0, self._metric.graph_segments + 1, start.shape[1])], [], []
         for rows in _groups(first, second, max(2, MEMORY // (12 * len(self._nodes)))):
             used = np.unique([first[rows], second[rows]])
             trees = _trees(*_parts(self._graph), near[used], weights[used], limit[used])
             one, two = np.searchsorted(used, first[rows]), np.searchsorted(used, second[rows])
-            via = vias(trees, one, two, limits[:, rows], reach, share, most)
+            via = vias(trees, one, two, limits[:, rows], reach, share, most if stays is None else 1)
             from_one, from_two = one[via.pair], two[via.pair]
             ahead, back = (
                 trails(trees.previous, from_one, via.node),
@@ -203,6 +214,13 @@ class Graph:
             found.append(interpolated(points, times, self._metric.graph_segments).to(start))
             lengths.append(length)
             pairs.append(rows[via.pair])
+            if stays is not None:
+                wait = waits(trees, one, two, (self._graph.indices, self._graph.indptr), stays, most // 2)
+                place, pair = self._nodes[torch.from_numpy(wait.node).to(ends.device)], rows[wait.pair]
+                stops = torch.stack([start[pair], place.to(start), stop[pair]], dim=1)
+                times = torch.tensor([0.0, 0.5, 1.0]).to(stops).repeat(len(stops), 1)
+                found.append(interpolated(stops, times, self._metric.graph_segments))
+                pairs.append(pair)
         path, pair = torch.cat(found), np.concatenate([*pairs, np.zeros(0, dtype=np.int64)])
         index = torch.from_numpy(pair).to(start.device)
         path[:, 0], path[:, -1] = start[index], stop[index]

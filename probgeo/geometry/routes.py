@@ -118,6 +118,40 @@ def _vias_of_pair(
     return np.concatenate([[shortest], found[np.argsort(total[found], kind="stable")]])
 
 
+def waits(
+    trees: Trees,
+    first: Int[np.ndarray, " pair"],
+    second: Int[np.ndarray, " pair"],
+    neighbours: tuple[Int[np.ndarray, " edge"], Int[np.ndarray, " bound"]],
+    weights: Float[np.ndarray, " node"],
+    most: int,
+) -> Vias:
+    """Nodes to spend the time at between hurrying there and on: of ways there, stay and way on, those locally least.
+
+    Args:
+        trees: of all ends.
+        first: number of each pair's first end.
+        second: of its second end.
+        neighbours: of every node one after the other, and where those of each begin; the end of the last.
+        weights: what staying at each node costs.
+        most: nodes of a pair at most, the least first.
+
+    Returns:
+        Pairs and nodes; none for a pair that the graph does not join.
+    """
+    (near, bounds), nodes, found = neighbours, len(weights), []
+    joined = np.flatnonzero(np.diff(bounds))
+    for one, two in zip(first.tolist(), second.tolist(), strict=True):
+        total = weights + trees.distance[one, :nodes] + trees.distance[two, :nodes]
+        around = np.full(nodes, np.inf)
+        if len(joined):
+            around[joined] = np.minimum.reduceat(total[near], bounds[joined])
+        least = np.flatnonzero(np.isfinite(total) & (total <= around))
+        found.append(least[np.argsort(total[least], kind="stable")][:most])
+    pair = np.repeat(np.arange(len(found)), [len(some) for some in found])
+    return Vias(pair, np.concatenate([*found, np.zeros(0, dtype=np.int64)]))
+
+
 def trails(
     previous: Int[np.ndarray, "end node"], row: Int[np.ndarray, " pair"], last: Int[np.ndarray, " pair"]
 ) -> np.ndarray:

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
 from probgeo.geometry.calculus import angle, frechet_mean
@@ -12,7 +14,7 @@ from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
 from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import DecorrelatedEnergy, PullbackMetric
 from probgeo.geometry.paths import Straight
-from probgeo.geometry.routes import Starts, Trees, distinct, excess, out_of_reach, split, vias
+from probgeo.geometry.routes import Starts, Trees, distinct, excess, out_of_reach, split, vias, waits
 from probgeo.nn import mlp
 
 
@@ -271,3 +273,61 @@ def test_a_path_on_the_slope_to_a_lower_one_is_the_same_valley_when_solved_and_a
     assert energy[1] > energy[0]
     assert distinct(metric, path, pair, energy).tolist() == [True, False]
     assert distinct(metric, path, pair, energy, than=torch.minimum, slack=0.005).tolist() == [True, True]
+
+
+def waiting(segments: int, offset: float = 0.5) -> DecorrelatedEnergy:
+    """Mean z, variance offset + z²: a place at 0 to wait at."""
+
+    def member(sign: float):
+        return lambda z: torch.cat([z, sign * (offset + z.square()).sqrt()], dim=1)
+
+    return DecorrelatedEnergy([member(1.0), member(-1.0)], segments=segments)
+
+
+def test_a_path_that_waits_costs_the_stay_and_the_ways_as_nodes_and_edges_are_weighed():
+    # ∫ ½ ż² + n² (½ + z²), z(0) = z(1) = 1: ω tanh(ω/2) + n²/2, ω = √2 n; the way to 0 and back is ∫ √(v − v(0)) = 1.
+    segments = 20
+    energy, ends = waiting(segments), torch.ones(1, 1).double()
+    found = geodesic(energy, ends, ends + 1e-9, init=lambda start, stop: torch.stack([start, 0 * start, stop], dim=1))
+    omega = 2**0.5 * segments
+    torch.testing.assert_close(
+        found.energy[0].item(), omega * math.tanh(omega / 2) + segments**2 / 2, rtol=5e-3, atol=0
+    )
+    stay = energy.node_weights(torch.zeros(1, 1).double())[0].item()
+    assert omega * (stay + 1) == pytest.approx(found.energy[0].item(), rel=5e-3)
+
+
+def test_the_place_to_wait_at_is_found_far_from_the_shortest_path():
+    def member(sign: float):
+        def values(z: Tensor) -> Tensor:
+            near = 0.5 * torch.exp(-2 * (z - torch.tensor([0.0, 0.4]).to(z)).square().sum(1, keepdim=True))
+            far = 0.9 * torch.exp(-2 * (z - torch.tensor([0.0, -3.0]).to(z)).square().sum(1, keepdim=True))
+            return torch.cat([z, sign * (1 - near - far).sqrt()], dim=1)
+
+        return values
+
+    energy = DecorrelatedEnergy([member(1.0), member(-1.0)], segments=30)
+    codes = torch.tensor([[-4.0, -4.0], [4.0, 4.0]]).double()
+    start, stop = torch.tensor([[-1.0, 0.5], [-1.0, 1.0]]).double(), torch.tensor([[1.0, 0.5], [1.0, 0.0]]).double()
+    starts = Graph(energy, codes).starts(start, stop)
+    far = (starts.path[:, 1] - torch.tensor([0.0, -3.0])).norm(dim=1) < 0.15
+    assert starts.pair[far].tolist() == [0, 1]
+    # 900 · 0.1 for the stay and √2 · 30 · 7 for the ways at most, 900 · 0.5 and √2 · 30 · 2 · 0.7 at the nearer place.
+    found = geodesic(energy, start, stop, init=Graph(energy, codes), solver=GaussNewton(64))
+    assert (found.energy < 387).all()
+
+
+def test_places_to_wait_at_are_those_with_the_least_way_there_stay_and_way_on_around():
+    rng = np.random.default_rng(0)
+    weights, dense = rng.random(30) * 3, np.triu(rng.random((30, 30)) * (rng.random((30, 30)) < 0.1), 1)
+    graph = csr_array(dense + dense.T)
+    distance = dijkstra(graph, indices=[0, 1, 2])
+    trees = Trees(distance, np.zeros_like(distance, dtype=np.int64))
+    found = waits(trees, np.array([0, 0]), np.array([1, 2]), (graph.indices, graph.indptr), weights, most=3)
+    for pair, (one, two) in enumerate([(0, 1), (0, 2)]):
+        total = weights + distance[one] + distance[two]
+        least = [
+            i for i in range(30) if np.isfinite(total[i]) and all(total[i] <= total[j] for j in dense.T[i].nonzero()[0])
+        ]
+        least = [i for i in least if all(total[i] <= total[j] for j in dense[i].nonzero()[0])]
+        assert found.node[found.pair == pair].tolist() == sorted(least, key=lambda i: total[i])[:3]

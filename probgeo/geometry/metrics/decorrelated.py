@@ -110,7 +110,20 @@ class DecorrelatedEnergy(Energy):
 
     def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, " edge"]:
         """√v ‖m(y) − m(z)‖: the members' disagreement along the edge (the energy's Jacobi metric where v dominates)."""
-        values = torch.cat([self._maps.values(chunk) for chunk in point_chunks(self._maps, nodes, self._memory, 1)])
-        mean, disagreement = values.mean(1), values.var(1, correction=0).sum(-1).sqrt()
+        mean, variance = self._moments(nodes)
         first, second = edges.unbind(1)
+        disagreement = variance.sqrt()
         return (disagreement[first] + disagreement[second]) / 2 * (mean[first] - mean[second]).norm(dim=-1)
+
+    def node_weights(self, nodes: Float[Tensor, "node latent"]) -> Float[Tensor, " node"]:
+        """segments · v / √2: what staying costs, E over √2 · segments, as hurrying along edges costs their weights.
+
+        Along a path that waits at z, ½ ‖ṁ‖² − segments² v is the same everywhere, −segments² v(z): hurrying takes no
+        time beside the waiting, and E = segments² v(z) + √2 segments ∫ √(v − v(z)) ‖dm‖.
+        """
+        return self.segments / 2**0.5 * self._moments(nodes)[1]
+
+    def _moments(self, nodes: Float[Tensor, "node latent"]) -> tuple[Tensor, Tensor]:
+        """Mean, (node, observation), and variance, (node)."""
+        values = torch.cat([self._maps.values(chunk) for chunk in point_chunks(self._maps, nodes, self._memory, 1)])
+        return values.mean(1), values.var(1, correction=0).sum(-1)

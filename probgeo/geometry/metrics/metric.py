@@ -101,6 +101,10 @@ class Energy(ABC):
     def edge_weights(self, nodes: Float[Tensor, "node latent"], edges: Int[Tensor, "edge 2"]) -> Float[Tensor, " edge"]:
         """Weights of a graph's edges whose shortest paths come close to this energy's minima."""
 
+    def node_weights(self, nodes: Float[Tensor, "node latent"]) -> Float[Tensor, " node"] | None:
+        """What it costs to spend the time at a node, in the unit of edges; None where minima have constant speed."""
+        return None
+
 
 def check_energy(metric: object) -> None:
     """Refuses what is no energy of paths.
