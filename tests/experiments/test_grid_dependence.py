@@ -99,7 +99,9 @@ def test_tables_have_a_row_for_every_number_and_for_every_combination(folder):
     curves = load_result(folder / "grid_dependence.nc")["curves"]
     assert json.loads(curves.attrs["config"])["grid"] == [8, 16, 32]
     frame = grid_dependence.grid_table(curves)
-    assert frame.shape == (9, 6) and frame.notnull().all(axis=None)
+    # Paths that all wait at one place cost the same: the published energy may have no ranks.
+    assert frame.shape == (9, 6) and frame.drop(columns="rank").notnull().all(axis=None)
+    assert frame["rank"].iloc[3:].notnull().all()
     assert (frame.xs(8, level="segments")["growth"] == 1).all()
     summary = grid_dependence.combinations(curves)
     assert len(summary) == 7  # three paths by two measures, and the Euclidean distance
