@@ -7,11 +7,11 @@ resumes.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -93,6 +93,8 @@ class Config(Output):
     """Its steps."""
     published_times: int = 2000
     """Times at which the published energy is a sum."""
+
+    least: ClassVar[Mapping[str, tuple[int, str]]] = {"points": (2, "whose pairs are sought")}
 
     def __post_init__(self) -> None:
         super().__post_init__()

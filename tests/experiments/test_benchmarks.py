@@ -298,7 +298,7 @@ def test_command_writes_tables_and_figures_and_draws_them_again_from_the_result(
 
 @pytest.mark.slow
 def test_held_out_decoders_are_kept_and_their_tables_are_printed_again_from_the_result(tmp_path, capsys):
-    few = ("--decoders", "counts, rbf", "--decorrelated", "moons, ensemble", "--pairs", "3", "--segments", "16")
+    few = ("--decoders", "counts, rbf", "--decorrelated", "moons, ensemble", "--points", "3", "--segments", "16")
     less = ("--epochs", "1", "--published-times", "20", "--published-steps", "2")
     for _ in range(2):
         benchmarks.main(["held-out", "--quick", *few, *less, "--out", str(tmp_path)])
