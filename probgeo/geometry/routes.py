@@ -85,8 +85,7 @@ def vias(
     """
     pairs = zip(first.tolist(), second.tolist(), limits[0].tolist(), limits[1].tolist(), strict=True)
     found = [_vias_of_pair(trees, *pair, reach, share)[:most] for pair in pairs]
-    pair = np.repeat(np.arange(len(found)), [len(nodes) for nodes in found])
-    return Vias(pair, np.concatenate([*found, np.zeros(0, dtype=np.int64)]))
+    return _of_pairs(found)
 
 
 def _vias_of_pair(
@@ -148,8 +147,13 @@ def waits(
             around[joined] = np.minimum.reduceat(total[near], bounds[joined])
         least = np.flatnonzero(np.isfinite(total) & (total <= around))
         found.append(least[np.argsort(total[least], kind="stable")][:most])
-    pair = np.repeat(np.arange(len(found)), [len(some) for some in found])
-    return Vias(pair, np.concatenate([*found, np.zeros(0, dtype=np.int64)]))
+    return _of_pairs(found)
+
+
+def _of_pairs(nodes: list[Int[np.ndarray, " via"]]) -> Vias:
+    """The nodes of each pair, one pair after the other."""
+    pair = np.repeat(np.arange(len(nodes)), [len(some) for some in nodes])
+    return Vias(pair, np.concatenate([*nodes, np.zeros(0, dtype=np.int64)]))
 
 
 def trails(
