@@ -150,7 +150,7 @@ def waits(
     return _of_pairs(found)
 
 
-def _of_pairs(nodes: list[Int[np.ndarray, " via"]]) -> Vias:
+def _of_pairs(nodes: list[np.ndarray]) -> Vias:
     """The nodes of each pair, one pair after the other."""
     pair = np.repeat(np.arange(len(nodes)), [len(some) for some in nodes])
     return Vias(pair, np.concatenate([*nodes, np.zeros(0, dtype=np.int64)]))
