@@ -2,10 +2,12 @@
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import wait as all_ended
 from dataclasses import dataclass, field
-from threading import RLock
+from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from probgeo.jobs import TaskLost
 from probgeo.training import budget
@@ -43,11 +45,11 @@ class Workers(Executor):
 
     def __init__(self, client: Any, expected: int = 1) -> None:
         self._client, self._expected = client, expected
-        self._executor = client.get_executor(pure=False)
+        self._closed = False
+        self._futures: WeakSet[Future] = WeakSet()
         self._held: dict[int, tuple[Any, Any]] = {}
         self._suspects: deque[_Job] = deque()
         self._tried: _Job | None = None
-        self._lock = RLock()
 
     @property
     def dashboard(self) -> str:
@@ -58,9 +60,16 @@ class Workers(Executor):
         return max(self._expected, sum(self._client.nthreads().values()))
 
     def submit(self, task: Callable, /, *args: Any, **options: Any) -> Future:
-        """A future of task(*args, **options)."""
+        """A future of task(*args, **options).
+
+        Raises:
+            RuntimeError: after `shutdown`.
+        """
+        if self._closed:
+            raise RuntimeError("executor: cannot carry out anything after shutdown().")
         job = _Job(task, args, options)
         self._send(job, [self._once(value) for value in args])
+        self._futures.add(job.future)
         return job.future
 
     def on_every_worker(self, task: Callable, /, *args: Any) -> dict[str, Any]:
@@ -70,7 +79,13 @@ class Workers(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let go of what was sent; client and cluster stay."""
-        self._executor.shutdown(wait=wait and not cancel_futures)
+        self._closed = True
+        futures = {*self._futures}
+        if cancel_futures:
+            for future in futures:
+                future.cancel()
+        if wait:
+            all_ended(futures)
         self._held.clear()
 
     def _once(self, value: Any) -> Any:
@@ -88,30 +103,36 @@ class Workers(Executor):
 
     def _send(self, job: "_Job", args: Any) -> None:
         with _of_any_size():
-            sent = self._executor.submit(on_worker, job.task, *args, **job.options)
+            sent = self._client.submit(on_worker, partial(job.task, **job.options), *args, pure=False)
         job.future.add_done_callback(lambda future: sent.cancel() if future.cancelled() else None)
         sent.add_done_callback(lambda sent: self._ended(job, sent))
 
-    def _ended(self, job: "_Job", sent: Future) -> None:
+    def _ended(self, job: "_Job", sent: Any) -> None:
+        """Pass on how a job ended, or try it again; always in the one thread that Dask calls back from."""
         from distributed import KilledWorker
 
-        with self._lock:
-            alone = self._tried is job
-            if alone:
-                self._tried = None
-            gone = ConnectionError("executor: the scheduler is gone, and with it what it had not carried out.")
-            error = gone if sent.cancelled() else sent.exception()
-            if isinstance(error, KilledWorker):
-                job.deaths += error.allowed_failures + 1
-                if alone and job.deaths >= DEATHS:
-                    job.ends(TaskLost(job.deaths))
-                elif not job.future.cancelled():
-                    self._suspects.append(job)
+        alone = self._tried is job
+        if alone:
+            self._tried = None
+        try:
+            # Fetched here: its worker may have died since, and the next one that computed it.
+            job.ends(None, sent.result())
+        except KilledWorker as error:
+            job.deaths += error.allowed_failures + 1
+            if job.future.cancelled() or (alone and job.deaths >= DEATHS):
+                job.ends(TaskLost(job.deaths))
             else:
-                job.ends(error, None if error else sent.result())
-            if self._tried is None and self._suspects:
-                self._tried = self._suspects.popleft()
+                self._suspects.append(job)
+        except CancelledError:
+            job.ends(ConnectionError("executor: the scheduler is gone, and with it what it had not carried out."))
+        except BaseException as error:
+            job.ends(error)
+        if self._tried is None and self._suspects:
+            self._tried = self._suspects.popleft()
+            try:
                 self._send(self._tried, self._tried.args)
+            except Exception as error:  # the client is closed
+                self._tried.ends(error)
 
 
 @dataclass(eq=False)
@@ -131,13 +152,13 @@ class _Job:
             self.future.set_exception(error)
 
 
-def on_worker(task: Callable, /, *args: Any, **options: Any) -> Any:
+def on_worker(task: Callable, /, *args: Any) -> Any:
     """A task in its worker's share of the memory."""
     from distributed import get_worker
 
     worker = get_worker()
     with budget.within((worker.memory_manager.memory_limit or float("inf")) / worker.state.nthreads):
-        return task(*args, **options)
+        return task(*args)
 
 
 def _itself(value: Any) -> Any:

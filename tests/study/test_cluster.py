@@ -116,6 +116,53 @@ def test_a_task_that_kills_three_workers_is_named_and_the_rest_goes_on(executor,
     assert found.distance.sel(model="good").notnull().all() and found.distance.sel(model="bad").isnull().all()
 
 
+class Parting:
+    """Takes the process with it that is asked for it."""
+
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def parted(diary: str) -> object:
+    """At first what kills its worker when it is fetched, then itself, then a number."""
+    with Path(diary).open("a") as file:
+        file.write("begun\n")
+    begun = Path(diary).read_text().count("begun")
+    if begun == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Parting() if begun == 1 else begun
+
+
+def test_a_result_whose_workers_die_before_it_is_fetched_is_computed_again(executor, tmp_path):
+    assert executor.submit(parted, str(tmp_path / "diary")).result(timeout=60) == 3
+
+
+def waits(place: str, **named) -> dict:
+    """Until the second file is there."""
+    Path(place).touch()
+    while not Path(place).with_name("end").exists():
+        time.sleep(0.01)
+    return named
+
+
+def test_an_executor_lets_its_tasks_end_or_leaves_them_and_takes_no_more(executor, tmp_path):
+    place = str(tmp_path / "begun")
+    own = pg.study.Workers(executor._client)
+    tasks = [own.submit(waits, place) for _ in range(3)]
+    while not Path(place).exists():
+        time.sleep(0.01)
+    own.shutdown(cancel_futures=True)
+    assert all(task.cancelled() for task in tasks)
+
+    (tmp_path / "end").touch()
+    own = pg.study.Workers(executor._client)
+    kept = own.submit(waits, place, retries=1, key="a")  # names that Dask has too
+    own.shutdown()
+    assert kept.result(timeout=0) == {"retries": 1, "key": "a"}
+    with pytest.raises(RuntimeError, match=r"after shutdown"):
+        own.submit(waits, place)
+
+
 def test_workers_in_another_directory_find_a_relative_folder(executor, here, tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path)
