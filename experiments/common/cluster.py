@@ -40,8 +40,13 @@ def workers(cluster: str | None, num: int, folder: Path | None = None) -> Iterat
         import distributed
     except ImportError as error:
         raise ValueError(NEEDS.format(error)) from error
-    # A worker's death is told at once: what was running on it is tried again by `Workers`, which counts.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+    told = {
+        # A worker's death is told at once: what was running on it is tried again by `Workers`, which counts.
+        "distributed.scheduler.allowed-failures": 0,
+        # Who starts a worker again is given the time for it: Dask sends them home after 15 s, and none would be left.
+        "distributed.deploy.lost-worker-timeout": "1000 days",
+    }
+    with dask.config.set(told):
         if is_address(cluster):
             own, expected = None, 1
         elif cluster == LOCAL:

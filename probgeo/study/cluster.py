@@ -22,7 +22,9 @@ class Workers(Executor):
     What a worker was doing when it died is done again by another. A task whose workers died is tried alone, beside
     tasks that nothing is held against, and after the third death it is left out (`TaskLost`): it takes none with it.
     What is sent to a worker is pickled by Dask, between processes that the user started; see its
-    `distributed.security.Security` for TLS.
+    `distributed.security.Security` for TLS. A cluster that Dask started sends home for good what is not started again
+    within `distributed.deploy.lost-worker-timeout`, 15 s: set it higher where that may take longer, lest a run waits
+    for workers that never come.
 
     Args:
         client: a `distributed.Client`, of any cluster.

@@ -137,6 +137,14 @@ def test_a_result_whose_workers_die_before_it_is_fetched_is_computed_again(execu
     assert executor.submit(parted, str(tmp_path / "diary")).result(timeout=60) == 3
 
 
+def test_a_worker_that_takes_its_time_to_come_back_is_waited_for():
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "10 ms"}), workers("local", 1) as executor:
+        for _ in range(2):
+            (alive,) = executor.on_every_worker(pid).values()
+            os.kill(alive, signal.SIGKILL)
+            assert executor.submit(pid).result(timeout=60) != alive
+
+
 def waits(place: str, **named) -> dict:
     """Until the second file is there."""
     Path(place).touch()
