@@ -23,6 +23,7 @@ from experiments.common.lost import undiverged
 from experiments.common.maps import inside_data
 from experiments.common.options import Ensemble, Observed, Perceptrons
 from experiments.common.results import Groups, Shown, load_result, run, save_result
+from probgeo.geometry.descents import REVISION
 from probgeo.geometry.metrics import Energy
 from probgeo.identifiability import coefficient_of_variation, icc, rank_agreement, spread
 from probgeo.plots.style import distinct_colours, finish, new_figure
@@ -116,7 +117,7 @@ def compute(config: Config, folder: Path) -> Groups:
     models = undiverged(spec, x, range(config.retrainings), training=training, folder=folder / "trainings")
     curves = []
     for seed, model in models.items():
-        file = folder / "curves" / f"{digest(spec, training, x, seed, ends, config.grid)}.nc"
+        file = folder / "curves" / f"{digest(REVISION, spec, training, x, seed, ends, config.grid)}.nc"
         if not file.exists():
             codes = model.encode(x).mean.detach()
             start, stop = model.encode(ends.flatten(0, 1)).mean.detach().unflatten(0, (-1, 2)).unbind(1)

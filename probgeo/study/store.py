@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from probgeo.disk import whole_file
+from probgeo.geometry import descents
 from probgeo.netcdf import read_netcdf, write_netcdf
 from probgeo.rows import FileRows, StoredRows
 from probgeo.specs import digest
@@ -20,7 +21,8 @@ from probgeo.study.devices import own_device
 from probgeo.study.quantities import DISTANCES, Quantity
 from probgeo.study.sparse import NOTE, NUMBERS, is_whole, read_matrix, write_matrix
 
-# Part of the key of every measurement: raised when the same measure of the same model gives other numbers.
+# Part of the key of every measurement, beside the search's: raised when the same measure of the same model gives other
+# numbers.
 REVISION = 4
 SPARSE = ".rows"  # ends the name of a sparse matrix's folder
 
@@ -156,7 +158,7 @@ Inputs = Held | Mapped
 def measurement_key(training: str, asked: Asked, quantity: Quantity, points_digest: str, how: Any) -> str:
     """The name of the file of one measure of one model."""
     rows = list(asked.rows()[quantity])
-    return digest(REVISION, training, points_digest, quantity.folder, *rows, how)
+    return digest(REVISION, descents.REVISION, training, points_digest, quantity.folder, *rows, how)
 
 
 def write_rows(files: Mapping[Quantity, Path], dataset: xr.Dataset | str) -> None:

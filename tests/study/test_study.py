@@ -11,6 +11,7 @@ import pytest
 import torch
 import xarray as xr
 
+from probgeo.geometry import descents
 from probgeo.geometry.geodesics import GaussNewton, Status, length
 from probgeo.geometry.metrics import PullbackMetric
 from probgeo.geometry.paths import Straight
@@ -207,6 +208,14 @@ def test_a_study_run_again_computes_nothing_and_says_the_same(whole, copied, mon
     done = work_done(monkeypatch)
     xr.testing.assert_identical(run(copied), whole[1])
     assert not done
+
+
+def test_what_another_search_measured_is_measured_again_and_nothing_trained(whole, copied, monkeypatch):
+    done = work_done(monkeypatch)
+    monkeypatch.setattr(descents, "REVISION", descents.REVISION + 1)
+    found = run(copied)
+    assert [kind for kind, *_ in done] == ["measure"] * 4
+    xr.testing.assert_identical(found.distance, whole[1].distance)
 
 
 @pytest.mark.parametrize("num_measured", [0, 1, 3])
