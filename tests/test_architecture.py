@@ -36,6 +36,7 @@ ORDER = (
     "geometry.doubts",
     "geometry.paths",
     "geometry.lines",
+    "geometry.grids",
     "geometry.neighbours",
     "geometry.routes",
     "geometry.graph",

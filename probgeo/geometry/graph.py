@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from probgeo.geometry.grids import grid
 from probgeo.geometry.lines import line_lengths
 from probgeo.geometry.metrics import Energy
 from probgeo.geometry.metrics.metric import check_energy
@@ -34,15 +35,16 @@ SEEN = 1 - SHARE / 2  # of the longest route, how far trees of shortest paths re
 class Graph:
     """Shortest paths in a graph over the encodings, and others nearly as short: starts near the global minimum.
 
-    In two dimensions the graph is a square grid around the encodings, in more a neighbour graph of the encodings; its
-    edges are weighed in two or four pieces.
+    In two dimensions the graph is a square grid around the encodings, finer beside them where the metric is rough; in
+    more a neighbour graph of the encodings. Its edges are weighed in two or four pieces.
     It is built once, from the encodings alone, and then gives the paths of any pair, whatever other pairs are asked for
     with it. As `geodesic(..., init=graph)` it gives `starts`; `init=graph.__call__` tries the shortest path alone.
 
     Args:
         metric: gives the edges their weights.
         encodings: latent points of data, (point, latent).
-        num_nodes: nodes of the graph, roughly; default a grid of 72 × 72 in two dimensions, 2000 encodings in more.
+        num_nodes: nodes of the graph, roughly, before it is made finer; default a grid of 72 × 72 in two dimensions,
+            2000 encodings in more.
         progress: show a progress bar of its edges, in more than two dimensions.
 
     Raises:
@@ -79,14 +81,8 @@ class Graph:
         self._metric = metric
         self._pieces = 2 if encodings.shape[1] <= 2 else 4
         if encodings.shape[1] <= 2:
-            points, number, edges = _grid(encodings, round((num_nodes or 5184) ** (1 / encodings.shape[1])))
-            self._nodes = points[torch.from_numpy(number).to(points.device)]
-            start, stop = number[edges].T
-            middle = (start + stop) // 2  # the number of the point halfway
-            halves = torch.from_numpy(np.stack([start, middle, middle, stop], axis=1).reshape(-1, 2))
-            with torch.no_grad():
-                pieces = metric.edge_weights(points, halves.to(points.device))
-            weights = pieces.double().view(-1, self._pieces).sum(1).cpu().numpy()
+            side = round((num_nodes or 5184) ** (1 / encodings.shape[1]))
+            self._nodes, edges, weights = grid(metric, encodings, side)
         else:
             self._nodes, edges = _neighbours(encodings, num_nodes or 2000, num_neighbours=12)
             weights = line_lengths(metric, self._nodes, edges, self._pieces, progress)
@@ -340,34 +336,6 @@ def reached(arrays: Sequence[np.ndarray], near: np.ndarray, weights: np.ndarray)
     for node, weight in zip(near_stop.T, weights_stop.T, strict=True):
         found = np.minimum(found, distance[:, node] + weight)
     return found
-
-
-def _grid(encodings: Float[Tensor, "point latent"], num_nodes: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Square grid of num_nodes per axis around the encodings, a tenth to spare, each node joined to the 24 around it.
-
-    Square, because paths may bend far aside where the encodings are thin: in dimensions that a model does not use. What
-    is between its nodes is seen all the same: points of a grid twice as fine halve the edges.
-
-    Returns:
-        Points of the finer grid; the numbers among them of the nodes, in the order of the nodes; edges between nodes.
-    """
-    low, high = encodings.amin(0), encodings.amax(0)
-    half = 0.6 * (high - low).amax().clamp_min(torch.finfo(encodings.dtype).tiny)
-    finer = 2 * num_nodes - 1
-    share = torch.linspace(-1, 1, finer).to(encodings)
-    axes = [middle + half * share for middle in (low + high) / 2]
-    points = torch.cartesian_prod(*axes).view(-1, len(axes))
-    every_other = (slice(None, None, 2),) * len(axes)
-    number = np.arange(len(points)).reshape((finer,) * len(axes))[every_other].ravel()
-    index = np.arange(len(number)).reshape((num_nodes,) * len(axes))
-    edges = []
-    for offset in np.ndindex((5,) * len(axes)):
-        shift = [o - 2 for o in offset]
-        if shift > [0] * len(axes) and np.gcd.reduce(shift) == 1:
-            near = tuple(slice(max(0, -o), num_nodes - max(0, o)) for o in shift)
-            far = tuple(slice(max(0, o), num_nodes - max(0, -o)) for o in shift)
-            edges.append(np.stack([index[near].ravel(), index[far].ravel()], axis=1))
-    return points, number, np.concatenate(edges)
 
 
 def _neighbours(
