@@ -22,7 +22,7 @@ from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.routes import SLACK, Beaten, distinct, excess, firsts, out_of_reach, ranked
 from probgeo.geometry.solver import GaussNewton, Status
 
-REVISION = 7  # of the search: raised when the same options find other paths, or end them by another status
+REVISION = 8  # of the search: raised when the same options find other paths, or end them by another status
 CHEAP = 4  # times as many segments on the last level as on the first
 UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured
 LEAST_CONTRACTION = 0.1  # a smaller one is no promise that slower modes go as fast
@@ -116,13 +116,35 @@ def descended(
             descents = _with_segments(descents, num_segments) if refined else descents
             descents = _minimised(metric, newton, descents, coarse)
     if searched:
-        descents = descents.those(distinct(metric, *descents[:3]))
-        descents = descents.those(ranked(descents.pair, descents.energy))
+        descents, cost = _cut(metric, descents)
+        some = distinct(metric, *descents[:2], cost)
+        descents, cost = descents.those(some), cost[some]
+        order = ranked(descents.pair, cost)
+        descents, cost = descents.those(order), cost[order]
         best = firsts(descents.pair)
-        above = excess(descents.pair, descents.energy)[~best]
+        above = excess(descents.pair, cost)[~best]
         beaten = Beaten(torch.cat([beaten.pair, descents.pair[~best]]), torch.cat([beaten.excess, above]))
         descents = descents.those(best)
     return descents, beaten
+
+
+def _cut(metric: Energy, descents: Descents) -> tuple[Descents, Float[Tensor, " start"]]:
+    """The length with segments cut of those that others of their pair are compared with, and E with segments cut.
+
+    A path that jumps ridges has little energy, and is no way.
+
+    Args:
+        metric: gives E.
+        descents: solved.
+    """
+    if not isinstance(metric, Metric):
+        return descents, descents.energy
+    cut_length = descents.cut_length.clone()
+    missing = cut_length.isnan() & (torch.bincount(descents.pair)[descents.pair] > 1)
+    cut_length[missing] = cut(metric, descents.path[missing])[1]
+    longer = cut_length / descents.durations.sum(1)
+    cost = torch.where(longer.isfinite(), longer.square() * descents.energy, descents.energy)
+    return descents._replace(cut_length=cut_length), cost
 
 
 def _line(metric: Energy, newton: Any, one: Descents, level: int, num_segments: int, coarse: Level) -> Descents:

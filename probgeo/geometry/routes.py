@@ -213,11 +213,12 @@ def out_of_reach(
 ) -> tuple[Float[Tensor, " start"], Bool[Tensor, " start"]]:
     """How much longer paths are than the best of their pair, and which are too far above it to come down to it.
 
-    Paths with M segments are told apart by these as far as `FAR`; of a metric those nearer are compared with N
-    segments, resampled, E_N each. Where segments are chords, which are no longer when joined, a path cannot come down
-    below what it has with M at its best. It is lost where it would have to come down more than halfway there, to be as
-    low as the best of its pair is already: as measured, it comes down by about a fourth, which is no proof. Elsewhere
-    it is lost beyond `REACH`.
+    Segments that are chords are no longer when joined: a path cannot come down below what it has with M at its best,
+    or, where that is unknown, hardly by more than `FAR`. It is lost where that is above what the path that is best with
+    M has with N, resampled. The others are compared with N segments, E_N each. Where M misjudge a path by `FAR`, it may
+    still come down all the way to what it has with M. Any other is lost where it would have to come down more than
+    halfway there: as measured, it comes down by about a fourth, which is no proof. Where segments are no chords, paths
+    are lost that are longer by `FAR` with M or by `REACH` with N; of another energy, by `REACH` with M.
 
     Args:
         metric: gives E.
@@ -229,18 +230,29 @@ def out_of_reach(
         num_segments: N.
     """
     above = excess(pair, energy)
-    lost = above > (FAR if isinstance(metric, Metric) else REACH)
-    near = (~lost).nonzero()[:, 0]
-    near = near[torch.bincount(pair[near])[pair[near]] > 1]
-    if isinstance(metric, Metric) and len(near):
-        finer = metric.measure(resampled(path[near], durations[near], num_segments)).energy
-        above[near] = excess(pair[near], finer)
-        lost[near] = above[near] > REACH
-        if metric.chordal and num_segments % durations.shape[1] == 0:
-            best = finer / (1 + above[near]) ** 2
-            halfway = (finer + energy[near] - left[near]) / 2
-            lost[near] = torch.where(halfway.isfinite(), (above[near] > 0) & (halfway > best), lost[near])
-    return above, lost
+    if not isinstance(metric, Metric):
+        return above, above > REACH
+    chordal = metric.chordal and num_segments % durations.shape[1] == 0
+    least = torch.where(left.isfinite(), energy - left, energy / (1 + FAR) ** 2)
+    count = torch.bincount(pair)
+    several = count[pair] > 1
+    finer = torch.full_like(energy, torch.nan)
+
+    def compare(some: Tensor) -> Tensor:
+        """E_N of some, and of all the least of their pair's so far."""
+        finer[some] = metric.measure(resampled(path[some], durations[some], num_segments)).energy
+        known = finer.nan_to_num(nan=torch.inf)
+        return energy.new_full(count.shape, torch.inf).scatter_reduce(0, pair, known, "amin")[pair]
+
+    first = several & (above == 0)
+    best = compare(first)
+    lost = ~first & (least > best if chordal else above > FAR)
+    near = several & ~lost
+    best = compare(near & ~first)
+    above = above.masked_scatter(near, excess(pair[near], finer[near]))
+    misjudged = finer > (1 + FAR) ** 2 * energy
+    reached = torch.where(misjudged, least, (finer + least) / 2)
+    return above, lost | (near & (above > 0) & (reached > best if chordal else above > REACH))
 
 
 def split(starts: Starts, count: int) -> Iterator[Starts]:
