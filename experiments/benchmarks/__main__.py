@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from experiments.benchmarks import general_maps, held_out, training
+from experiments.benchmarks import all_pairs, general_maps, held_out, training
 from experiments.benchmarks.comparison import DECORRELATED, EXPECTED, Budget, comparison, table
 from experiments.benchmarks.figures import comparison_figure, growth_figure
 from experiments.benchmarks.growth import growth, slope
@@ -148,7 +148,12 @@ def report(groups: Groups, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compute, print the tables, draw the figures, say where they are; those named first do theirs instead."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    others = {"training": training.main, "held-out": held_out.main, "general-maps": general_maps.main}
+    others = {
+        "training": training.main,
+        "held-out": held_out.main,
+        "general-maps": general_maps.main,
+        "all-pairs": all_pairs.main,
+    }
     with told():
         if arguments and arguments[0] in others:
             others[arguments[0]](arguments[1:])

@@ -344,6 +344,27 @@ def test_the_benchmark_of_general_maps_prints_its_table_and_prints_it_again_from
     assert capsys.readouterr().out.splitlines() == first[:-1]
 
 
+# --- all pairs ---
+
+
+@pytest.mark.slow
+def test_all_pairs_are_solved_to_the_same_bits_by_any_number_of_processes(tmp_path, capsys):
+    benchmarks.main(["all-pairs", "--quick", "--out", str(tmp_path)])
+    first = capsys.readouterr().out.splitlines()
+    found = xr.load_dataset(tmp_path / "all_pairs.nc", group="all_pairs", engine="h5netcdf")
+    assert found.sizes == {"processes": 2, "pair": 28} and bool(found.equal)
+    assert (found.busiest <= found.spent).all() and (found.spent > 0).all()
+    benchmarks.main(["all-pairs", "--result", str(tmp_path / "all_pairs.nc")])
+    assert capsys.readouterr().out.splitlines() == first[:-1]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--points", "2"), ("--tile", "0"), ("--processes", "0")])
+def test_wrong_sizes_of_all_pairs_are_a_named_error(option, value, capsys):
+    with pytest.raises(SystemExit):
+        benchmarks.main(["all-pairs", option, value])
+    assert f"{option[2:]}: expected" in capsys.readouterr().err
+
+
 # --- training ---
 
 
