@@ -37,7 +37,7 @@ def grid(
     half = (0.5 + MARGIN) * (high - low).amax().clamp_min(torch.finfo(encodings.dtype).tiny)
     center, latent, most = (low + high) / 2, encodings.shape[1], int(MOST * num_nodes ** encodings.shape[1])
     relative = ((encodings - center) / half).double().cpu().numpy()
-    number = np.full((2**HALVINGS * (num_nodes - 1) + 1,) * latent, -1)
+    number = np.full((2**HALVINGS * (num_nodes - 1) + 1,) * latent, -1, dtype=np.int32)
     active = np.ones((num_nodes,) * latent, dtype=bool)
     nodes: list[Tensor] = []
     edges: list[np.ndarray] = []
