@@ -1,4 +1,4 @@
-"""Square grids around encodings, finer where the metric is rough: nodes, edges, and the weights of these."""
+"""Square grids around codes, finer where the metric is rough: nodes, edges, and the weights of these."""
 
 import math
 
@@ -10,33 +10,33 @@ from torch import Tensor
 
 from probgeo.geometry.metrics import Energy
 
-MARGIN = 0.1  # of the encodings' extent, to spare on either side
+MARGIN = 0.1  # of the codes' extent, to spare on either side
 ROUGH = 0.1  # an edge that is longer by this share when it is cut in two does not see what is between its ends
 HALVINGS = 2  # of the grid's spacing around such edges
 MOST = 0.25  # of them for every node of the even grid are replaced each time, those that see the least
 
 
 def grid(
-    metric: Energy, encodings: Float[Tensor, "point latent"], num_nodes: int
+    metric: Energy, codes: Float[Tensor, "point latent"], num_nodes: int
 ) -> tuple[Float[Tensor, "node latent"], Int[np.ndarray, "edge 2"], Float[np.ndarray, " edge"]]:
-    """Square grid of num_nodes per axis around the encodings, in two dimensions each node joined to the 24 around it.
+    """Square grid of num_nodes per axis around the codes, in two dimensions each node joined to the 24 around it.
 
-    Square, because paths may bend far aside where the encodings are thin: in dimensions that a model does not use.
-    Edges are weighed in two pieces. Those beside encodings that are longer by `ROUGH` so than in one are replaced by a
+    Square, because paths may bend far aside where the codes are thin: in dimensions that a model does not use.
+    Edges are weighed in two pieces. Those beside codes that are longer by `ROUGH` so than in one are replaced by a
     grid of half the spacing around them, and so are those of that grid.
 
     Args:
         metric: weighs the edges.
-        encodings: latent points of data.
+        codes: latent points of data.
         num_nodes: per axis, where the metric is not rough.
 
     Returns:
         Nodes, edges between them, the edges' weights.
     """
-    low, high = encodings.amin(0), encodings.amax(0)
-    half = (0.5 + MARGIN) * (high - low).amax().clamp_min(torch.finfo(encodings.dtype).tiny)
-    center, latent, most = (low + high) / 2, encodings.shape[1], int(MOST * num_nodes ** encodings.shape[1])
-    relative = ((encodings - center) / half).double().cpu().numpy()
+    low, high = codes.amin(0), codes.amax(0)
+    half = (0.5 + MARGIN) * (high - low).amax().clamp_min(torch.finfo(codes.dtype).tiny)
+    centre, latent, most = (low + high) / 2, codes.shape[1], int(MOST * num_nodes ** codes.shape[1])
+    relative = ((codes - centre) / half).double().cpu().numpy()
     number = np.full((2**HALVINGS * (num_nodes - 1) + 1,) * latent, -1, dtype=np.int32)
     active = np.ones((num_nodes,) * latent, dtype=bool)
     nodes: list[Tensor] = []
@@ -48,8 +48,8 @@ def grid(
         place, ends = _joined(active)
         halfway = place[ends].sum(1)
         seen, index = _numbered(np.concatenate([2 * place, halfway]), size)
-        share = torch.linspace(-1, 1, size, dtype=encodings.dtype, device=encodings.device)
-        points = center + half * share[torch.from_numpy(seen).to(share.device)]
+        share = torch.linspace(-1, 1, size, dtype=codes.dtype, device=codes.device)
+        points = centre + half * share[torch.from_numpy(seen).to(share.device)]
         looked = np.flatnonzero(_beside(relative, num_nodes, size)[tuple(halfway.T)] & (spacing > 1))
         whole, cut = _weighed(metric, points, index[ends], index[len(place) :], looked)
         unseen = looked[_unseen(whole, cut[looked], most)]
@@ -92,10 +92,10 @@ def _numbered(
 
 
 def _beside(relative: Float[np.ndarray, "point axis"], num_nodes: int, size: int) -> Bool[np.ndarray, "..."]:
-    """Which places are as near to encodings as these would be to each other if they were spread evenly.
+    """Which places are as near to codes as these would be to each other if they were spread evenly.
 
     Args:
-        relative: encodings, from −1 to 1.
+        relative: codes, from −1 to 1.
         num_nodes: of the even grid, per axis.
         size: places per axis.
     """
