@@ -141,7 +141,8 @@ def _cut(metric: Energy, descents: Descents) -> tuple[Descents, Float[Tensor, " 
         return descents, descents.energy
     cut_length = descents.cut_length.clone()
     missing = cut_length.isnan() & (torch.bincount(descents.pair)[descents.pair] > 1)
-    cut_length[missing] = cut(metric, descents.path[missing])[1]
+    if missing.any():
+        cut_length[missing] = cut(metric, descents.path[missing])[1]
     longer = cut_length / descents.durations.sum(1)
     cost = torch.where(longer.isfinite(), longer.square() * descents.energy, descents.energy)
     return descents._replace(cut_length=cut_length), cost

@@ -124,6 +124,6 @@ def _unseen(
     whole: Float[np.ndarray, " edge"], cut: Float[np.ndarray, " edge"], most: int
 ) -> Int[np.ndarray, " unseen"]:
     """Edges that are much longer when they are cut in two; where these are many, those that are so by most."""
-    longer = np.where(np.isfinite(cut - whole), cut - whole, 0)
+    longer = np.subtract(cut, whole, out=np.zeros_like(cut), where=np.isfinite(cut) & np.isfinite(whole))
     unseen = np.flatnonzero(longer > ROUGH * whole)
     return unseen[np.argsort(-longer[unseen], kind="stable")[:most]]

@@ -240,7 +240,8 @@ def out_of_reach(
 
     def compare(some: Tensor) -> Tensor:
         """E_N of some, and of all the least of their pair's so far."""
-        finer[some] = metric.measure(resampled(path[some], durations[some], num_segments)).energy
+        if some.any():
+            finer[some] = metric.measure(resampled(path[some], durations[some], num_segments)).energy
         known = finer.nan_to_num(nan=torch.inf)
         return energy.new_full(count.shape, torch.inf).scatter_reduce(0, pair, known, "amin")[pair]
 

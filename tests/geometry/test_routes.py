@@ -12,7 +12,7 @@ from torch import Tensor
 from probgeo.geometry.calculus import angle, frechet_mean
 from probgeo.geometry.geodesics import GaussNewton, Status, geodesic
 from probgeo.geometry.graph import Graph
-from probgeo.geometry.metrics import DecorrelatedEnergy, PullbackMetric
+from probgeo.geometry.metrics import DecorrelatedEnergy, PullbackMetric, TensorMetric
 from probgeo.geometry.paths import Straight
 from probgeo.geometry.routes import Starts, Trees, distinct, excess, out_of_reach, split, vias, waits
 from probgeo.nn import mlp
@@ -234,6 +234,16 @@ def test_of_two_ways_around_that_is_shorter_which_is_so_with_its_segments_cut():
     found = geodesic(metric, start, stop, init=graph, solver=solver)
     assert found.status == Status.CONVERGED and found.length.item() == pytest.approx(alone[1].length.item(), rel=0.01)
     assert found.rivals > 1 and found.gap > 0
+
+
+def test_a_metric_is_asked_of_no_empty_batch_where_there_is_nothing_to_compare():
+    def tensor(z: Tensor) -> Tensor:
+        assert z.numel()
+        return torch.eye(2, dtype=z.dtype).expand(*z.shape[:-1], 2, 2)
+
+    metric, codes = TensorMetric(tensor), torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
+    found = geodesic(metric, codes[:2], codes[2:4], init=Graph(metric, codes), solver=GaussNewton(32))
+    torch.testing.assert_close(found.length, (codes[:2] - codes[2:4]).norm(dim=1))
 
 
 def test_a_path_is_lost_where_it_could_not_come_down_to_the_best_of_its_pair_alone():
