@@ -1,10 +1,11 @@
 """Geodesics: paths of least discrete energy between pairs of latent points, by one batched Gauss–Newton solver."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probgeo.geometry.descents import UNKNOWN_CONTRACTION, Descents, descended
@@ -15,7 +16,7 @@ from probgeo.geometry.metrics.metric import check_energy
 from probgeo.geometry.newton import default_system
 from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, check_alike, latent_points, nodes_of
-from probgeo.geometry.routes import Search, Starts, firsts, split
+from probgeo.geometry.routes import Search, Starts, Wider, firsts, split
 from probgeo.geometry.solver import GaussNewton, Status
 
 Start = Callable[[Tensor, Tensor], Tensor]
@@ -169,19 +170,36 @@ def geodesic(
         newton: Any = (solver.system or default_system(metric, between))(metric)
         num_floats = newton.num_floats(solver.num_segments, start.shape[1])
         count = max(1, solver.memory // (num_floats * start.element_size()))
-        searched = isinstance(init, Search)
-        solved = [_solved(metric, newton, some, searched, solver) for some in split(starts, count)]
-        parts = [part for part, _, _ in solved]
-        solution = parts[0] if len(parts) == 1 else Geodesics(*map(torch.cat, zip(*parts, strict=True)))
+        solved = partial(_all_solved, metric, newton, solver=solver, count=count)
+        found = solved(starts, searched=isinstance(init, Search), leaving=isinstance(init, Wider))
+        left = found.left.nonzero()[:, 0]
+        if isinstance(init, Wider) and len(left):
+            more = _fitting(*init.more_starts(start[left], stop[left]), start[left], stop[left])
+            again = solved(more, searched=True, leaving=False)
+            found = Found(*(values.index_copy(0, left, new) for values, new in zip(found, again, strict=True)))
+        solution = Geodesics(*found[: len(Geodesics._fields)])
         if isinstance(metric, Metric | DecorrelatedEnergy):
-            chords = torch.cat([durations for _, durations, _ in solved])
-            cut_lengths = torch.cat([cut_length for _, _, cut_length in solved])
-            solution = solution._replace(status=_doubted(metric, solution, chords, cut_lengths))
+            solution = solution._replace(status=_doubted(metric, solution, found.durations, found.cut_length))
     if throw and (solution.status != Status.CONVERGED).any():
         pairs = (solution.status != Status.CONVERGED).nonzero()[:, 0].tolist()
         names = ", ".join(f"{pair}: {Status(int(solution.status[pair])).name}" for pair in pairs[:10])
         raise RuntimeError(f"geodesic: {len(pairs)} of {len(start)} pairs did not converge ({names}).")
     return solution
+
+
+class Found(NamedTuple):
+    """`Geodesics` as the solver has them, and what else it knows of them."""
+
+    path: Float[Tensor, "batch node latent"]
+    energy: Float[Tensor, " batch"]
+    length: Float[Tensor, " batch"]
+    steps: Int[Tensor, " batch"]
+    status: Int[Tensor, " batch"]
+    rivals: Int[Tensor, " batch"]
+    gap: Float[Tensor, " batch"]
+    durations: Float[Tensor, "batch segment"]
+    cut_length: Float[Tensor, " batch"]  #: the length with segments cut in two; NaN where unknown
+    left: Bool[Tensor, " batch"]  #: not solved to the end, as few segments misjudge the metric between these ends
 
 
 def _doubted(
@@ -276,14 +294,21 @@ def _initial(init: Points | Start | Search | None, start: Tensor, stop: Tensor, 
     if init is None:
         return Starts(Straight(line_segments)(start, stop), pair)
     if isinstance(init, Search):
-        path, pair = init.starts(start, stop)
-    else:
-        if not callable(init) and not isinstance(init, Points):
-            raise TypeError(
-                f"init: expected paths (batch, node, latent), a callable (start, stop) -> paths, or a graph; got "
-                f"{type(init).__name__}."
-            )
-        path = latent_points("init", init if isinstance(init, Points) else init(start, stop))
+        return _fitting(*init.starts(start, stop), start, stop)
+    if not callable(init) and not isinstance(init, Points):
+        raise TypeError(
+            f"init: expected paths (batch, node, latent), a callable (start, stop) -> paths, or a graph; got "
+            f"{type(init).__name__}."
+        )
+    return _fitting(latent_points("init", init if isinstance(init, Points) else init(start, stop)), pair, start, stop)
+
+
+def _fitting(path: Tensor, pair: Tensor, start: Tensor, stop: Tensor) -> Starts:
+    """The paths with these ends, one alone between equal ones.
+
+    Raises:
+        ValueError: their shape, dtype or device does not fit.
+    """
     if path.ndim != 3 or path.shape[0] != len(pair) or path.shape[1] < 3 or path.shape[2] != start.shape[1]:
         raise ValueError(
             f"init: expected paths (batch, node, latent) = ({len(pair)}, at least 3, {start.shape[1]}); "
@@ -301,10 +326,16 @@ def _initial(init: Points | Start | Search | None, start: Tensor, stop: Tensor, 
     return Starts(path[needed], pair[needed])
 
 
-def _solved(
-    metric: Energy, newton: Any, starts: Starts, searched: bool, solver: GaussNewton
-) -> tuple[Geodesics, Float[Tensor, "batch segment"], Float[Tensor, " batch"]]:
-    """The lowest of each pair's descents, and how close another one came; durations; lengths with segments cut."""
+def _all_solved(
+    metric: Energy, newton: Any, starts: Starts, *, searched: bool, leaving: bool, solver: GaussNewton, count: int
+) -> Found:
+    """So many starts at a time, and one pair at least."""
+    parts = [_solved(metric, newton, some, searched, leaving, solver) for some in split(starts, count)]
+    return parts[0] if len(parts) == 1 else Found(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _solved(metric: Energy, newton: Any, starts: Starts, searched: bool, leaving: bool, solver: GaussNewton) -> Found:
+    """The lowest of each pair's descents, and how close another one came."""
     first = firsts(starts.pair)
     path, pair = starts.path, first.cumsum(0) - 1
     start, stop = path[first, 0], path[first, -1]
@@ -314,6 +345,7 @@ def _solved(
     lengths, gap, cut_lengths = energies.clone(), energies.clone(), energies.clone()
     steps = torch.zeros(len(start), dtype=torch.int64, device=path.device)
     status, rivals = torch.full_like(steps, Status.CONVERGED), torch.full_like(steps, -1)
+    left = torch.zeros_like(steps, dtype=torch.bool)
 
     # At equal ends the constant path is the answer, unless the metric has no value there.
     equal = (start == stop).all(1)
@@ -328,7 +360,8 @@ def _solved(
         measured = metric.measure(path) if searched else unknown
         unknown_yet = (torch.full_like(measured.energy, value) for value in (UNKNOWN_CONTRACTION, torch.inf, torch.nan))
         begun = Descents(path, pair, *measured, torch.zeros_like(pair), torch.zeros_like(pair), *unknown_yet)
-        descents, beaten = descended(metric, newton, begun, searched, solver)
+        descents, beaten, misjudged = descended(metric, newton, begun, searched, leaving, solver)
+        left[misjudged] = True
         steps[descents.pair], status[descents.pair] = descents.steps, descents.status
         best = descents.those(descents.status != Status.NONFINITE)
         found[best.pair], energies[best.pair], durations[best.pair] = best.path, best.energy, best.durations
@@ -339,4 +372,4 @@ def _solved(
             rivals[best.pair] = 1 + torch.bincount(beaten.pair, minlength=len(start))[best.pair]
             gap = torch.full_like(gap, torch.inf).scatter_reduce(0, beaten.pair, beaten.excess, "amin")
             gap[~((rivals > 1) & gap.isfinite())] = torch.nan
-    return Geodesics(found, energies, lengths, steps, status, rivals, gap), durations, cut_lengths
+    return Found(found, energies, lengths, steps, status, rivals, gap, durations, cut_lengths, left)

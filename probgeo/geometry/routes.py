@@ -46,6 +46,14 @@ class Search(Protocol):
         """Initial paths from start to stop, ordered by pair, at least one for each."""
 
 
+@runtime_checkable
+class Wider(Search, Protocol):
+    """A search that has more to try where the first level's few segments misjudge the metric, such as `paths.Graph`."""
+
+    def more_starts(self, start: Float[Tensor, "batch latent"], stop: Float[Tensor, "batch latent"]) -> Starts:
+        """Initial paths from start to stop as of `starts`, more of them and of more segments."""
+
+
 class Trees(NamedTuple):
     """Shortest paths from every end to every node; number n + i, after the n nodes, stands for end i."""
 
