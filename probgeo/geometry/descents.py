@@ -19,7 +19,7 @@ from probgeo.geometry.newton import (
     rows,
 )
 from probgeo.geometry.paths import Straight, resampled
-from probgeo.geometry.routes import SLACK, Beaten, distinct, excess, firsts, out_of_reach, ranked
+from probgeo.geometry.routes import SLACK, Beaten, distinct, excess, firsts, misjudged, out_of_reach, ranked
 from probgeo.geometry.solver import GaussNewton, Status
 
 REVISION = 9  # of the search: raised when the same options find other paths, or end them by another status
@@ -30,7 +30,6 @@ NUM_STRIDES = 3  # of a path that may lie on a saddle, one after the other,
 STRIDES = (0.03, 0.2)  # of so much of its extent
 HOPE = 0.75  # of what may be missing of a solution with all segments, the share of what those with fewer fall short by
 ROUGH = 16  # tolerances that paths of the last but one level fall short by, from which one more level is cheaper
-JUMPS = 0.05  # of a path's length: what segments that jump ridges fall short by, once cut in two
 ROUNDING = 10.0  # decrements of so many eps of the energy are none
 GRID_DIMENSIONS = 2  # up to which a graph is a grid, which sees every ridge
 
@@ -105,7 +104,7 @@ def descended(
         last, refined = num_segments == solver.num_segments, num_segments != descents.path.shape[1] - 1
         if last and refined and searched:
             if leaving and isinstance(metric, Metric) and CHEAP * first <= num_segments:
-                left = _misjudged(metric, descents)
+                left = misjudged(metric, *descents[:4])
                 descents = descents.those(~torch.isin(descents.pair, left))
                 if not len(descents.pair):
                     return _with_segments(descents, num_segments), beaten, left
@@ -135,19 +134,6 @@ def descended(
         beaten = Beaten(torch.cat([beaten.pair, descents.pair[~best]]), torch.cat([beaten.excess, above]))
         descents = descents.those(best)
     return descents, beaten, left
-
-
-def _misjudged(metric: Metric, descents: Descents) -> Int[Tensor, " pair"]:
-    """Pairs whose best path is longer by `JUMPS` with its segments cut in two.
-
-    Args:
-        metric: gives E.
-        descents: solved.
-    """
-    order = ranked(descents.pair, descents.energy)
-    best = descents.those(order[firsts(descents.pair[order])])
-    longer = cut(metric, best.path)[1] / best.durations.sum(1) - 1
-    return best.pair[longer > JUMPS]
 
 
 def _cut(metric: Energy, descents: Descents) -> tuple[Descents, Float[Tensor, " start"]]:
