@@ -42,7 +42,8 @@ class Graph:
     In two dimensions the graph is a square grid around the encodings, finer beside them where the metric is rough; in
     more a neighbour graph of the encodings. Its edges are weighed in two or four pieces.
     It is built once, from the encodings alone, and then gives the paths of any pair, whatever other pairs are asked for
-    with it. As `geodesic(..., init=graph)` it gives `starts`; `init=graph.__call__` tries the shortest path alone.
+    with it. As `geodesic(..., init=graph)` it gives `starts`, and `more_starts` where few segments misjudge the metric;
+    `init=graph.__call__` tries the shortest path alone.
 
     Args:
         metric: gives the edges their weights.
