@@ -63,6 +63,7 @@ print(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
 
 
 @LINUX
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["Decoder(network)", "BayesianDecoder(network)"])
 def test_the_model_is_within_a_factor_of_two_of_what_a_retraining_takes(decoder):
     peaks = []
