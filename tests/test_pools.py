@@ -91,6 +91,7 @@ def test_a_pool_whose_worker_is_killed_while_it_closes_ends(tmp_path, monkeypatc
     assert second.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_workers_end_where_their_driver_is_killed(tmp_path, method):
     script = (

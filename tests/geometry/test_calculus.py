@@ -149,6 +149,7 @@ def test_logarithm_follows_a_given_start():
     assert outer.length > best.length
 
 
+@pytest.mark.slow
 @surfaces
 def test_transported_inner_products_converge_to_the_originals(metric, z):
     v, w = V[:2], W[:2]

@@ -153,6 +153,7 @@ def test_a_steep_wall_is_no_leap():
     assert found(wall, START, STOP)["geodesic"] != Status.JUMP
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU])
 @pytest.mark.parametrize(("latent", "num_pairs"), [(2, 40), (24, 6)])
 def test_ensembles_with_kinks_are_not_doubted(activation, latent, num_pairs):
