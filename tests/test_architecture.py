@@ -36,6 +36,7 @@ ORDER = (
     "geometry.doubts",
     "geometry.paths",
     "geometry.lines",
+    "geometry.valleys",
     "geometry.grids",
     "geometry.neighbours",
     "geometry.routes",

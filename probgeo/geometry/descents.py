@@ -19,10 +19,10 @@ from probgeo.geometry.newton import (
     rows,
 )
 from probgeo.geometry.paths import Straight, resampled
-from probgeo.geometry.routes import SLACK, Beaten, distinct, excess, firsts, misjudged, out_of_reach, ranked
+from probgeo.geometry.routes import SLACK, Beaten, distinct, excess, firsts, out_of_reach, ranked
 from probgeo.geometry.solver import GaussNewton, Status
 
-REVISION = 9  # of the search: raised when the same options find other paths, or end them by another status
+REVISION = 10  # of the search: raised when the same options find other paths, or end them by another status
 CHEAP = 4  # times as many segments on the last level as on the first
 UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured
 LEAST_CONTRACTION = 0.1  # a smaller one is no promise that slower modes go as fast
@@ -71,8 +71,8 @@ class Descents(NamedTuple):
 
 
 def descended(
-    metric: Energy, newton: Any, descents: Descents, searched: bool, leaving: bool, solver: GaussNewton
-) -> tuple[Descents, Beaten, Int[Tensor, " pair"]]:
+    metric: Energy, newton: Any, descents: Descents, searched: bool, solver: GaussNewton
+) -> tuple[Descents, Beaten]:
     """All levels, one after the other: the best descent of each pair, and by how much it beats those to other valleys.
 
     Where others than the straight line were looked for, the line is begun from all the same: beyond two dimensions,
@@ -80,11 +80,8 @@ def descended(
     dear one, paths that lie in one valley become one, and those too far above the best of their pair to come down to it
     are left. Where the first level is cheap beside the last, it takes more: more steps, and every start that is not
     surely in the valley of a better one.
-
-    Pairs between which the segments of the level before the last misjudge the metric are left there where `leaving`,
-    and are the last that is returned.
     """
-    beaten, left = Beaten(descents.pair[:0], descents.energy[:0]), descents.pair[:0]
+    beaten = Beaten(descents.pair[:0], descents.energy[:0])
     first = descents.path.shape[1] - 1
     coarse, valleys = Level(solver.coarse_tolerance, -(-solver.max_steps // 5), _measured), distinct
     if CHEAP * first <= solver.num_segments:
@@ -103,11 +100,6 @@ def descended(
     for num_segments in _levels(first, solver.num_segments):
         last, refined = num_segments == solver.num_segments, num_segments != descents.path.shape[1] - 1
         if last and refined and searched:
-            if leaving and isinstance(metric, Metric) and CHEAP * first <= num_segments:
-                left = misjudged(metric, *descents[:4])
-                descents = descents.those(~torch.isin(descents.pair, left))
-                if not len(descents.pair):
-                    return _with_segments(descents, num_segments), beaten, left
             descents = descents.those(distinct(metric, *descents[:3]))
             above, lost = out_of_reach(metric, *descents[:4], descents.left, num_segments)
             beaten = Beaten(descents.pair[lost], above[lost])
@@ -133,7 +125,7 @@ def descended(
         above = excess(descents.pair, cost)[~best]
         beaten = Beaten(torch.cat([beaten.pair, descents.pair[~best]]), torch.cat([beaten.excess, above]))
         descents = descents.those(best)
-    return descents, beaten, left
+    return descents, beaten
 
 
 def _cut(metric: Energy, descents: Descents) -> tuple[Descents, Float[Tensor, " start"]]:

@@ -1,11 +1,10 @@
 """Geodesics: paths of least discrete energy between pairs of latent points, by one batched Gauss–Newton solver."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probgeo.geometry.descents import UNKNOWN_CONTRACTION, Descents, descended
@@ -16,7 +15,7 @@ from probgeo.geometry.metrics.metric import check_energy
 from probgeo.geometry.newton import default_system
 from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, check_alike, latent_points, nodes_of
-from probgeo.geometry.routes import Search, Starts, Wider, firsts, split
+from probgeo.geometry.routes import Search, Starts, firsts, split
 from probgeo.geometry.solver import GaussNewton, Status
 
 Start = Callable[[Tensor, Tensor], Tensor]
@@ -129,8 +128,8 @@ def geodesic(
         stop: last points, (batch, latent).
         init: None for the straight line; paths (batch, node, latent); a callable (start, stop) -> paths; or what gives
             a pair several starts beside the line, such as `paths.Graph(metric, encodings)`, so that the best of all is
-            found; more of them, if it has any, where those of the first level misjudge the metric by 5 % of the length.
-            Their number of segments is that of the first level: two or more.
+            found. Their number of segments is that of the first level: two or more; of those that a search gives,
+            half as many where they are more than half of the solver's.
         solver: by default `GaussNewton(num_segments=256)`.
         throw: raise an error if any pair does not converge.
 
@@ -167,40 +166,25 @@ def geodesic(
     start, stop = _checked(metric, start, stop)
     with torch.no_grad(), plainly(start):
         starts = _initial(init, start, stop, min(metric.line_segments, solver.num_segments))
+        searched = isinstance(init, Search)
+        if searched:
+            starts = _at_most(max(metric.graph_segments, solver.num_segments // 2), starts)
         between = torch.stack([start, torch.lerp(start, stop, 0.5), stop], dim=1).flatten(0, 1)
         newton: Any = (solver.system or default_system(metric, between))(metric)
         num_floats = newton.num_floats(solver.num_segments, start.shape[1])
         count = max(1, solver.memory // (num_floats * start.element_size()))
-        solved = partial(_all_solved, metric, newton, solver=solver, count=count)
-        found = solved(starts, searched=isinstance(init, Search), leaving=isinstance(init, Wider))
-        left = found.left.nonzero()[:, 0]
-        if isinstance(init, Wider) and len(left):
-            more = _fitting(*init.more_starts(start[left], stop[left]), start[left], stop[left])
-            again = solved(more, searched=True, leaving=False)
-            found = Found(*(values.index_copy(0, left, new) for values, new in zip(found, again, strict=True)))
-        solution = Geodesics(*found[: len(Geodesics._fields)])
+        solved = [_solved(metric, newton, some, searched, solver) for some in split(starts, count)]
+        parts = [part for part, _, _ in solved]
+        solution = parts[0] if len(parts) == 1 else Geodesics(*map(torch.cat, zip(*parts, strict=True)))
         if isinstance(metric, Metric | DecorrelatedEnergy):
-            solution = solution._replace(status=_doubted(metric, solution, found.durations, found.cut_length))
+            chords = torch.cat([durations for _, durations, _ in solved])
+            cut_lengths = torch.cat([cut_length for _, _, cut_length in solved])
+            solution = solution._replace(status=_doubted(metric, solution, chords, cut_lengths))
     if throw and (solution.status != Status.CONVERGED).any():
         pairs = (solution.status != Status.CONVERGED).nonzero()[:, 0].tolist()
         names = ", ".join(f"{pair}: {Status(int(solution.status[pair])).name}" for pair in pairs[:10])
         raise RuntimeError(f"geodesic: {len(pairs)} of {len(start)} pairs did not converge ({names}).")
     return solution
-
-
-class Found(NamedTuple):
-    """`Geodesics` as the solver has them, and what else it knows of them."""
-
-    path: Float[Tensor, "batch node latent"]
-    energy: Float[Tensor, " batch"]
-    length: Float[Tensor, " batch"]
-    steps: Int[Tensor, " batch"]
-    status: Int[Tensor, " batch"]
-    rivals: Int[Tensor, " batch"]
-    gap: Float[Tensor, " batch"]
-    durations: Float[Tensor, "batch segment"]
-    cut_length: Float[Tensor, " batch"]  #: the length with segments cut in two; NaN where unknown
-    left: Bool[Tensor, " batch"]  #: not solved to the end, as few segments misjudge the metric between these ends
 
 
 def _doubted(
@@ -295,21 +279,14 @@ def _initial(init: Points | Start | Search | None, start: Tensor, stop: Tensor, 
     if init is None:
         return Starts(Straight(line_segments)(start, stop), pair)
     if isinstance(init, Search):
-        return _fitting(*init.starts(start, stop), start, stop)
-    if not callable(init) and not isinstance(init, Points):
-        raise TypeError(
-            f"init: expected paths (batch, node, latent), a callable (start, stop) -> paths, or a graph; got "
-            f"{type(init).__name__}."
-        )
-    return _fitting(latent_points("init", init if isinstance(init, Points) else init(start, stop)), pair, start, stop)
-
-
-def _fitting(path: Tensor, pair: Tensor, start: Tensor, stop: Tensor) -> Starts:
-    """The paths with these ends, one alone between equal ones.
-
-    Raises:
-        ValueError: their shape, dtype or device does not fit.
-    """
+        path, pair = init.starts(start, stop)
+    else:
+        if not callable(init) and not isinstance(init, Points):
+            raise TypeError(
+                f"init: expected paths (batch, node, latent), a callable (start, stop) -> paths, or a graph; got "
+                f"{type(init).__name__}."
+            )
+        path = latent_points("init", init if isinstance(init, Points) else init(start, stop))
     if path.ndim != 3 or path.shape[0] != len(pair) or path.shape[1] < 3 or path.shape[2] != start.shape[1]:
         raise ValueError(
             f"init: expected paths (batch, node, latent) = ({len(pair)}, at least 3, {start.shape[1]}); "
@@ -327,16 +304,18 @@ def _fitting(path: Tensor, pair: Tensor, start: Tensor, stop: Tensor) -> Starts:
     return Starts(path[needed], pair[needed])
 
 
-def _all_solved(
-    metric: Energy, newton: Any, starts: Starts, *, searched: bool, leaving: bool, solver: GaussNewton, count: int
-) -> Found:
-    """So many starts at a time, and one pair at least."""
-    parts = [_solved(metric, newton, some, searched, leaving, solver) for some in split(starts, count)]
-    return parts[0] if len(parts) == 1 else Found(*map(torch.cat, zip(*parts, strict=True)))
+def _at_most(num_segments: int, starts: Starts) -> Starts:
+    """Every second node of starts that have more segments, again as long as they have."""
+    path = starts.path
+    while path.shape[1] - 1 > num_segments and path.shape[1] % 2:
+        path = path[:, ::2]
+    return starts._replace(path=path)
 
 
-def _solved(metric: Energy, newton: Any, starts: Starts, searched: bool, leaving: bool, solver: GaussNewton) -> Found:
-    """The lowest of each pair's descents, and how close another one came."""
+def _solved(
+    metric: Energy, newton: Any, starts: Starts, searched: bool, solver: GaussNewton
+) -> tuple[Geodesics, Float[Tensor, "batch segment"], Float[Tensor, " batch"]]:
+    """The lowest of each pair's descents, and how close another one came; durations; lengths with segments cut."""
     first = firsts(starts.pair)
     path, pair = starts.path, first.cumsum(0) - 1
     start, stop = path[first, 0], path[first, -1]
@@ -346,7 +325,6 @@ def _solved(metric: Energy, newton: Any, starts: Starts, searched: bool, leaving
     lengths, gap, cut_lengths = energies.clone(), energies.clone(), energies.clone()
     steps = torch.zeros(len(start), dtype=torch.int64, device=path.device)
     status, rivals = torch.full_like(steps, Status.CONVERGED), torch.full_like(steps, -1)
-    left = torch.zeros_like(steps, dtype=torch.bool)
 
     # At equal ends the constant path is the answer, unless the metric has no value there.
     equal = (start == stop).all(1)
@@ -361,8 +339,7 @@ def _solved(metric: Energy, newton: Any, starts: Starts, searched: bool, leaving
         measured = metric.measure(path) if searched else unknown
         unknown_yet = (torch.full_like(measured.energy, value) for value in (UNKNOWN_CONTRACTION, torch.inf, torch.nan))
         begun = Descents(path, pair, *measured, torch.zeros_like(pair), torch.zeros_like(pair), *unknown_yet)
-        descents, beaten, misjudged = descended(metric, newton, begun, searched, leaving, solver)
-        left[misjudged] = True
+        descents, beaten = descended(metric, newton, begun, searched, solver)
         steps[descents.pair], status[descents.pair] = descents.steps, descents.status
         best = descents.those(descents.status != Status.NONFINITE)
         found[best.pair], energies[best.pair], durations[best.pair] = best.path, best.energy, best.durations
@@ -373,4 +350,4 @@ def _solved(metric: Energy, newton: Any, starts: Starts, searched: bool, leaving
             rivals[best.pair] = 1 + torch.bincount(beaten.pair, minlength=len(start))[best.pair]
             gap = torch.full_like(gap, torch.inf).scatter_reduce(0, beaten.pair, beaten.excess, "amin")
             gap[~((rivals > 1) & gap.isfinite())] = torch.nan
-    return Found(found, energies, lengths, steps, status, rivals, gap, durations, cut_lengths, left)
+    return Geodesics(found, energies, lengths, steps, status, rivals, gap), durations, cut_lengths

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import cached_property
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -28,22 +28,29 @@ MEMORY = 2**28  # bytes of shortest paths that are held at a time, roughly
 REACH = 0.1
 SHARE = 0.3
 MOST = 12
-# Where the metric is rough edges lie across its valleys, whose lengths they misjudge by more:
-ROUGH_REACH = 0.25
-ROUGH_SHARE = 0.1
-ROUGH_MOST = 30
 SEEN = 1 - SHARE / 2  # of the longest route, how far trees of shortest paths reach from either end
+
+
+class Wanted(NamedTuple):
+    """Which routes between two ends a graph is asked for."""
+
+    reach: float  #: at most 1 + reach times as long as the shortest, in the graph's weights
+    share: float  #: of a route's length, what is shortest seen from both ends
+    most: int  #: of them
+
+
+SHORTEST = Wanted(0.0, 1.0, 1)
 
 
 @final
 class Graph:
     """Shortest paths in a graph over the encodings, and others nearly as short: starts near the global minimum.
 
-    In two dimensions the graph is a square grid around the encodings, finer beside them where the metric is rough; in
-    more a neighbour graph of the encodings. Its edges are weighed in two or four pieces.
+    In two dimensions the graph is a square grid around the encodings, finer beside them where edges do not see what is
+    between their ends, and all over, with edges along valleys, where the metric is rough; in more a neighbour graph of
+    the encodings. Its edges are weighed in two pieces or more.
     It is built once, from the encodings alone, and then gives the paths of any pair, whatever other pairs are asked for
-    with it. As `geodesic(..., init=graph)` it gives `starts`, and `more_starts` where few segments misjudge the metric;
-    `init=graph.__call__` tries the shortest path alone.
+    with it. As `geodesic(..., init=graph)` it gives `starts`; `init=graph.__call__` tries the shortest path alone.
 
     Args:
         metric: gives the edges their weights.
@@ -51,6 +58,11 @@ class Graph:
         num_nodes: nodes of the graph, roughly, before it is made finer; default a grid of 72 × 72 in two dimensions,
             2000 encodings in more.
         progress: show a progress bar of its edges, in more than two dimensions.
+
+    Attributes:
+        rough: whether, in two dimensions, the metric turns out so rough beside the encodings that many edges of a grid
+            halved twice do not see what is between their ends. Then it has sixteen times as many nodes, more starts of
+            more segments, and geodesics take many times as long.
 
     Raises:
         ValueError: `num_nodes` is below four, or `encodings` are not a finite matrix of at least two points.
@@ -87,8 +99,9 @@ class Graph:
         self._pieces = 2 if encodings.shape[1] <= 2 else 4
         if encodings.shape[1] <= 2:
             side = round((num_nodes or 5184) ** (1 / encodings.shape[1]))
-            self._nodes, edges, weights = grid(metric, encodings, side)
+            self._nodes, edges, weights, self.rough = grid(metric, encodings, side)
         else:
+            self.rough = False
             self._nodes, edges = _neighbours(encodings, num_nodes or 2000, num_neighbours=12)
             weights = line_lengths(metric, self._nodes, edges, self._pieces, progress)
         self._graph = _symmetric(edges, weights, len(self._nodes))
@@ -122,7 +135,7 @@ class Graph:
         start, stop = self._ends(start, stop)
         check_alike("stop start", start, stop)
         paths, lines = Straight(self._metric.graph_segments)(start, stop), self._lines(start, stop)
-        routes, weights = self._routes(start, stop, lines, 0.0, 1.0, 1, paths.shape[1] - 1)
+        routes, weights = self._routes(start, stop, lines, SHORTEST, paths.shape[1] - 1)
         shorter = torch.from_numpy(weights < lines[routes.pair.cpu().numpy()]).to(routes.pair.device)
         paths[routes.pair[shorter]] = routes.path[shorter]
         return paths
@@ -149,33 +162,16 @@ class Graph:
                 places, and the shortest path.
 
         Returns:
-            Paths of `metric.graph_segments` segments whose ends are exactly `start` and `stop`, and whose they are; the
-            straight line for pairs that the graph does not join.
+            Paths of `metric.graph_segments` segments, of a rough graph twice as many, whose ends are exactly `start`
+            and `stop`, and whose they are; the straight line for pairs that the graph does not join.
 
         Raises:
             TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
         """
-        return self._starts(start, stop, reach, share, most, self._metric.graph_segments)
-
-    def more_starts(self, start: Points, stop: Points) -> Starts:
-        """Starts where few segments misjudge the metric: routes up to a fourth longer, less distinct, twice as fine.
-
-        Args:
-            start: first points, (batch, latent).
-            stop: last points, (batch, latent).
-
-        Returns:
-            Paths of `2 * metric.graph_segments` segments, as `starts` has them.
-
-        Raises:
-            TypeError, ValueError: an argument's type, shape, dtype or device does not fit.
-        """
-        return self._starts(start, stop, ROUGH_REACH, ROUGH_SHARE, ROUGH_MOST, 2 * self._metric.graph_segments)
-
-    def _starts(self, start: Points, stop: Points, reach: float, share: float, most: int, num_segments: int) -> Starts:
         start, stop = self._ends(start, stop)
         check_alike("stop start", start, stop)
-        routes, _ = self._routes(start, stop, self._lines(start, stop), reach, share, most, num_segments)
+        num_segments = (2 if self.rough else 1) * self._metric.graph_segments
+        routes, _ = self._routes(start, stop, self._lines(start, stop), Wanted(reach, share, most), num_segments)
         alone = (torch.bincount(routes.pair, minlength=len(start)) == 0).nonzero()[:, 0]
         lines = Straight(num_segments)(start[alone], stop[alone])
         pair = torch.cat([routes.pair, alone])
@@ -194,14 +190,7 @@ class Graph:
         return self._weights(torch.cat([start, stop]), np.arange(2 * len(start)).reshape(2, -1).T, LINE_PIECES)
 
     def _routes(
-        self,
-        start: Tensor,
-        stop: Tensor,
-        lines: np.ndarray,
-        reach: float,
-        share: float,
-        most: int,
-        num_segments: int,
+        self, start: Tensor, stop: Tensor, lines: np.ndarray, wanted: Wanted, num_segments: int
     ) -> tuple[Starts, np.ndarray]:
         """Routes through the graph, the shortest of each pair first, and their weights; none where it joins no ends."""
         ends, number = torch.unique(torch.cat([start, stop]), dim=0, return_inverse=True)
@@ -211,11 +200,11 @@ class Graph:
         # seen from the other: what matters of a plateau lies further in.
         nearest = weights.min(1)  # never NaN
         out = np.where(np.isfinite(nearest), nearest, 0)[np.stack([first, second])]
-        limits = out + SEEN * np.maximum((1 + reach) * lines - out.sum(0), 0)
+        limits = out + SEEN * np.maximum((1 + wanted.reach) * lines - out.sum(0), 0)
         limit = np.zeros(len(ends))
         for side, furthest in zip((first, second), limits, strict=True):
             np.maximum.at(limit, side, furthest)
-        stays = self._stays if most > 1 else None
+        stays = self._stays if wanted.most > 1 else None
         if stays is not None:
             # The least way with a stay costs no more than to stay at either end's node and take the straight line.
             stay = stays[near[:, 0]] + 2 * weights[:, 0]
@@ -227,7 +216,7 @@ class Graph:
             used = np.unique([first[rows], second[rows]])
             trees = _trees(*_parts(self._graph), near[used], weights[used], limit[used])
             one, two = np.searchsorted(used, first[rows]), np.searchsorted(used, second[rows])
-            via = vias(trees, one, two, limits[:, rows], reach, share, most if stays is None else 1)
+            via = vias(trees, one, two, limits[:, rows], *wanted[:2], wanted.most if stays is None else 1)
             from_one, from_two = one[via.pair], two[via.pair]
             ahead, back = (
                 trails(trees.previous, from_one, via.node),
@@ -241,7 +230,7 @@ class Graph:
             lengths.append(length)
             pairs.append(rows[via.pair])
             if stays is not None:
-                wait = waits(trees, one, two, (self._graph.indices, self._graph.indptr), stays, most // 2)
+                wait = waits(trees, one, two, (self._graph.indices, self._graph.indptr), stays, wanted.most // 2)
                 place, pair = self._nodes[torch.from_numpy(wait.node).to(ends.device)], rows[wait.pair]
                 stops = torch.stack([start[pair], place.to(start), stop[pair]], dim=1)
                 times = torch.tensor([0.0, 0.5, 1.0]).to(stops).repeat(len(stops), 1)

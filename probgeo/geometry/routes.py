@@ -16,14 +16,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probgeo.geometry.doubts import cut
 from probgeo.geometry.metrics import Energy, Metric
 from probgeo.geometry.paths import resampled
 
 REACH = 0.05
 FAR = 0.1  # of paths solved with few segments, which misjudge a rough metric by some percent
 SLACK = 0.01
-JUMPS = 0.05  # of a path's length, what segments that jump ridges fall short by, as cutting them in two shows
 
 
 class Starts(NamedTuple):
@@ -46,14 +44,6 @@ class Search(Protocol):
 
     def starts(self, start: Float[Tensor, "batch latent"], stop: Float[Tensor, "batch latent"]) -> Starts:
         """Initial paths from start to stop, ordered by pair, at least one for each."""
-
-
-@runtime_checkable
-class Wider(Search, Protocol):
-    """A search that has more to try where the first level's few segments misjudge the metric, such as `paths.Graph`."""
-
-    def more_starts(self, start: Float[Tensor, "batch latent"], stop: Float[Tensor, "batch latent"]) -> Starts:
-        """Initial paths from start to stop as of `starts`, more of them and of more segments."""
 
 
 class Trees(NamedTuple):
@@ -264,28 +254,6 @@ def out_of_reach(
     misjudged = finer > (1 + FAR) ** 2 * energy
     reached = torch.where(misjudged, least, (finer + least) / 2)
     return above, lost | (near & (above > 0) & (reached > best if chordal else above > REACH))
-
-
-def misjudged(
-    metric: Metric,
-    path: Float[Tensor, "start node latent"],
-    pair: Int[Tensor, " start"],
-    energy: Float[Tensor, " start"],
-    durations: Float[Tensor, "start segment"],
-) -> Int[Tensor, " pair"]:
-    """Pairs whose best path is longer by `JUMPS` once its segments are cut in two.
-
-    Args:
-        metric: gives E.
-        path: nodes.
-        pair: whose path each is.
-        energy: E of each.
-        durations: of the segments.
-    """
-    order = ranked(pair, energy)
-    best = order[firsts(pair[order])]
-    longer = cut(metric, path[best])[1] / durations[best].sum(1) - 1
-    return pair[best[longer > JUMPS]]
 
 
 def split(starts: Starts, count: int) -> Iterator[Starts]:

@@ -52,7 +52,6 @@ STATED = {
     "Straight": lambda z: pg.paths.Straight(4)(z[:2], z[2:4]),
     "Graph": lambda z: _graph()(z[:2], z[2:4]),
     "Graph.starts": lambda z: _graph().starts(z[:2], z[2:4]).path,
-    "Graph.more_starts": lambda z: _graph().more_starts(z[:2], z[2:4]).path,
     "Graph.distances": lambda z: torch.from_numpy(_graph().distances(z[:2], z[2:4])),
     "exponential": lambda z: pg.calculus.exponential(METRIC, z[:2], 0.1 * z[2:4], 8).point,
     "logarithm": lambda z: pg.calculus.logarithm(METRIC, z[:2], z[2:4], solver=SOLVER).velocity,
