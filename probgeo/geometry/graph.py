@@ -61,8 +61,8 @@ class Graph:
 
     Attributes:
         rough: whether, in two dimensions, the metric turns out so rough beside the encodings that many edges of a grid
-            halved twice do not see what is between their ends. Then it has sixteen times as many nodes, more starts of
-            more segments, and geodesics take many times as long.
+            halved twice do not see what is between their ends. Then its grid is finer all around these, its starts have
+            twice the segments, and geodesics take many times as long.
 
     Raises:
         ValueError: `num_nodes` is below four, or `encodings` are not a finite matrix of at least two points.

@@ -18,9 +18,7 @@ MARGIN = 0.1  # of the codes' extent, to spare on either side
 ROUGH = 0.1  # an edge that is longer by this share when it is cut in two does not see what is between its ends
 HALVINGS = 2  # of the grid's spacing around such edges
 MOST = 0.25  # of them for every node of the even grid are replaced each time, those that see the least
-FEW = (
-    1 / 16
-)  # of them for every node of the even grid, as fine as they become, leave a metric that is not rough all over
+FEW = 1 / 16  # of them for every node of the even grid may be left; with more the metric is rough all over
 FINER = (8, 6, 4)  # times as many nodes per axis beside codes, where it is; even, as halfway is a place; the first that
 MOST_FINE = 20  # nodes there for every node of the even grid allow
 NEAR, FAR = 2, 8  # steps to a side: of a node's neighbours, and at most of its edges along valleys
