@@ -9,18 +9,12 @@ References:
 import numpy as np
 from jaxtyping import Float, Int
 
+LEAST_WEIGHT = 1e-30  # of the largest; edges of less say nothing
 DEFINITE = 0.999  # |G₁₂| of a tensor that edges show, at most so much of √(G₁₁ G₂₂)
+LEAST_SHARE = 1e-8  # G₁₁ of G₂₂, or G₂₂ of G₁₁: short steps are ten thousand long then
 MOST_REDUCTIONS = 32
-STEPS = (
-    (1, 0),
-    (0, 1),
-    (1, 1),
-    (1, -1),
-    (2, 1),
-    (2, -1),
-    (1, 2),
-    (1, -2),
-)  # of the two shortest, as between neighbours
+# Of the two shortest steps, as (1, 0) and (0, 1) are between neighbours:
+STEPS = ((1, 0), (0, 1), (1, 1), (1, -1), (2, 1), (2, -1), (1, 2), (1, -2))
 
 
 def along_valleys(
@@ -69,9 +63,12 @@ def fitted(
         weights: w of each edge; those that are not finite, or zero, say nothing.
 
     Returns:
-        G₁₁, G₁₂, G₂₂.
+        G₁₁, G₁₂, G₂₂, in the unit of the largest weight.
     """
-    edges, weights = edges[usable := np.isfinite(weights) & (weights > 0)], weights[usable]
+    # In a unit of their own, so that no square overflows.
+    weights = np.where(np.isfinite(weights), weights, 0)
+    weights = weights / max(weights.max(initial=0), np.finfo(np.float64).tiny)
+    edges, weights = edges[usable := weights > LEAST_WEIGHT], weights[usable]
     x, y = (place[edges[:, 1]] - place[edges[:, 0]]).T / weights
     terms, count = np.stack([x * x, 2 * x * y, y * y]), len(place)
 
@@ -97,6 +94,7 @@ def short_steps(tensor: Float[np.ndarray, "node entry"]) -> list[Int[np.ndarray,
         tensor: G₁₁, G₁₂, G₂₂, the first and last positive; where it is not positive definite, of the nearest that is.
     """
     a, b, c = tensor.T
+    a, c = np.maximum(a, LEAST_SHARE * c), np.maximum(c, LEAST_SHARE * a)
     most = DEFINITE * np.sqrt(a * c)
     b = np.clip(b, -most, most)
 

@@ -73,7 +73,8 @@ def test_a_tensor_is_what_edges_were_weighed_by(angle, ratio):
     tensor = anisotropic(angle, ratio)
     found, known = fitted(PLACE, *neighbouring(tensor))
     assert known.tolist() == list(range(SIZE**2))
-    np.testing.assert_allclose(found, entries(tensor).repeat(SIZE**2, 0), rtol=1e-6, atol=1e-6 * ratio**2)
+    unit = neighbouring(tensor)[1].max() ** 2
+    np.testing.assert_allclose(unit * found, entries(tensor).repeat(SIZE**2, 0), rtol=1e-6, atol=1e-6 * ratio**2)
 
 
 @given(st.floats(0, math.pi), st.floats(1, 6))
@@ -85,6 +86,15 @@ def test_edges_along_valleys_are_short_steps_between_nodes_once_each(angle, rati
     assert {tuple(step) for step in PLACE[found[:, 1]] - PLACE[found[:, 0]]} <= steps
     expected = sum((SIZE - abs(one)) * (SIZE - abs(two)) for one, two in steps if max(abs(one), abs(two)) < SIZE) // 2
     assert len(found) == expected and len(np.unique(found, axis=0)) == expected
+
+
+@given(st.integers(0, 2**31), st.floats(0, 40), st.sampled_from([1e-300, 1e-20, 1.0, 1e100]))
+def test_edges_of_any_weights_lead_to_whole_steps_that_are_not_too_long(seed, spread, unit):
+    edges, _ = neighbouring(np.eye(2))
+    weights = unit * np.exp(spread * np.random.default_rng(seed).standard_normal(len(edges)))
+    found = along_valleys(PLACE, edges, weights, 3, 8)
+    steps = np.abs(PLACE[found[:, 1]] - PLACE[found[:, 0]])
+    assert ((steps.max(1) >= 3) & (steps.max(1) <= 8)).all() and (np.gcd(*steps.T) == 1).all()
 
 
 def test_a_plane_has_no_edges_beyond_neighbours():
