@@ -15,7 +15,7 @@ def test_straight_line_has_uniform_nodes_between_exact_ends():
 
 
 def test_resampling_keeps_ends_and_has_uniform_speed_on_a_line():
-    times = torch.rand(4, 9, dtype=torch.float64).cumsum(1)
+    times = (0.1 + torch.rand(4, 9, dtype=torch.float64)).cumsum(1)
     times = (times - times[:, :1]) / (times[:, -1:] - times[:, :1])
     direction = torch.tensor([2.0, -1.0], dtype=torch.float64)
     path = times[..., None] * direction
