@@ -10,14 +10,7 @@ from torch import Tensor
 
 from probgeo.geometry.doubts import cut
 from probgeo.geometry.metrics import Energy, Metric
-from probgeo.geometry.newton import (
-    chosen,
-    corrected_step,
-    finite,
-    learnt,
-    no_secants,
-    rows,
-)
+from probgeo.geometry.newton import chosen, corrected_step, finite, learnt, no_secants, rows
 from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.routes import SLACK, Beaten, distinct, excess, firsts, out_of_reach, ranked
 from probgeo.geometry.solver import GaussNewton, Status
@@ -30,6 +23,7 @@ NUM_STRIDES = 3  # of a path that may lie on a saddle, one after the other,
 STRIDES = (0.03, 0.2)  # of so much of its extent
 HOPE = 0.75  # of what may be missing of a solution with all segments, the share of what those with fewer fall short by
 ROUGH = 16  # tolerances that paths of the last but one level fall short by, from which one more level is cheaper
+MORE = 0.1  # of what a last step promised, from which it tells that the model was wrong
 ROUNDING = 10.0  # decrements of so many eps of the energy are none
 GRID_DIMENSIONS = 2  # up to which a graph is a grid, which sees every ridge
 
@@ -111,7 +105,7 @@ def descended(
             known = torch.zeros_like(descents.pair, dtype=torch.bool)
             if refined:
                 descents, known = _refined(metric, newton, descents, coarse, level, num_segments)
-            descents = _joined(known, descents.those(known), _minimised(metric, newton, descents.those(~known), level))
+            descents = _joined(known, descents.those(known), _assured(metric, newton, descents.those(~known), level))
         else:
             descents = _with_segments(descents, num_segments) if refined else descents
             descents = _minimised(metric, newton, descents, coarse)
@@ -272,6 +266,18 @@ def _measured_cut(metric: Energy, path: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return energy, durations, cut_length
 
 
+def _assured(metric: Energy, newton: Any, descents: Descents, level: Level) -> Descents:
+    """Paths solved on the last level; those whose last step did not do what it promised are solved on.
+
+    That it leaves less than the tolerance is estimated from what it promises. Where it brought more, the model of the
+    energy was no good, and where it brought nothing, all that it was to bring is left.
+    """
+    found = _minimised(metric, newton, descents, level)
+    unsure = (found.status == Status.CONVERGED) & (found.left > level.tolerance * found.energy)
+    nearer = level._replace(tolerance=level.tolerance / 8)
+    return _joined(unsure, _minimised(metric, newton, found.those(unsure), nearer), found.those(~unsure))
+
+
 def _minimised(metric: Energy, newton: Any, descents: Descents, level: Level) -> Descents:
     """Paths solved on one level; what an inexact system does not solve, an exact one goes on with."""
     if not len(descents.path):
@@ -296,7 +302,7 @@ def _stepped(metric: Energy, newton: Any, descents: Descents, level: Level) -> D
     energies, durations = model.energy.clone(), model.durations.clone()
     damping, before = torch.zeros_like(energies), torch.full_like(energies, torch.nan)
     above = torch.full_like(energies, torch.inf)
-    left_over = above.clone()
+    left_over, hoped = above.clone(), above.clone()
     active = finite(model) & (descents.status != Status.NONFINITE)
     status[~active] = Status.NONFINITE
     active, model, damping, before = active.nonzero()[:, 0], rows(model, active), damping[active], before[active]
@@ -319,7 +325,8 @@ def _stepped(metric: Energy, newton: Any, descents: Descents, level: Level) -> D
         status[active[little]] = Status.CONVERGED
         taken = little & (excess > level.tolerance / 2 * model.energy)
         proposed[active[taken]] = trial[taken]
-        above[active[little]], left_over[active[taken]] = excess[little], left[taken]
+        above[active[little]] = torch.where(decrement <= noise * model.energy, decrement, excess)[little]
+        left_over[active[taken]], hoped[active[taken]] = left[taken], promised[taken]
         active, damping, trial, step, promised = (x[~little] for x in (active, damping, trial, step, promised))
         before, decrement = before[~little], decrement[~little]
         model, secants = rows(model, ~little), secants.those(~little)
@@ -343,13 +350,14 @@ def _stepped(metric: Energy, newton: Any, descents: Descents, level: Level) -> D
         secants = secants.those(left)
     unknown = torch.full_like(energies, torch.nan)
     found = Descents(path, descents.pair, energies, durations, steps, status, contraction, above, unknown)
-    return _with_last_steps(metric, found, proposed, left_over, level)
+    return _with_last_steps(metric, found, proposed, hoped, left_over, level)
 
 
 def _with_last_steps(
     metric: Energy,
     descents: Descents,
     proposed: Float[Tensor, "start node latent"],
+    hoped: Float[Tensor, " start"],
     left: Float[Tensor, " start"],
     level: Level,
 ) -> Descents:
@@ -359,6 +367,7 @@ def _with_last_steps(
         metric: gives E.
         descents: before them.
         proposed: paths after them.
+        hoped: what they promised to bring; where they bring more by `MORE`, what is left is unknown.
         left: of the energy above its least after them, as estimated.
         level: measures them.
     """
@@ -366,9 +375,11 @@ def _with_last_steps(
     if not len(moved):
         return descents
     energy, durations, cut_length = level.measured(metric, proposed[moved])
-    better = energy <= descents.energy[moved]
+    gain = descents.energy[moved] - energy
+    better, more = gain >= 0, gain > (1 + MORE) * hoped[moved]
+    descents.left[moved[better]] = torch.where(more, torch.inf, left[moved])[better]
     moved = moved[better]
-    descents.path[moved], descents.left[moved] = proposed[moved], left[moved]
+    descents.path[moved] = proposed[moved]
     descents.energy[moved], descents.durations[moved] = energy[better], durations[better]
     descents.cut_length[moved] = cut_length[better]
     return descents

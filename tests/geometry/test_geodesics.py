@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probgeo.geometry.descents import _excesses
+from probgeo.geometry.descents import Descents, Level, _excesses, _measured, _with_last_steps
 from probgeo.geometry.geodesics import GaussNewton, Status, energy, geodesic, length
 from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
@@ -325,6 +325,48 @@ def test_of_a_converged_geodesic_no_more_than_the_tolerance_is_left_to_be_gained
     tight = GaussNewton(64, tolerance=1e-8, coarse_tolerance=1e-8, max_steps=100)
     least = geodesic(metric, start, stop, init=found.path, solver=tight).energy
     assert (found.energy <= (1 + GaussNewton().tolerance) * least).all()
+
+
+def test_a_last_step_that_did_not_do_what_it_promised_is_no_last_one():
+    """Of waves of many heights: where such steps were the last, up to 1 % of the energy was left of what converged."""
+    generator = torch.Generator().manual_seed(10)
+    slopes = 4 * torch.randn(2, 12, generator=generator, dtype=torch.float64)
+    phases = 6 * torch.rand(12, generator=generator, dtype=torch.float64)
+    metric = PullbackMetric(lambda z: torch.cat([z, 0.25 * torch.sin(z @ slopes + phases)], dim=-1))
+    start, stop = 1.5 * torch.randn(2, 60, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = geodesic(metric, start, stop, throw=True)
+    tight = GaussNewton(256, tolerance=1e-7, max_steps=300)
+    least = geodesic(metric, start, stop, init=found.path, solver=tight).energy
+    assert (found.energy <= 1.005 * least).all()
+
+
+def test_what_a_last_step_leaves_is_known_where_it_brings_what_it_promised_alone():
+    """On the plane: a bow made flat by half brings three quarters of its excess; one made higher, nothing."""
+    metric = PullbackMetric(plane)
+    line = Straight(8)(*torch.tensor([[[0.0, 0.0]], [[1.0, 0.0]]], dtype=torch.float64)).expand(4, -1, -1)
+    bow = torch.zeros_like(line)
+    bow[..., 1] = 0.2 * (torch.pi * line[..., 0]).sin()
+    path, proposed = line + bow, line + bow / 2
+    proposed[3] = line[3] + 2 * bow[3]
+    energies, durations = metric.measure(path)
+    gain = energies - metric.measure(proposed).energy
+    number, above = torch.arange(4), torch.full((4,), 5.0, dtype=torch.float64)
+    before = Descents(
+        path.clone(),
+        number,
+        energies.clone(),
+        durations.clone(),
+        number,
+        0 * number,
+        above,
+        above.clone(),
+        above.clone(),
+    )
+    hoped = torch.stack([gain[0], gain[1] / 1.05, gain[2] / 1.2, gain[0]])
+    found = _with_last_steps(metric, before, proposed, hoped, above / 10, Level(1e-3, 1, _measured))
+    assert found.left.tolist() == [0.5, 0.5, torch.inf, 5.0]
+    assert torch.equal(found.path, torch.cat([proposed[:3], path[3:]]))
+    torch.testing.assert_close(found.energy, metric.measure(found.path).energy)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.3, 1.4])
