@@ -42,6 +42,7 @@ ORDER = (
     "geometry.routes",
     "geometry.graph",
     "geometry.solver",
+    "geometry.minimisation",
     "geometry.descents",
     "geometry.geodesics",
     "geometry.calculus",

@@ -1,16 +1,15 @@
 """The descents behind geodesics: damped Gauss–Newton steps, coarse to fine, of several starts for a pair."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probgeo.geometry.doubts import cut
 from probgeo.geometry.metrics import Energy, Metric
-from probgeo.geometry.newton import chosen, corrected_step, finite, learnt, no_secants, rows
+from probgeo.geometry.minimisation import Descents, Level, joined, measured_alone, minimised
 from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.routes import SLACK, Beaten, distinct, excess, firsts, out_of_reach, ranked
 from probgeo.geometry.solver import GaussNewton, Status
@@ -18,13 +17,10 @@ from probgeo.geometry.solver import GaussNewton, Status
 REVISION = 10  # of the search: raised when the same options find other paths, or end them by another status
 CHEAP = 4  # times as many segments on the last level as on the first
 UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured
-LEAST_CONTRACTION = 0.1  # a smaller one is no promise that slower modes go as fast
 NUM_STRIDES = 3  # of a path that may lie on a saddle, one after the other,
 STRIDES = (0.03, 0.2)  # of so much of its extent
 HOPE = 0.75  # of what may be missing of a solution with all segments, the share of what those with fewer fall short by
 ROUGH = 16  # tolerances that paths of the last but one level fall short by, from which one more level is cheaper
-MORE = 0.1  # of what a last step promised, from which it tells that the model was wrong
-ROUNDING = 10.0  # decrements of so many eps of the energy are none
 GRID_DIMENSIONS = 2  # up to which a graph is a grid, which sees every ridge
 
 
@@ -36,32 +32,6 @@ def _levels(first: int, last: int) -> list[int]:
     while 2 * levels[-1] <= max(last // 8, min(32, last // 4)):
         levels.append(2 * levels[-1])
     return [*levels, last]
-
-
-class Level(NamedTuple):
-    """How paths of one number of segments are minimised."""
-
-    tolerance: float  #: share of the energy that may be left
-    max_steps: int  #: at most
-    measured: Callable[[Energy, Tensor], tuple[Tensor, Tensor, Tensor]]  #: energy, durations, length with segments cut
-
-
-class Descents(NamedTuple):
-    """Paths on their way down, several for a pair."""
-
-    path: Float[Tensor, "start node latent"]
-    pair: Int[Tensor, " start"]
-    energy: Float[Tensor, " start"]
-    durations: Float[Tensor, "start segment"]
-    steps: Int[Tensor, " start"]
-    status: Int[Tensor, " start"]
-    contraction: Float[Tensor, " start"]  #: the last step's decrement over that of the one before, as last measured
-    left: Float[Tensor, " start"]  #: of the energy above its least in the valley, as estimated; infinite where unknown
-    cut_length: Float[Tensor, " start"]  #: its length with each segment cut in two; NaN where unknown
-
-    def those(self, which: Tensor) -> "Descents":
-        """Some of them, by a mask or by their numbers."""
-        return Descents(*(values[which] for values in self))
 
 
 def descended(
@@ -77,7 +47,7 @@ def descended(
     """
     beaten = Beaten(descents.pair[:0], descents.energy[:0])
     first = descents.path.shape[1] - 1
-    coarse, valleys = Level(solver.coarse_tolerance, -(-solver.max_steps // 5), _measured), distinct
+    coarse, valleys = Level(solver.coarse_tolerance, -(-solver.max_steps // 5), measured_alone), distinct
     if CHEAP * first <= solver.num_segments:
         coarse = coarse._replace(max_steps=-(-solver.max_steps // 2))
         valleys = partial(distinct, than=torch.minimum, slack=SLACK / 2)
@@ -105,10 +75,10 @@ def descended(
             known = torch.zeros_like(descents.pair, dtype=torch.bool)
             if refined:
                 descents, known = _refined(metric, newton, descents, coarse, level, num_segments)
-            descents = _joined(known, descents.those(known), _assured(metric, newton, descents.those(~known), level))
+            descents = joined(known, descents.those(known), _assured(metric, newton, descents.those(~known), level))
         else:
             descents = _with_segments(descents, num_segments) if refined else descents
-            descents = _minimised(metric, newton, descents, coarse)
+            descents = minimised(metric, newton, descents, coarse)
     if searched:
         descents, cost = _cut(metric, descents)
         some = distinct(metric, *descents[:2], cost)
@@ -156,7 +126,7 @@ def _line(metric: Energy, newton: Any, one: Descents, level: int, num_segments: 
     path = Straight(level)(one.path[:, 0], one.path[:, -1])
     line = one._replace(path=path, steps=torch.zeros_like(one.pair), status=torch.zeros_like(one.pair))
     while level < num_segments:
-        line = _minimised(metric, newton, line, coarse)
+        line = minimised(metric, newton, line, coarse)
         level = min(2 * level, num_segments)
         line = line._replace(path=resampled(line.path, line.durations, level))
     energy, durations = metric.measure(line.path)
@@ -190,10 +160,10 @@ def _off_saddles(metric: Energy, newton: Any, descents: Descents, level: Level) 
         falls = least < (1 - level.tolerance / 2) * energy
         left, which = left[falls], which[falls]
         begun = descents.those(left)._replace(path=further[which, falls.nonzero()[:, 0]])
-        found = _minimised(metric, newton, begun, level)
+        found = minimised(metric, newton, begun, level)
         lower = found.energy < descents.energy[left]
         gone_on = torch.zeros_like(descents.pair, dtype=torch.bool).index_fill(0, left[lower], True)
-        descents, left = _joined(gone_on, found.those(lower), descents.those(~gone_on)), left[lower]
+        descents, left = joined(gone_on, found.those(lower), descents.those(~gone_on)), left[lower]
     return descents
 
 
@@ -223,12 +193,12 @@ def _refined(
         shortfall = (coarse.energy - metric.measure(coarse.path[:, ::2]).energy) / 3
         known = (coarse.status == Status.CONVERGED) & (shortfall <= HOPE * tolerance * coarse.energy)
         unsure = known & (coarse.left > (1 - HOPE) * tolerance * coarse.energy)
-        nearer = Level((1 - HOPE) * tolerance, -(-last.max_steps // 10), _measured)
-        coarse = _joined(unsure, _minimised(metric, newton, coarse.those(unsure), nearer), coarse.those(~unsure))
+        nearer = Level((1 - HOPE) * tolerance, -(-last.max_steps // 10), measured_alone)
+        coarse = joined(unsure, minimised(metric, newton, coarse.those(unsure), nearer), coarse.those(~unsure))
         rough = (shortfall > ROUGH * tolerance * coarse.energy) & (2 * few < num_segments)
     twice = _with_segments(coarse.those(rough), 2 * few)
-    twice = _with_segments(_minimised(metric, newton, twice, level), num_segments)
-    found = _joined(rough, twice, _with_segments(coarse.those(~rough), num_segments))
+    twice = _with_segments(minimised(metric, newton, twice, level), num_segments)
+    found = joined(rough, twice, _with_segments(coarse.those(~rough), num_segments))
     if known.any():
         energy, durations, cut_length = last.measured(metric, found.path[known])
         found.energy[known], found.durations[known], found.cut_length[known] = energy, durations, cut_length
@@ -244,24 +214,10 @@ def _with_segments(descents: Descents, num_segments: int) -> Descents:
     return descents._replace(path=path, durations=unknown, energy=unknown[:, 0].clone())
 
 
-def _joined(which: Bool[Tensor, " start"], first: Descents, second: Descents) -> Descents:
-    """Those of the first where true, in their order, and of the second elsewhere."""
-    if not which.any():
-        return second
-    order = torch.cat([which.nonzero()[:, 0], (~which).nonzero()[:, 0]]).argsort()
-    return Descents(*(torch.cat(pair)[order] for pair in zip(first, second, strict=True)))
-
-
-def _measured(metric: Energy, path: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Energy and durations; no length with segments cut in two."""
-    energy, durations = metric.measure(path)
-    return energy, durations, torch.full_like(energy, torch.nan)
-
-
 def _measured_cut(metric: Energy, path: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Energy, durations, and of a metric the length with segments cut in two."""
     if not isinstance(metric, Metric):
-        return _measured(metric, path)
+        return measured_alone(metric, path)
     (energy, durations), cut_length = cut(metric, path)
     return energy, durations, cut_length
 
@@ -272,128 +228,7 @@ def _assured(metric: Energy, newton: Any, descents: Descents, level: Level) -> D
     That it leaves less than the tolerance is estimated from what it promises. Where it brought more, the model of the
     energy was no good, and where it brought nothing, all that it was to bring is left.
     """
-    found = _minimised(metric, newton, descents, level)
+    found = minimised(metric, newton, descents, level)
     unsure = (found.status == Status.CONVERGED) & (found.left > level.tolerance * found.energy)
     nearer = level._replace(tolerance=level.tolerance / 8)
-    return _joined(unsure, _minimised(metric, newton, found.those(unsure), nearer), found.those(~unsure))
-
-
-def _minimised(metric: Energy, newton: Any, descents: Descents, level: Level) -> Descents:
-    """Paths solved on one level; what an inexact system does not solve, an exact one goes on with."""
-    if not len(descents.path):
-        return descents
-    found = _stepped(metric, newton, descents, level)
-    if newton.exact is None:
-        return found
-    over = (found.status == Status.MAX_STEPS) | (found.status == Status.STALLED)
-    return _joined(over, _minimised(metric, newton.exact, found.those(over), level), found.those(~over))
-
-
-def _stepped(metric: Energy, newton: Any, descents: Descents, level: Level) -> Descents:
-    """Damped Gauss–Newton steps, corrected by a secant, on one level, each path until its own end.
-
-    A trial is linearised at once, as nearly all are accepted. Only a path's last step, which leaves less than the
-    tolerance, is not: its energy is compared at the end, for all paths together; a tiny step is not taken at all.
-    """
-    path, steps, contraction = descents.path, descents.steps.clone(), descents.contraction.clone()
-    status = torch.full_like(steps, Status.MAX_STEPS)
-    path, proposed = path.clone(), path.clone()
-    model = newton.linearized(path)
-    energies, durations = model.energy.clone(), model.durations.clone()
-    damping, before = torch.zeros_like(energies), torch.full_like(energies, torch.nan)
-    above = torch.full_like(energies, torch.inf)
-    left_over, hoped = above.clone(), above.clone()
-    active = finite(model) & (descents.status != Status.NONFINITE)
-    status[~active] = Status.NONFINITE
-    active, model, damping, before = active.nonzero()[:, 0], rows(model, active), damping[active], before[active]
-    secants = no_secants(model.gradient)
-    for _ in range(level.max_steps):
-        if not len(active):
-            break
-        step, promised = corrected_step(newton, model, damping, secants)
-        steps[active] += 1
-        trial = path[active]
-        trial[:, 1:-1] += step
-        trusted = damping <= newton.trusted_damping
-        # Without its damping a step would promise, and bring, more: at most 1 + λ times as much.
-        decrement = (1 + damping) * promised
-        measured = (decrement / before).clamp_min(LEAST_CONTRACTION)
-        contraction[active] = torch.where(before.isnan(), contraction[active], measured)
-        excess, left = _excesses(decrement, contraction[active])
-        noise = ROUNDING * torch.finfo(promised.dtype).eps
-        little = trusted & ((left <= level.tolerance * model.energy) | (decrement <= noise * model.energy))
-        status[active[little]] = Status.CONVERGED
-        taken = little & (excess > level.tolerance / 2 * model.energy)
-        proposed[active[taken]] = trial[taken]
-        above[active[little]] = torch.where(decrement <= noise * model.energy, decrement, excess)[little]
-        left_over[active[taken]], hoped[active[taken]] = left[taken], promised[taken]
-        active, damping, trial, step, promised = (x[~little] for x in (active, damping, trial, step, promised))
-        before, decrement = before[~little], decrement[~little]
-        model, secants = rows(model, ~little), secants.those(~little)
-        if not len(active):
-            break
-        new = newton.updated(model, trial)
-        gain = model.energy - new.energy
-        accepted = (gain > 0) & finite(new)
-        good = accepted & (gain > promised / 2)
-        secants = learnt(secants, step, new.gradient - model.gradient, promised)
-        model = chosen(accepted, new, model)
-        path[active] = proposed[active] = torch.where(accepted[:, None, None], trial, path[active])
-        energies[active], durations[active] = model.energy, model.durations
-        before = torch.where(accepted, decrement, before)
-        damping = torch.where(accepted, torch.where(good, damping / 8, damping), (6 * damping).clamp_min(1e-2))
-        # Damping does not shorten what a secant adds: after a second refusal in a row it is let go.
-        secants = secants.where(damping <= newton.trusted_damping)
-        left = damping <= newton.most_damping
-        status[active[~left]] = Status.STALLED
-        active, model, damping, before = active[left], rows(model, left), damping[left], before[left]
-        secants = secants.those(left)
-    unknown = torch.full_like(energies, torch.nan)
-    found = Descents(path, descents.pair, energies, durations, steps, status, contraction, above, unknown)
-    return _with_last_steps(metric, found, proposed, hoped, left_over, level)
-
-
-def _with_last_steps(
-    metric: Energy,
-    descents: Descents,
-    proposed: Float[Tensor, "start node latent"],
-    hoped: Float[Tensor, " start"],
-    left: Float[Tensor, " start"],
-    level: Level,
-) -> Descents:
-    """The last steps of all paths taken, where they do not add energy.
-
-    Args:
-        metric: gives E.
-        descents: before them.
-        proposed: paths after them.
-        hoped: what they promised to bring; where they bring more by `MORE`, what is left is unknown.
-        left: of the energy above its least after them, as estimated.
-        level: measures them.
-    """
-    moved = (proposed != descents.path).flatten(1).any(1).nonzero()[:, 0]
-    if not len(moved):
-        return descents
-    energy, durations, cut_length = level.measured(metric, proposed[moved])
-    gain = descents.energy[moved] - energy
-    better, more = gain >= 0, gain > (1 + MORE) * hoped[moved]
-    descents.left[moved[better]] = torch.where(more, torch.inf, left[moved])[better]
-    moved = moved[better]
-    descents.path[moved] = proposed[moved]
-    descents.energy[moved], descents.durations[moved] = energy[better], durations[better]
-    descents.cut_length[moved] = cut_length[better]
-    return descents
-
-
-def _excesses(decrement: Float[Tensor, " start"], contraction: Float[Tensor, " start"]) -> tuple[Tensor, Tensor]:
-    """How far the energy is above its least in the valley, as estimated, p / (1 − √q), and what a step leaves: q times.
-
-    Where steps act as on a quadratic, a mode that they shorten by 1 − σ has the excess p / σ, p its decrement, and the
-    next decrement is q = (1 − σ)² of this one.
-
-    Args:
-        decrement: p.
-        contraction: q, this decrement over the last; from 1 on there is no end in sight.
-    """
-    excess = decrement / (1 - contraction.sqrt()).clamp_min(0)
-    return excess, torch.where(contraction < 1, contraction * excess, torch.inf)
+    return joined(unsure, minimised(metric, newton, found.those(unsure), nearer), found.those(~unsure))

@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probgeo.geometry.descents import UNKNOWN_CONTRACTION, Descents, descended
+from probgeo.geometry.descents import UNKNOWN_CONTRACTION, descended
 from probgeo.geometry.doubts import Chords, cut, doubts, noise_of, too_coarse, worth_a_look
 from probgeo.geometry.immersions import plainly
 from probgeo.geometry.metrics import DecorrelatedEnergy, Energy, Evaluation, Metric
 from probgeo.geometry.metrics.metric import check_energy
+from probgeo.geometry.minimisation import Descents
 from probgeo.geometry.newton import default_system
 from probgeo.geometry.paths import Straight
 from probgeo.geometry.points import Points, check_alike, latent_points, nodes_of

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probgeo.geometry.descents import Descents, Level, _excesses, _measured, _with_last_steps
 from probgeo.geometry.geodesics import GaussNewton, Status, energy, geodesic, length
 from probgeo.geometry.graph import Graph
 from probgeo.geometry.metrics import ConformalMetric, DecorrelatedEnergy, ExpectedMetric, PullbackMetric, TensorMetric
+from probgeo.geometry.minimisation import Descents, Level, _excesses, _with_last_steps, measured_alone
 from probgeo.geometry.paths import Straight
 from probgeo.nn import mlp
 from tests.manifolds import (
@@ -363,7 +363,7 @@ def test_what_a_last_step_leaves_is_known_where_it_brings_what_it_promised_alone
         above.clone(),
     )
     hoped = torch.stack([gain[0], gain[1] / 1.05, gain[2] / 1.2, gain[0]])
-    found = _with_last_steps(metric, before, proposed, hoped, above / 10, Level(1e-3, 1, _measured))
+    found = _with_last_steps(metric, before, proposed, hoped, above / 10, Level(1e-3, 1, measured_alone))
     assert found.left.tolist() == [0.5, 0.5, torch.inf, 5.0]
     assert torch.equal(found.path, torch.cat([proposed[:3], path[3:]]))
     torch.testing.assert_close(found.energy, metric.measure(found.path).energy)
