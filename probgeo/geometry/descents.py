@@ -1,5 +1,6 @@
 """The descents behind geodesics: damped Gauss–Newton steps, coarse to fine, of several starts for a pair."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,9 +15,10 @@ from probgeo.geometry.paths import Straight, resampled
 from probgeo.geometry.routes import SLACK, Beaten, distinct, excess, firsts, out_of_reach, ranked
 from probgeo.geometry.solver import GaussNewton, Status
 
-REVISION = 10  # of the search: raised when the same options find other paths, or end them by another status
+REVISION = 11  # of the search: raised when the same options find other paths, or end them by another status
 CHEAP = 4  # times as many segments on the last level as on the first
 UNKNOWN_CONTRACTION = 0.25  # of one step, before it is measured
+SURELY = 10  # tolerances that may be left by the covariant blocks, which know nothing of curvature
 NUM_STRIDES = 3  # of a path that may lie on a saddle, one after the other,
 STRIDES = (0.03, 0.2)  # of so much of its extent
 HOPE = 0.75  # of what may be missing of a solution with all segments, the share of what those with fewer fall short by
@@ -47,7 +49,9 @@ def descended(
     """
     beaten = Beaten(descents.pair[:0], descents.energy[:0])
     first = descents.path.shape[1] - 1
-    coarse, valleys = Level(solver.coarse_tolerance, -(-solver.max_steps // 5), measured_alone), distinct
+    surely = SURELY * solver.tolerance
+    coarse = Level(solver.coarse_tolerance, -(-solver.max_steps // 5), measured_alone, surely)
+    valleys: Callable[..., Tensor] = distinct
     if CHEAP * first <= solver.num_segments:
         coarse = coarse._replace(max_steps=-(-solver.max_steps // 2))
         valleys = partial(distinct, than=torch.minimum, slack=SLACK / 2)
@@ -71,7 +75,7 @@ def descended(
         if refined and not searched and descents.path.shape[1] - 1 == first:
             descents = _off_saddles(metric, newton, descents, coarse._replace(tolerance=solver.tolerance))
         if last:
-            level = Level(solver.tolerance, solver.max_steps, _measured_cut)
+            level = Level(solver.tolerance, solver.max_steps, _measured_cut, surely)
             known = torch.zeros_like(descents.pair, dtype=torch.bool)
             if refined:
                 descents, known = _refined(metric, newton, descents, coarse, level, num_segments)
@@ -193,7 +197,7 @@ def _refined(
         shortfall = (coarse.energy - metric.measure(coarse.path[:, ::2]).energy) / 3
         known = (coarse.status == Status.CONVERGED) & (shortfall <= HOPE * tolerance * coarse.energy)
         unsure = known & (coarse.left > (1 - HOPE) * tolerance * coarse.energy)
-        nearer = Level((1 - HOPE) * tolerance, -(-last.max_steps // 10), measured_alone)
+        nearer = level._replace(tolerance=(1 - HOPE) * tolerance, max_steps=-(-last.max_steps // 10))
         coarse = joined(unsure, minimised(metric, newton, coarse.those(unsure), nearer), coarse.those(~unsure))
         rough = (shortfall > ROUGH * tolerance * coarse.energy) & (2 * few < num_segments)
     twice = _with_segments(coarse.those(rough), 2 * few)

@@ -22,6 +22,7 @@ class Level(NamedTuple):
     tolerance: float  #: share of the energy that may be left
     max_steps: int  #: at most
     measured: Callable[[Energy, Tensor], tuple[Tensor, Tensor, Tensor]]  #: energy, durations, length with segments cut
+    surely: float  #: share of the energy that may be left by the covariant blocks
 
 
 class Descents(NamedTuple):
@@ -58,6 +59,8 @@ def _stepped(metric: Energy, newton: Any, descents: Descents, level: Level) -> D
 
     A trial is linearised at once, as nearly all are accepted. Only a path's last step, which leaves less than the
     tolerance, is not: its energy is compared at the end, for all paths together; a tiny step is not taken at all.
+    What it leaves is estimated from how fast steps become shorter; and held against the covariant blocks, by which a
+    path is far from solved that Gauss–Newton's steps, too short where the metric changes much, only seem to end.
     """
     path, steps, contraction = descents.path, descents.steps.clone(), descents.contraction.clone()
     status = torch.full_like(steps, Status.MAX_STEPS)
@@ -85,11 +88,13 @@ def _stepped(metric: Energy, newton: Any, descents: Descents, level: Level) -> D
         contraction[active] = torch.where(before.isnan(), contraction[active], measured)
         excess, left = _excesses(decrement, contraction[active])
         noise = ROUNDING * torch.finfo(promised.dtype).eps
-        little = trusted & ((left <= level.tolerance * model.energy) | (decrement <= noise * model.energy))
+        none = decrement <= noise * model.energy
+        little = trusted & ((left <= level.tolerance * model.energy) | none)
+        little = little & (none | _few_left(newton, model, path[active], promised, little, level.surely))
         status[active[little]] = Status.CONVERGED
         taken = little & (excess > level.tolerance / 2 * model.energy)
         proposed[active[taken]] = trial[taken]
-        above[active[little]] = torch.where(decrement <= noise * model.energy, decrement, excess)[little]
+        above[active[little]] = torch.where(none, decrement, excess)[little]
         left_over[active[taken]], hoped[active[taken]] = left[taken], promised[taken]
         active, damping, trial, step, promised = (x[~little] for x in (active, damping, trial, step, promised))
         before, decrement = before[~little], decrement[~little]
@@ -115,6 +120,30 @@ def _stepped(metric: Energy, newton: Any, descents: Descents, level: Level) -> D
     unknown = torch.full_like(energies, torch.nan)
     found = Descents(path, descents.pair, energies, durations, steps, status, contraction, above, unknown)
     return _with_last_steps(metric, found, proposed, hoped, left_over, level)
+
+
+def _few_left(
+    newton: Any,
+    model: Any,
+    path: Float[Tensor, "active node latent"],
+    promised: Float[Tensor, " active"],
+    little: Bool[Tensor, " active"],
+    share: float,
+) -> Bool[Tensor, " active"]:
+    """Which of the paths that look solved are so by the covariant blocks too, once their last step is taken.
+
+    Args:
+        newton: knows these.
+        model: around the paths.
+        path: nodes.
+        promised: by the last step.
+        little: where they look so.
+        share: of the energy that may be left.
+    """
+    if not little.any():
+        return little
+    left = newton.excess(rows(model, little), path[little]) - promised[little]
+    return little.masked_scatter(little, left <= share * model.energy[little])
 
 
 def _with_last_steps(

@@ -363,7 +363,7 @@ def test_what_a_last_step_leaves_is_known_where_it_brings_what_it_promised_alone
         above.clone(),
     )
     hoped = torch.stack([gain[0], gain[1] / 1.05, gain[2] / 1.2, gain[0]])
-    found = _with_last_steps(metric, before, proposed, hoped, above / 10, Level(1e-3, 1, measured_alone))
+    found = _with_last_steps(metric, before, proposed, hoped, above / 10, Level(1e-3, 1, measured_alone, 1e-2))
     assert found.left.tolist() == [0.5, 0.5, torch.inf, 5.0]
     assert torch.equal(found.path, torch.cat([proposed[:3], path[3:]]))
     torch.testing.assert_close(found.energy, metric.measure(found.path).energy)

@@ -83,14 +83,16 @@ def from_grams(
     """The linearisation of E = ½ N Σ ‖r_i‖² from `grams` of every node and of neighbours."""
     segments = own.shape[1] - 1
     tensors = own[..., 1:, 1:]
-    between = (tensors[:, 1:] + tensors[:, :-1]) / 2
+    starts, turned, stops = tensors[:, :-1], link[:, :segments, 1:, 1:], tensors[:, 1:]
+    between = (stops + starts) / 2
     frozen = between[:, 1:] + between[:, :-1]
     return Linearization(
         segments / 2 * own[:, :-1, 0, 0].sum(1),
         own[:, :-1, 0, 0].sqrt(),
         segments * (link[:, : segments - 1, 0, 1:] - own[:, 1:-1, 0, 1:]),
         segments * torch.lerp(2 * tensors[:, 1:-1], frozen, FROZEN_SHARE),
-        -segments * torch.lerp(link[:, 1 : segments - 1, 1:, 1:], between[:, 1:-1], FROZEN_SHARE),
+        -segments * torch.lerp(turned[:, 1:-1], between[:, 1:-1], FROZEN_SHARE),
+        torch.cat([torch.cat([starts, -turned], dim=3), torch.cat([-turned.mT, stops], dim=3)], dim=2),
     )
 
 

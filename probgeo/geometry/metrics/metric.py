@@ -1,7 +1,7 @@
 """What an energy of paths is, what a metric is, the sum of two, and a metric of a subspace."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,8 @@ class Linearization(NamedTuple):
         gradient: g, (batch, interior, latent).
         diagonal: H's blocks of single nodes, (batch, interior, latent, latent).
         off_diagonal: H's blocks of a node and the next one, (batch, link, latent, latent).
+        grams: Gram matrices of the derivatives [∂r_i/∂z_i, ∂r_i/∂z_{i+1}] of a metric's residuals, (batch, segment,
+            2 latent, 2 latent), by which `covariant_excess` tells what is left of E; None where there are none.
 
     Example:
         >>> import torch, probgeo as pg
@@ -44,6 +46,7 @@ class Linearization(NamedTuple):
     gradient: Float[Tensor, "batch interior latent"]
     diagonal: Float[Tensor, "batch interior latent latent"]
     off_diagonal: Float[Tensor, "batch link latent latent"]
+    grams: Float[Tensor, "batch segment both both"] | None = None
 
 
 class Evaluation(NamedTuple):
@@ -312,7 +315,10 @@ class SumMetric(Metric):
 
 
 def _added(first: Linearization, second: Linearization) -> Linearization:
-    total = Linearization(*(x + y for x, y in zip(first, second, strict=True)))
+    def added(x: Any, y: Any) -> Any:
+        return None if x is None or y is None else x + y
+
+    total = Linearization(*map(added, first, second))
     return total._replace(durations=torch.hypot(first.durations, second.durations))
 
 
@@ -374,6 +380,7 @@ def from_residuals(
     pulled_start = torch.einsum("birk,bir->bik", by_start, residual)
     own = by_stop[:, :-1].mT @ by_stop[:, :-1] + by_start[:, 1:].mT @ by_start[:, 1:]
     link = by_start[:, 1:-1].mT @ by_stop[:, 1:-1]
+    both = torch.cat([by_start, by_stop], dim=3)
     if tensors is not None:
         between = (tensors[:, 1:] + tensors[:, :-1]) / 2
         own = torch.lerp(own, between[:, 1:] + between[:, :-1], FROZEN_SHARE)
@@ -384,4 +391,5 @@ def from_residuals(
         segments * (pulled_stop[:, :-1] + pulled_start[:, 1:]),
         segments * own,
         segments * link,
+        both.mT @ both,
     )

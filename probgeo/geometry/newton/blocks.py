@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probgeo.geometry.linalg import block_tridiagonal_product, block_tridiagonal_solution
 from probgeo.geometry.metrics import Energy, Linearization
+from probgeo.geometry.newton.covariant import covariant_excess, definite_scale
 
 
 @final
@@ -45,9 +46,13 @@ class BlockTridiagonal:
         """δ, and −g·δ − ½ δᵀHδ."""
         return damped_step(model.diagonal, model.off_diagonal, model.gradient, damping)
 
+    def excess(self, model: Linearization, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, " batch"]:
+        """What E is above its least, by the covariant blocks; 0 where an energy has none."""
+        return covariant_excess(model.grams, model.gradient)
+
     def num_floats(self, num_segments: int, latent: int) -> int:
-        """The matrix's blocks, their update and the copies of both, some nine for each node; paths, steps, secants."""
-        return (num_segments + 1) * (9 * latent**2 + 20 * latent)
+        """The matrix's blocks, their update and the copies of both, some 25 for each node; paths, steps, secants."""
+        return (num_segments + 1) * (25 * latent**2 + 20 * latent)
 
 
 def damped_step(
@@ -64,9 +69,7 @@ def damped_step(
         gradient: g.
         damping: λ of each path.
     """
-    scale = diagonal.diagonal(dim1=-2, dim2=-1)
-    # Directions in which the metric vanishes get a share of the largest entry, so that the sum is definite there.
-    scale = torch.maximum(scale, 1e-3 * scale.amax((1, 2), keepdim=True)).clamp_min(torch.finfo(scale.dtype).tiny)
+    scale = definite_scale(diagonal)
     ridge = damping[:, None, None] + torch.finfo(scale.dtype).eps
     step = block_tridiagonal_solution(diagonal + (ridge * scale).diag_embed(), off_diagonal, -gradient)
     product = block_tridiagonal_product(diagonal, off_diagonal, step)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probgeo.geometry.newton.blocks import BlockTridiagonal, damped_step
+from probgeo.geometry.newton.covariant import excess_by_few, stride
 from probgeo.geometry.newton.reverse import Reverse
 
 NUM_TENSORS = 5  # of each path, at least,
@@ -79,10 +80,14 @@ class Interpolated:
         between = segments * between_samples(model.tensors, segments)
         return damped_step(between[:, 1:] + between[:, :-1], -between[:, 1:-1], model.gradient, damping)
 
+    def excess(self, model: Interpolation, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, " batch"]:
+        """What E is above its least, by the covariant blocks of few nodes, whose Jacobians are taken for it."""
+        return excess_by_few(self.metric, path, model.gradient)
+
     def num_floats(self, num_segments: int, latent: int) -> int:
-        """As of all blocks, those between the nodes and what is made of them; tensors of two models."""
-        samples = max(NUM_TENSORS, num_segments // SPACING + 1)
-        return (num_segments + 1) * (15 * latent**2 + 20 * latent) + 3 * samples * latent**2
+        """As of all blocks, those between the nodes, what is made of them; tensors of two models; Jacobians of few."""
+        samples, few = max(NUM_TENSORS, num_segments // SPACING + 1), num_segments // stride(num_segments) + 1
+        return (num_segments + 1) * (15 * latent**2 + 20 * latent) + (3 * samples + 16 * few) * latent**2
 
 
 def _places(path: Float[Tensor, "batch node latent"]) -> Float[Tensor, "batch sample latent"]:

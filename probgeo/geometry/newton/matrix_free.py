@@ -113,6 +113,10 @@ class MatrixFree:
             direction = whitened + (power / before)[:, None, None] * direction
         return step, -(step * (model.gradient + curved / 2)).sum((1, 2))
 
+    def excess(self, model: Products, path: Float[Tensor, "batch node latent"]) -> Float[Tensor, " batch"]:
+        """0: covariant blocks are not known, as they take all columns of Jacobians."""
+        return torch.zeros_like(model.energy)
+
     def num_floats(self, num_segments: int, latent: int) -> int:
         """The vectors of conjugate gradients, two of them in double precision, and the tensors: of the segments, and
         seven times those of the samples, of two models, what is kept of either, and in double precision."""

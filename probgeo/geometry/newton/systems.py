@@ -1,6 +1,6 @@
 """Either kind of Newton system: which suits an energy, and parts of its models."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -38,15 +38,23 @@ def default_system(energy: Energy, points: Float[Tensor, "point latent"]) -> Sys
 
 def finite(model: Model) -> Bool[Tensor, " batch"]:
     """Which models have finite entries only."""
-    return torch.stack([part.isfinite().flatten(1).all(1) for part in (model[0][:, None], *model[1:])]).all(0)
+    parts = (part for part in (model[0][:, None], *model[1:]) if part is not None)
+    return torch.stack([part.isfinite().flatten(1).all(1) for part in parts]).all(0)
 
 
 def rows(model: AnyModel, which: Bool[Tensor, " batch"]) -> AnyModel:
     """The models of some pairs."""
-    return model if which.all() else type(model)(*(part[which] for part in model))
+
+    def some(part: Any) -> Any:
+        return None if part is None else part[which]
+
+    return model if which.all() else type(model)(*map(some, model))
 
 
 def chosen(which: Bool[Tensor, " batch"], first: AnyModel, second: AnyModel) -> AnyModel:
     """First's models where true, second's elsewhere."""
-    pairs = zip(first, second, strict=True)
-    return type(first)(*(torch.where(which.view(-1, *(1,) * (x.ndim - 1)), x, y) for x, y in pairs))
+
+    def either(x: Any, y: Any) -> Any:
+        return None if x is None else torch.where(which.view(-1, *(1,) * (x.ndim - 1)), x, y)
+
+    return type(first)(*map(either, first, second))
