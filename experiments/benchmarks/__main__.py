@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from experiments.benchmarks import all_pairs, general_maps, held_out, training
+from experiments.benchmarks import all_pairs, general_maps, held_out, planes, training
 from experiments.benchmarks.comparison import DECORRELATED, EXPECTED, Budget, comparison, table
 from experiments.benchmarks.figures import comparison_figure, growth_figure
 from experiments.benchmarks.growth import growth, slope
@@ -152,6 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
         "training": training.main,
         "held-out": held_out.main,
         "general-maps": general_maps.main,
+        "planes": planes.main,
         "all-pairs": all_pairs.main,
     }
     with told():

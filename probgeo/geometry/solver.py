@@ -36,7 +36,9 @@ class GaussNewton:
     Args:
         num_segments: N of the result.
         tolerance: a pair is finished at N when no more than this share of its energy, as estimated from the decrement
-            and from how fast it falls, is left to be gained in its valley.
+            and from how fast it falls, is left to be gained in its valley; and of a metric below twenty latent
+            dimensions no more than ten times that by its covariant second variation, which is exact where the metric is
+            flat.
         coarse_tolerance: the same, on the coarser levels.
         max_steps: steps tried at N, at most; on coarser levels a fifth as many, or half where they are cheap beside N.
         memory: bytes that the Newton systems of the pairs solved together may take; more pairs are solved in turns.

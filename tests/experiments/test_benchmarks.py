@@ -344,6 +344,21 @@ def test_the_benchmark_of_general_maps_prints_its_table_and_prints_it_again_from
     assert capsys.readouterr().out.splitlines() == first[:-1]
 
 
+# --- planes whose geodesics are known ---
+
+
+@pytest.mark.slow
+def test_geodesics_of_sheared_planes_are_held_against_straight_lines_and_printed_again_from_the_result(
+    tmp_path, capsys
+):
+    benchmarks.main(["planes", "--quick", "--planes", "rough, 2-D", "--out", str(tmp_path)])
+    first = capsys.readouterr().out.splitlines()
+    found = xr.load_dataset(tmp_path / "planes.nc", group="planes", engine="h5netcdf")
+    assert (found.longer > 1 - 1e-4).all()
+    benchmarks.main(["planes", "--result", str(tmp_path / "planes.nc")])
+    assert capsys.readouterr().out.splitlines() == first[:-1]
+
+
 # --- all pairs ---
 
 

@@ -27,7 +27,7 @@ STORED = sorted((FOLDER / "results").glob("*.nc"))
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 EXPERIMENTS = {name: importlib.import_module(f"experiments.{name}") for name in NAMES}
 EXPERIMENTS["benchmarks"] = importlib.import_module("experiments.benchmarks.__main__")
-ALONE = ("all_pairs", "faults", "general_maps", "growth", "held_out")
+ALONE = ("all_pairs", "faults", "general_maps", "growth", "held_out", "planes")
 LATER = {name: importlib.import_module(f"experiments.benchmarks.{name}") for name in ALONE}
 READERS = EXPERIMENTS | LATER
 WITH = {
