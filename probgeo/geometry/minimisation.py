@@ -82,7 +82,8 @@ def _stepped(metric: Energy, newton: Any, descents: Descents, level: Level) -> D
         trial = path[active]
         trial[:, 1:-1] += step
         trusted = damping <= newton.trusted_damping
-        # Without its damping a step would promise, and bring, more: at most 1 + λ times as much.
+        # Without its damping a step would promise more: 1 + λ times as much of what moves single nodes. It damps slow
+        # modes much more; how much is left of these the covariant blocks tell.
         decrement = (1 + damping) * promised
         measured = (decrement / before).clamp_min(LEAST_CONTRACTION)
         contraction[active] = torch.where(before.isnan(), contraction[active], measured)
