@@ -23,6 +23,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_run_again_resumes_and_the_result_alone_gives_the_same_table(folder, tmp_path, capsys):
     trained = {path: path.stat().st_mtime_ns for path in folder.glob("trainings/*/*/weights.safetensors")}
     assert len(trained) == 4
@@ -42,6 +43,7 @@ def test_run_again_resumes_and_the_result_alone_gives_the_same_table(folder, tmp
         assert (tmp_path / f"calibration-{name}.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_table_is_narrow_and_has_a_line_per_interval(folder, tmp_path, capsys):
     calibration.main(["--result", str(folder / "calibration.nc"), "--out", str(tmp_path)])
     lines = capsys.readouterr().out.partition("wrote")[0].splitlines()
@@ -58,6 +60,7 @@ def test_table_is_narrow_and_has_a_line_per_interval(folder, tmp_path, capsys):
         assert sum(name in line for line in table) == 1
 
 
+@pytest.mark.slow
 def test_result_carries_lengths_and_configuration(folder):
     lengths = load_result(folder / "calibration.nc")["lengths"]
     assert lengths.draw_length.dims == ("model", "retraining", "draw", "pair")

@@ -75,6 +75,7 @@ def test_the_second_decoder_adds_the_published_variance_of_all_points(model, end
     torch.testing.assert_close(found.length, (1999 * published).sqrt())
 
 
+@pytest.mark.slow
 def test_ensembles_of_the_largest_size_are_the_same_whether_or_not_each_is_trained(folder, tmp_path):
     first = load_result(folder / "ensemble_size.nc")["distances"].distance
     each = ensemble_size.measured(config("--each-trained"), tmp_path).distance.transpose(*first.dims)
@@ -82,6 +83,7 @@ def test_ensembles_of_the_largest_size_are_the_same_whether_or_not_each_is_train
     assert not np.allclose(first.sel(members=1, measure="geodesic"), each.sel(members=1, measure="geodesic"), rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_run_again_resumes_and_the_result_alone_gives_the_same_table(folder, tmp_path, capsys):
     measured = {path: path.stat().st_mtime_ns for path in folder.glob("distances/*.nc")}
     assert len(measured) == 2 * (2 * 4 + 1)  # retrainings × (sizes × measures, and Euclidean)

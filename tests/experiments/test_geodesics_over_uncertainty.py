@@ -76,6 +76,7 @@ def test_table_compares_both_curves_of_the_same_pairs():
     assert "3 of 15" in experiment.printed(experiment.table(curves), curves)
 
 
+@pytest.mark.slow
 def test_stored_curves_are_those_of_the_fitted_models(folder):
     curves = load_result(folder / "geodesics_over_uncertainty.nc")["curves"]
     assert dict(curves.sizes) == {"model": 2, "retraining": 2, "curve": 2, "pair": 4}
@@ -91,6 +92,7 @@ def test_stored_curves_are_those_of_the_fitted_models(folder):
     assert shortest.all()
 
 
+@pytest.mark.slow
 def test_a_report_computes_nothing_and_prints_the_same(folder, tmp_path, capsys):
     table = pd.read_csv(folder / "geodesics_over_uncertainty-table.csv")
     trained = {path: path.stat().st_mtime_ns for path in folder.rglob("weights.safetensors")}
@@ -112,6 +114,7 @@ def test_more_latent_dimensions_have_a_table_but_no_map(tmp_path, capsys):
     assert list(tmp_path.glob("*.png")) == []
 
 
+@pytest.mark.slow
 def test_another_configuration_in_the_folder_is_refused(folder):
     with pytest.raises(SystemExit, match="holds a retraining of another training"):
         experiment.main([*TINY, "--epochs", "2", "--out", str(folder)])

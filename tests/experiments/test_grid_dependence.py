@@ -77,6 +77,7 @@ def test_euclidean_distances_belong_to_the_straight_line_alone(curves):
     assert ((curves.inside >= 0) & (curves.inside <= 1)).all()
 
 
+@pytest.mark.slow
 def test_run_again_resumes_and_the_result_alone_gives_the_same_tables(folder, tmp_path, capsys):
     files = [*folder.glob("trainings/*/weights.safetensors"), *folder.glob("curves/*.nc")]
     times = {file: file.stat().st_mtime_ns for file in files}
@@ -95,6 +96,7 @@ def test_run_again_resumes_and_the_result_alone_gives_the_same_tables(folder, tm
     assert (tmp_path / "grid_dependence.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_tables_have_a_row_for_every_number_and_for_every_combination(folder):
     curves = load_result(folder / "grid_dependence.nc")["curves"]
     assert json.loads(curves.attrs["config"])["grid"] == [8, 16, 32]

