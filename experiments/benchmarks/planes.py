@@ -5,9 +5,9 @@ lines, one between any two points, and no path but these has a gradient of zero.
 how rough the metric is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pandas as pd
 import torch
@@ -54,6 +54,11 @@ class Config(Output):
     """Points of each that the graph is laid around."""
     segments: int = 256
     """Segments of a geodesic."""
+
+    least: ClassVar[Mapping[str, tuple[int, str]]] = {
+        "draws": (1, "planes of a kind"),
+        "segments": (2, "of a geodesic"),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

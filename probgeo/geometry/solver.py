@@ -39,7 +39,7 @@ class GaussNewton:
             and from how fast it falls, is left to be gained in its valley; and of a metric below twenty latent
             dimensions no more than ten times that by its covariant second variation, which is exact where the metric is
             flat.
-        coarse_tolerance: the same, on the coarser levels.
+        coarse_tolerance: the share by that estimate on the coarser levels; by the second variation it is as at N.
         max_steps: steps tried at N, at most; on coarser levels a fifth as many, or half where they are cheap beside N.
         memory: bytes that the Newton systems of the pairs solved together may take; more pairs are solved in turns.
             What one chunk of decoder outputs takes is a choice of the metric. The C library may hold a few times as
